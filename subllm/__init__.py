@@ -1,0 +1,41 @@
+"""SUBLLM (Subsampling-Upsampling-Bypass LLM) for transformers. Importing registers the model with the Auto classes."""
+
+from transformers import AutoConfig, AutoModel, AutoModelForCausalLM
+
+from .cache import SubllmCache
+from .configuration import SubllmConfig
+from .errors import (
+    CheckpointError,
+    ConfigurationError,
+    ConversionError,
+    DataError,
+    PromptError,
+    StructureError,
+    SubllmError,
+)
+from .modeling import SubllmForCausalLM, SubllmModel
+from .routing import RoutingRecord, StreamState
+from .structure import Span, Structure, parse_structure
+
+AutoConfig.register(SubllmConfig.model_type, SubllmConfig, exist_ok=True)
+AutoModel.register(SubllmConfig, SubllmModel, exist_ok=True)
+AutoModelForCausalLM.register(SubllmConfig, SubllmForCausalLM, exist_ok=True)
+
+__all__ = [
+    "CheckpointError",
+    "ConfigurationError",
+    "ConversionError",
+    "DataError",
+    "PromptError",
+    "RoutingRecord",
+    "Span",
+    "StreamState",
+    "Structure",
+    "StructureError",
+    "SubllmCache",
+    "SubllmConfig",
+    "SubllmError",
+    "SubllmForCausalLM",
+    "SubllmModel",
+    "parse_structure",
+]

@@ -1,0 +1,236 @@
+"""Key/value cache of a SUBLLM: every level caches its own tokens only.
+
+A level is the set of tokens that a run of blocks sees: level 0 is the full sequence, level `span + 1` the tokens that
+span keeps. Levels differ in length, and so do the rows of a batch inside a level. Rows are packed to the left, without
+holes: token i of a row lies in slot i, so a query in slot i may attend to the slots up to i, and no other mask is
+needed. A forward pass announces its new tokens with `Level.begin` and makes them permanent with `SubllmCache.commit`;
+a pass that is interrupted leaves the cache as it was.
+"""
+
+import torch
+from torch import Tensor
+from transformers import Cache, PretrainedConfig
+from transformers.cache_utils import CacheLayerMixin
+
+from .structure import parse_structure
+
+_GROWTH = 1.25  # room left when a buffer has to grow, so that appending a token is amortised
+
+
+class Level:
+    """The tokens of one level: how many each row has, and where they stand in the prompt.
+
+    Attributes:
+        lengths: cached tokens per row.
+        counts: new tokens per row in the forward pass under way.
+        positions: (B, max length) position in the row's prompt of every cached token, in its slot.
+    """
+
+    def __init__(self) -> None:
+        self.lengths: list[int] = []
+        self.counts: list[int] = []
+        self.positions: Tensor | None = None
+        self._new_positions: Tensor | None = None
+        self._slots: tuple[Tensor, Tensor, Tensor] | None = None
+
+    @property
+    def max_length(self) -> int:
+        """Cached tokens of the longest row."""
+        return max(self.lengths, default=0)
+
+    @property
+    def total(self) -> int:
+        """Slots in use once the new tokens are appended."""
+        return max((n + m for n, m in zip(self.lengths, self.counts, strict=True)), default=0)
+
+    def begin(self, counts: list[int], positions: Tensor) -> None:
+        """Announce the new tokens of this forward pass.
+
+        Args:
+            counts: new tokens per row.
+            positions: (B, width) their positions in the prompt, packed; width is the largest count.
+        """
+        if not self.lengths:
+            self.lengths = [0] * len(counts)
+        self.counts, self._new_positions, self._slots = counts, positions, None
+
+    def commit(self) -> None:
+        """Make the announced tokens part of the level."""
+        if self._new_positions is None:
+            return
+        if self.max_length == 0:
+            self.positions = self._new_positions
+        elif self._new_positions.shape[1]:
+            self.positions = self.append(self.positions, self._new_positions, dim=1)
+        self.lengths = [n + m for n, m in zip(self.lengths, self.counts, strict=True)]
+        self.counts, self._new_positions, self._slots = [0] * len(self.lengths), None, None
+
+    def append(self, buffer: Tensor, new: Tensor, dim: int) -> Tensor:
+        """Write the new tokens' values into their slots, growing the buffer where it is too short.
+
+        Args:
+            buffer: slots along `dim`, rows along dimension 0.
+            new: the same shape but with the new tokens along `dim`, packed.
+            dim: dimension of the slots.
+
+        Returns:
+            The buffer, or the larger one that replaces it.
+        """
+        width, total, capacity = new.shape[dim], self.total, buffer.shape[dim]
+        if torch.is_grad_enabled() and (new.requires_grad or buffer.requires_grad):
+            buffer = buffer.clone()  # autograd needs the old values
+        if total > capacity:
+            shape = list(buffer.shape)
+            shape[dim] = int(total * _GROWTH) + 16
+            grown = buffer.new_zeros(shape)
+            grown.narrow(dim, 0, capacity).copy_(buffer)
+            buffer = grown
+        if min(self.lengths) == self.max_length and min(self.counts) == width:
+            buffer.narrow(dim, self.max_length, width).copy_(new)
+            return buffer
+        if self._slots is None:
+            counts = torch.tensor(self.counts, device=new.device)[:, None]
+            rows, columns = (torch.arange(width, device=new.device) < counts).nonzero(as_tuple=True)
+            self._slots = rows, columns, torch.tensor(self.lengths, device=new.device)[rows] + columns
+        rows, columns, slots = self._slots
+        by_slot, new_by_slot = buffer.movedim(dim, 1), new.movedim(dim, 1)
+        by_slot[rows, slots] = new_by_slot[rows, columns]
+        return buffer
+
+    def select_rows(self, rows: Tensor) -> None:
+        """Keep the given rows of the batch, in that order; rows may repeat."""
+        self.lengths = [self.lengths[row] for row in rows.tolist()]
+        self.counts = [0] * len(self.lengths)
+        if self.positions is not None:
+            self.positions = self.positions.index_select(0, rows.to(self.positions.device))
+
+    def crop(self, lengths: list[int]) -> None:
+        """Forget the tokens at or after the given position of each row's prompt."""
+        if self.positions is None:
+            return
+        limits = torch.tensor(lengths, device=self.positions.device)[:, None]
+        slots = torch.arange(self.positions.shape[1], device=limits.device)
+        used = slots < torch.tensor(self.lengths, device=limits.device)[:, None]
+        self.lengths = (used & (self.positions < limits)).sum(1).tolist()
+
+
+class LevelLayer(CacheLayerMixin):
+    """Keys and values of one block, for the tokens of its level: (B, heads, slots, head_dim) each."""
+
+    is_sliding = False
+    is_croppable = True
+
+    def __init__(self, level: Level) -> None:
+        super().__init__()
+        self.level = level
+
+    def lazy_initialization(self, key_states: Tensor, value_states: Tensor) -> None:
+        """Take the first keys and values as they are; nothing is copied during the first pass."""
+        self.keys, self.values = key_states, value_states
+        self.is_initialized = True
+
+    def update(self, key_states: Tensor, value_states: Tensor, *args: object, **kwargs: object) -> tuple[Tensor, Tensor]:
+        """Append the new tokens' keys and values (B, heads, width, head_dim); return all in use."""
+        if self.level.max_length == 0:
+            self.lazy_initialization(key_states, value_states)
+            return key_states, value_states
+        self.keys = self.level.append(self.keys, key_states, dim=2)
+        self.values = self.level.append(self.values, value_states, dim=2)
+        total = self.level.total
+        return self.keys[:, :, :total], self.values[:, :, :total]
+
+    def get_seq_length(self) -> int:
+        """Cached tokens of the longest row."""
+        return self.level.max_length
+
+    def get_mask_sizes(self, query_length: int) -> tuple[int, int]:
+        """Length and offset of the keys for `query_length` new tokens in every row."""
+        return self.level.max_length + query_length, 0
+
+    def get_max_length(self) -> int:
+        """No limit."""
+        return -1
+
+    @property
+    def used_bytes(self) -> int:
+        """Bytes of the keys and values of the tokens cached, all rows together."""
+        if not self.is_initialized:
+            return 0
+        return sum(self.level.lengths) * sum(t.element_size() * t.shape[1] * t.shape[3] for t in (self.keys, self.values))
+
+
+class SubllmCache(Cache):
+    """Key/value cache with one list of tokens per level; see the module's docstring.
+
+    Args:
+        config: configuration of the model; only `structure` is read.
+
+    Attributes:
+        levels: level 0 for the full sequence, then one per span in order of opening.
+        columns: columns of the input seen so far, padding included; what `generate` calls the sequence length.
+    """
+
+    def __init__(self, config: PretrainedConfig) -> None:
+        structure = parse_structure(config.structure)
+        self.levels = [Level() for _ in range(1 + len(structure.spans))]
+        self.columns = 0
+        owners = structure.block_spans
+        super().__init__(layers=[LevelLayer(self.levels[0 if span is None else span + 1]) for span in owners])
+
+    def commit(self, columns: int) -> None:
+        """Make the tokens of the forward pass permanent; `columns` of input were read."""
+        for level in self.levels:
+            level.commit()
+        self.columns += columns
+
+    def get_seq_length(self, layer_idx: int = 0) -> int:
+        """Columns of the input seen so far, padding included, whatever the layer."""
+        return self.columns
+
+    def get_query_offset(self, layer_idx: int = 0) -> int:
+        """Columns of the input seen so far."""
+        return self.columns
+
+    def reorder_cache(self, beam_idx: Tensor) -> None:
+        """Keep the given rows, in that order (beam search)."""
+        self.batch_select_indices(beam_idx)
+
+    def batch_select_indices(self, indices: Tensor) -> None:
+        """Keep the given rows of the batch, in that order."""
+        for layer in self.layers:
+            if layer.is_initialized:
+                layer.keys = layer.keys.index_select(0, indices.to(layer.keys.device))
+                layer.values = layer.values.index_select(0, indices.to(layer.values.device))
+        for level in self.levels:
+            if level.lengths:
+                level.select_rows(indices)
+
+    def batch_repeat_interleave(self, repeats: int) -> None:
+        """Repeat every row."""
+        self.batch_select_indices(torch.arange(len(self.levels[0].lengths)).repeat_interleave(repeats))
+
+    def crop(self, tokens_to_remove: int) -> None:
+        """Forget the last tokens of every row, which must not be padding.
+
+        Args:
+            tokens_to_remove: how many; a negative number counts the same, as some callers pass it.
+        """
+        removed = min(abs(tokens_to_remove), self.columns)
+        lengths = [max(length - removed, 0) for length in self.levels[0].lengths]
+        for level in self.levels:
+            level.crop(lengths)
+        self.columns -= removed
+
+    def reset(self) -> None:
+        """Forget everything."""
+        for level in self.levels:
+            level.lengths, level.counts, level.positions = [], [], None
+        for layer in self.layers:
+            layer.keys = layer.values = None
+            layer.is_initialized = False
+        self.columns = 0
+
+    @property
+    def used_bytes(self) -> int:
+        """Bytes of the keys and values of all cached tokens."""
+        return sum(layer.used_bytes for layer in self.layers)

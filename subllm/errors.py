@@ -1,0 +1,40 @@
+"""Everything that a user of the package can cause.
+
+    SubllmError
+    ├── StructureError      a structure string that cannot be read
+    ├── ConfigurationError  a configuration that contradicts itself
+    ├── CheckpointError     a checkpoint that is missing, incomplete, unsafe or of another shape
+    ├── PromptError         a prompt that the model cannot take
+    ├── DataError           text for conversion that cannot be read or is too short
+    └── ConversionError     a conversion that cannot start or go on
+
+Each message says what was found, what is allowed and what to do.
+"""
+
+
+class SubllmError(Exception):
+    """Base class of what a user of the package can cause."""
+
+
+class StructureError(SubllmError, ValueError):
+    """A structure string that cannot be read."""
+
+
+class ConfigurationError(SubllmError, ValueError):
+    """A configuration whose parts contradict each other."""
+
+
+class CheckpointError(SubllmError, ValueError):
+    """A checkpoint that is missing, incomplete, unsafe or of another shape."""
+
+
+class PromptError(SubllmError, ValueError):
+    """A prompt that the model cannot take."""
+
+
+class DataError(SubllmError, ValueError):
+    """Text for conversion that cannot be read or is too short."""
+
+
+class ConversionError(SubllmError, RuntimeError):
+    """A conversion that cannot start or cannot go on."""
