@@ -1,0 +1,87 @@
+"""The dense LLaMA that a conversion starts from."""
+
+from pathlib import Path
+
+import torch
+from transformers import AutoConfig, AutoTokenizer, LlamaForCausalLM, PreTrainedTokenizerBase
+
+from ..configuration import SubllmConfig
+from ..errors import CheckpointError
+from ..gguf import GgufFile
+from ..modeling import SubllmForCausalLM
+
+_NOT_COPIED = ("architectures", "dtype", "model_type", "num_hidden_layers", "transformers_version")
+
+
+def load_base(name: str, dtype: torch.dtype = torch.bfloat16) -> tuple[LlamaForCausalLM, PreTrainedTokenizerBase]:
+    """Load a dense model and its tokenizer.
+
+    Args:
+        name: a GGUF file, a checkpoint folder, or a name on the Hugging Face hub.
+        dtype: of the weights.
+
+    Returns:
+        The model in evaluation mode, and the tokenizer.
+
+    Raises:
+        CheckpointError: if it is missing, unreadable, or not of LLaMA architecture.
+    """
+    path = Path(name)
+    if path.suffix == ".gguf":
+        if not path.is_file():
+            raise CheckpointError(f"There is no file {path}.")
+        file = GgufFile(path)
+        with torch.device("meta"):
+            model = LlamaForCausalLM(file.config())
+        model.load_state_dict(file.state_dict(dtype), strict=False, assign=True)
+        model.tie_weights()
+        model.model.rotary_emb = type(model.model.rotary_emb)(model.config)
+        model.config.dtype = dtype
+        return model.eval(), file.tokenizer()
+    try:
+        config = AutoConfig.from_pretrained(name)
+    except (OSError, ValueError) as error:
+        reason = str(error).splitlines()[0]
+        raise CheckpointError(f"{name!r} is no GGUF file, checkpoint folder or reachable hub name: {reason}") from error
+    if config.model_type != "llama":
+        raise CheckpointError(f"{name!r} is a {config.model_type!r} model; only 'llama' can become a SUBLLM.")
+    try:
+        return LlamaForCausalLM.from_pretrained(name, dtype=dtype).eval(), AutoTokenizer.from_pretrained(name)
+    except (OSError, ValueError) as error:
+        raise CheckpointError(f"{name!r} cannot be loaded: {str(error).splitlines()[0]}") from error
+
+
+def from_llama(
+    dense: LlamaForCausalLM, structure: str, retention_ratio: float | list[float], positions: str = "original"
+) -> SubllmForCausalLM:
+    """A SUBLLM with a LLaMA's weights: scorers at zero (nothing kept) until they are fitted, bypass scales at one.
+
+    Args:
+        dense: the LLaMA; its weights are shared, not copied.
+        structure: with as many blocks as the LLaMA has.
+        retention_ratio: nominal share kept per subsampling module.
+        positions: "original" or "parent".
+
+    Raises:
+        StructureError: if the structure cannot be read.
+        ConfigurationError: if structure and LLaMA do not fit.
+    """
+    fields = {key: value for key, value in dense.config.to_dict().items() if key not in _NOT_COPIED}
+    config = SubllmConfig(
+        **fields,
+        num_hidden_layers=dense.config.num_hidden_layers,
+        structure=structure,
+        retention_ratio=retention_ratio,
+        positions=positions,
+    )
+    with torch.device("meta"):
+        model = SubllmForCausalLM(config)
+    model.load_state_dict(dense.state_dict(), strict=False, assign=True)
+    model.tie_weights()
+    model.model.rotary_emb = type(model.model.rotary_emb)(config).to(dense.device)
+    for subsampler, bypass in zip(model.model.subsamplers, model.model.bypasses, strict=True):
+        subsampler.weight = torch.nn.Parameter(torch.zeros(config.hidden_size, device=dense.device))
+        bypass.scale = torch.nn.Parameter(torch.ones(config.hidden_size, device=dense.device))
+    model.config.dtype = dense.dtype
+    model.generation_config = dense.generation_config
+    return model.eval()

@@ -1,0 +1,75 @@
+"""Chats and stories that a model writes itself, in its own template: text for conversion that no corpus holds."""
+
+import json
+import random
+from collections.abc import Iterator
+from pathlib import Path
+
+import torch
+from transformers import PreTrainedModel, PreTrainedTokenizerBase
+
+REQUESTS = (
+    "What is {topic}?",
+    "Explain {topic} to a child.",
+    "Write a short story about {topic}.",
+    "Give me three facts about {topic}.",
+    "Why is {topic} important?",
+    "Tell me about {topic} in a few sentences.",
+    "Write a story that begins with {topic}.",
+    "How would you describe {topic} to a friend?",
+    "Write a poem about {topic}.",
+    "What are the advantages and disadvantages of {topic}?",
+    "Write a short dialogue between two people about {topic}.",
+    "List the main steps to learn about {topic}.",
+)
+
+
+@torch.inference_mode()
+def write_chats(
+    model: PreTrainedModel,
+    tokenizer: PreTrainedTokenizerBase,
+    topics: list[str],
+    *,
+    count: int,
+    max_new_tokens: int,
+    batch_size: int,
+    seed: int,
+) -> Iterator[str]:
+    """Let a model answer requests about topics, sampled at temperature 0.8, top-p 0.95.
+
+    Args:
+        model: a causal language model with a chat template.
+        tokenizer: its tokenizer.
+        topics: what to ask about.
+        count: number of chats.
+        max_new_tokens: length of an answer, in tokens.
+        batch_size: chats written at once.
+        seed: of the choice of topics and of sampling.
+
+    Yields:
+        One chat each, template and special tokens included.
+    """
+    rng = random.Random(seed)
+    torch.manual_seed(seed)
+    tokenizer.padding_side = "left"
+    for start in range(0, count, batch_size):
+        turns = [
+            [{"role": "user", "content": rng.choice(REQUESTS).format(topic=rng.choice(topics))}]
+            for _ in range(min(batch_size, count - start))
+        ]
+        prompts = [tokenizer.apply_chat_template(turn, add_generation_prompt=True, tokenize=False) for turn in turns]
+        inputs = tokenizer(prompts, return_tensors="pt", padding=True, add_special_tokens=False).to(model.device)
+        output = model.generate(
+            **inputs, max_new_tokens=max_new_tokens, do_sample=True, temperature=0.8, top_p=0.95, top_k=0
+        )
+        for prompt, ids in zip(prompts, output[:, inputs["input_ids"].shape[1] :], strict=True):
+            answer = tokenizer.decode(ids, skip_special_tokens=True)
+            yield f"{prompt}{answer}{tokenizer.eos_token}\n"
+
+
+def append_chats(path: Path, chats: Iterator[str]) -> None:
+    """Append chats to a JSON Lines file, each as soon as it is written."""
+    with path.open("a") as file:
+        for chat in chats:
+            file.write(json.dumps({"text": chat}) + "\n")
+            file.flush()

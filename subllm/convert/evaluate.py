@@ -1,0 +1,82 @@
+"""How far a SUBLLM is from the dense model it came from, on text neither was trained on here."""
+
+import math
+from dataclasses import dataclass
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+from transformers import PreTrainedModel
+
+from ..modeling import SubllmForCausalLM
+
+
+@dataclass(frozen=True)
+class Evaluation:
+    """Agreement of a SUBLLM with its dense twin.
+
+    Attributes:
+        dense_perplexity: of the dense model on the next tokens.
+        perplexity: of the SUBLLM, selecting tokens by its threshold as in inference.
+        divergence: mean KL divergence of the SUBLLM's next-token distribution from the dense one, nats.
+        agreement: share of tokens where both find the same next token most likely.
+        retention: share of its parent's tokens that each subsampling module kept, in order of opening.
+        tokens: tokens evaluated.
+    """
+
+    dense_perplexity: float
+    perplexity: float
+    divergence: float
+    agreement: float
+    retention: list[float]
+    tokens: int
+
+    @property
+    def perplexity_ratio(self) -> float:
+        """Perplexity over the dense model's."""
+        return self.perplexity / self.dense_perplexity
+
+    def __str__(self) -> str:
+        """One line for logs."""
+        kept = ", ".join(f"{share:.3f}" for share in self.retention)
+        return (
+            f"perplexity {self.perplexity:.2f} (dense {self.dense_perplexity:.2f}, ratio {self.perplexity_ratio:.3f}), "
+            f"KL {self.divergence:.3f}, top-1 agreement {self.agreement:.3f}, retention {kept}"
+        )
+
+
+@torch.inference_mode()
+def evaluate(model: SubllmForCausalLM, dense: PreTrainedModel, blocks: Tensor) -> Evaluation:
+    """Compare a SUBLLM with its dense twin.
+
+    Args:
+        model: the SUBLLM; it is evaluated in evaluation mode and left in the mode it was in.
+        dense: the dense model with the same tokenizer.
+        blocks: (N, T) token ids.
+    """
+    was_training = model.training
+    model.eval()
+    totals = torch.zeros(4, dtype=torch.float64)
+    kept = torch.zeros(len(model.config.parsed_structure.spans), 2, dtype=torch.float64)
+    for row in blocks:
+        ids = row[None].to(model.device)
+        output = model(ids, use_cache=False, output_routing=True)
+        expected = F.log_softmax(dense(ids, use_cache=False).logits[0, :-1].float(), dim=-1)
+        actual = F.log_softmax(output.logits[0, :-1].float(), dim=-1)
+        targets = ids[0, 1:]
+        totals += torch.tensor(
+            [
+                F.nll_loss(expected, targets, reduction="sum").item(),
+                F.nll_loss(actual, targets, reduction="sum").item(),
+                F.kl_div(actual, expected, log_target=True, reduction="sum").item(),
+                (expected.argmax(-1) == actual.argmax(-1)).sum().item(),
+            ],
+            dtype=torch.float64,
+        )
+        for index, record in enumerate(output.routing):
+            kept[index] += torch.tensor([record.kept.shape[1], record.scores.shape[1]], dtype=torch.float64)
+    model.train(was_training)
+    count = blocks.shape[0] * (blocks.shape[1] - 1)
+    dense_loss, loss, divergence, agreement = (totals / count).tolist()
+    retention = (kept[:, 0] / kept[:, 1].clamp(min=1)).tolist()
+    return Evaluation(math.exp(dense_loss), math.exp(loss), divergence, agreement, retention, count)

@@ -1,0 +1,76 @@
+"""First guess of the scorers: a linear fit to how much the dense model's span changes each token."""
+
+import torch
+from torch import Tensor
+from transformers import LlamaForCausalLM
+
+from ..modeling import SubllmForCausalLM
+
+_SCORE_SPREAD = 6.0  # between the 10th and the 90th percentile: few kept tokens have a weight between 0 and 1
+_RIDGE = 1e-3  # of the mean squared feature
+
+
+@torch.no_grad()
+def fit_scorers(model: SubllmForCausalLM, dense: LlamaForCausalLM, batches: list[Tensor]) -> list[Tensor]:
+    """Fit every scorer by ridge regression and set its threshold to the nominal retention.
+
+    The target is the log norm of what the span's blocks add to a token in the dense model; the first token of a
+    sequence, which attention leans on, gets a target above all others. Inner spans are fitted on the tokens that the
+    outer ones keep.
+
+    Args:
+        model: its scorers are overwritten.
+        dense: the LLaMA of the same weights.
+        batches: (B, T) token ids each.
+
+    Returns:
+        Per scorer a direction (D,) along which a step of 1 raises every token's score by about 1.
+    """
+    structure = model.config.parsed_structure
+    blocks_before = [structure.text[:position].count("T") for position in range(len(structure.text) + 1)]
+    needed = sorted({blocks_before[p] for span in structure.spans for p in (span.start, span.stop)})
+    states: dict[int, list[Tensor]] = {index: [] for index in needed}
+    for batch in batches:
+        for row in batch:  # one row at a time: all states of a batch would not fit for larger models
+            hidden = dense.model(row[None].to(dense.device), output_hidden_states=True, use_cache=False).hidden_states
+            for index in needed:
+                states[index].append(hidden[index][0].float().cpu())
+    stacked = {index: torch.stack(rows) for index, rows in states.items()}  # (N, T, D)
+    kept: dict[int | None, Tensor] = {None: torch.ones(stacked[needed[0]].shape[:2], dtype=torch.bool)}
+    directions = []
+    for span, ratio in zip(structure.spans, model.config.retention_ratios, strict=True):
+        stream, after = stacked[blocks_before[span.start]], stacked[blocks_before[span.stop]]
+        importance = (after - stream).norm(dim=-1).clamp(min=1e-6).log()  # (N, T)
+        rest = importance[:, 1:]
+        importance[:, 0] = rest.mean() + 3 * rest.std()
+        present = kept[span.parent]
+        weight = _ridge(stream[present], importance[present])
+        direction = _ridge(stream[present], torch.ones(int(present.sum())))
+        scores, steps = stream[present] @ weight, stream[present] @ direction
+        low, high = scores.quantile(0.1), scores.quantile(0.9)
+        weight = weight * (_SCORE_SPREAD / (high - low).clamp(min=1e-6))
+        weight = weight + _threshold_shift(stream[present] @ weight, steps, ratio) * direction
+        model.model.subsamplers[span.index].weight.copy_(weight)
+        kept[span.index] = present & (stream @ weight > 0)
+        directions.append(direction.to(model.device))
+    return directions
+
+
+def _ridge(features: Tensor, target: Tensor) -> Tensor:
+    """Weights (D,) that minimise ‖features·w - target‖² + λ‖w‖²; features (N, D), target (N,)."""
+    features, target = features.double(), target.double()
+    gram = features.T @ features
+    ridge = _RIDGE * gram.diagonal().median() * torch.eye(len(gram), dtype=gram.dtype)
+    return torch.linalg.solve(gram + ridge, features.T @ target).float()
+
+
+def _threshold_shift(scores: Tensor, steps: Tensor, ratio: float) -> float:
+    """How many `steps` to add to `scores` so that a share `ratio` of them is positive, by bisection."""
+    low, high = -1e4, 1e4
+    for _ in range(60):
+        middle = (low + high) / 2
+        if (scores + middle * steps > 0).float().mean() > ratio:
+            high = middle
+        else:
+            low = middle
+    return (low + high) / 2

@@ -1,0 +1,109 @@
+"""Text for conversion: documents from files, tokenised and cut into blocks of equal length."""
+
+import hashlib
+import json
+import random
+from collections.abc import Iterator
+from pathlib import Path
+
+import torch
+from torch import Tensor
+from transformers import PreTrainedTokenizerBase
+
+from ..errors import DataError
+
+_HELD_OUT = 0.02  # share of documents, chosen by a digest of their text
+
+
+def read_documents(paths: list[Path]) -> dict[str, list[str]]:
+    """Documents per file.
+
+    Args:
+        paths: .txt files (one document each), .jsonl files ({"text": ...} a line), or folders of them.
+
+    Raises:
+        DataError: if a path does not exist, a file cannot be read as text, or nothing is found.
+    """
+    files: list[Path] = []
+    for path in paths:
+        if path.is_dir():
+            files += sorted(p for p in path.rglob("*") if p.suffix in (".txt", ".jsonl"))
+        elif path.is_file():
+            files.append(path)
+        else:
+            raise DataError(f"There is no text at {path}.")
+    documents: dict[str, list[str]] = {}
+    for file in files:
+        try:
+            content = file.read_text(encoding="utf-8")
+            lines = content.splitlines() if file.suffix == ".jsonl" else []
+            texts = [json.loads(line)["text"] for line in lines if line.strip()] if lines else [content]
+        except (UnicodeDecodeError, json.JSONDecodeError, KeyError, TypeError) as error:
+            raise DataError(
+                f"{file} is neither UTF-8 text nor JSON Lines with a 'text' in every line: {error}"
+            ) from error
+        if any(text.strip() for text in texts):
+            documents[str(file)] = [text for text in texts if text.strip()]
+    if not documents:
+        raise DataError(f"No text found in {[str(path) for path in paths]}; give .txt or .jsonl files.")
+    return documents
+
+
+def is_held_out(document: str) -> bool:
+    """Whether a document belongs to the held-out part, whatever files it comes with."""
+    return int(hashlib.sha256(document.encode()).hexdigest()[:8], 16) / 2**32 < _HELD_OUT
+
+
+class TokenBlocks:
+    """Endless blocks of tokens drawn from documents, every file with the same chance.
+
+    Args:
+        documents: documents per file.
+        tokenizer: turns them into ids; documents are separated by its eos token.
+        length: tokens per block.
+        held_out: draw from the held-out documents, else from the others.
+        seed: of the drawing.
+        longest: characters read of one document at most, from a random place.
+
+    Raises:
+        DataError: if no document belongs to the part asked for.
+    """
+
+    def __init__(
+        self,
+        documents: dict[str, list[str]],
+        tokenizer: PreTrainedTokenizerBase,
+        *,
+        length: int,
+        held_out: bool,
+        seed: int,
+        longest: int = 8_000,
+    ) -> None:
+        parts = {f: [d for d in texts if is_held_out(d) == held_out] for f, texts in documents.items()}
+        self._files = [texts for _, texts in sorted(parts.items()) if texts]
+        if not self._files:
+            raise DataError(
+                f"The text has no document for the {'held-out' if held_out else 'training'} part "
+                f"({sum(map(len, documents.values()))} in all); give more documents."
+            )
+        self._tokenizer, self._length, self._longest = tokenizer, length, longest
+        self._seed = seed
+
+    def block(self, index: int) -> Tensor:
+        """Block number `index` as (length,) token ids; the same every time."""
+        rng = random.Random(f"{self._seed}:{index}")
+        ids: list[int] = []
+        while len(ids) < self._length:
+            document = rng.choice(rng.choice(self._files))
+            start = rng.randrange(max(len(document) - self._longest, 0) + 1)
+            ids += self._tokenizer(document[start : start + self._longest], add_special_tokens=False)["input_ids"]
+            ids.append(self._tokenizer.eos_token_id)
+        return torch.tensor(ids[: self._length])
+
+    def batch(self, index: int, size: int) -> Tensor:
+        """Batch number `index` of `size` blocks: (size, length) token ids."""
+        return torch.stack([self.block(index * size + row) for row in range(size)])
+
+    def batches(self, count: int, size: int) -> Iterator[Tensor]:
+        """The first `count` batches."""
+        return (self.batch(index, size) for index in range(count))

