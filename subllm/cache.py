@@ -58,7 +58,7 @@ class Level:
         """Make the announced tokens part of the level."""
         if self._new_positions is None:
             return
-        if self.max_length == 0:
+        if self.positions is None or self.max_length == 0:
             self.positions = self._new_positions
         elif self._new_positions.shape[1]:
             self.positions = self.append(self.positions, self._new_positions, dim=1)
@@ -129,9 +129,11 @@ class LevelLayer(CacheLayerMixin):
         self.keys, self.values = key_states, value_states
         self.is_initialized = True
 
-    def update(self, key_states: Tensor, value_states: Tensor, *args: object, **kwargs: object) -> tuple[Tensor, Tensor]:
+    def update(
+        self, key_states: Tensor, value_states: Tensor, *args: object, **kwargs: object
+    ) -> tuple[Tensor, Tensor]:
         """Append the new tokens' keys and values (B, heads, width, head_dim); return all in use."""
-        if self.level.max_length == 0:
+        if self.keys is None or self.values is None or self.level.max_length == 0:
             self.lazy_initialization(key_states, value_states)
             return key_states, value_states
         self.keys = self.level.append(self.keys, key_states, dim=2)
@@ -151,12 +153,24 @@ class LevelLayer(CacheLayerMixin):
         """No limit."""
         return -1
 
+    def select_rows(self, rows: Tensor) -> None:
+        """Keep the given rows of the batch, in that order."""
+        if self.keys is not None and self.values is not None:
+            self.keys = self.keys.index_select(0, rows.to(self.keys.device))
+            self.values = self.values.index_select(0, rows.to(self.values.device))
+
+    def reset(self) -> None:
+        """Forget everything."""
+        self.keys = self.values = None
+        self.is_initialized = False
+
     @property
     def used_bytes(self) -> int:
         """Bytes of the keys and values of the tokens cached, all rows together."""
-        if not self.is_initialized:
+        if self.keys is None or self.values is None:
             return 0
-        return sum(self.level.lengths) * sum(t.element_size() * t.shape[1] * t.shape[3] for t in (self.keys, self.values))
+        per_token = sum(t.element_size() * t.shape[1] * t.shape[3] for t in (self.keys, self.values))
+        return sum(self.level.lengths) * per_token
 
 
 class SubllmCache(Cache):
@@ -175,7 +189,8 @@ class SubllmCache(Cache):
         self.levels = [Level() for _ in range(1 + len(structure.spans))]
         self.columns = 0
         owners = structure.block_spans
-        super().__init__(layers=[LevelLayer(self.levels[0 if span is None else span + 1]) for span in owners])
+        self._blocks = [LevelLayer(self.levels[0 if span is None else span + 1]) for span in owners]
+        super().__init__(layers=list(self._blocks))
 
     def commit(self, columns: int) -> None:
         """Make the tokens of the forward pass permanent; `columns` of input were read."""
@@ -197,10 +212,8 @@ class SubllmCache(Cache):
 
     def batch_select_indices(self, indices: Tensor) -> None:
         """Keep the given rows of the batch, in that order."""
-        for layer in self.layers:
-            if layer.is_initialized:
-                layer.keys = layer.keys.index_select(0, indices.to(layer.keys.device))
-                layer.values = layer.values.index_select(0, indices.to(layer.values.device))
+        for layer in self._blocks:
+            layer.select_rows(indices)
         for level in self.levels:
             if level.lengths:
                 level.select_rows(indices)
@@ -225,12 +238,11 @@ class SubllmCache(Cache):
         """Forget everything."""
         for level in self.levels:
             level.lengths, level.counts, level.positions = [], [], None
-        for layer in self.layers:
-            layer.keys = layer.values = None
-            layer.is_initialized = False
+        for layer in self._blocks:
+            layer.reset()
         self.columns = 0
 
     @property
     def used_bytes(self) -> int:
         """Bytes of the keys and values of all cached tokens."""
-        return sum(layer.used_bytes for layer in self.layers)
+        return sum(layer.used_bytes for layer in self._blocks)

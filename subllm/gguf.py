@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 import torch
 from torch import Tensor
-from transformers import LlamaConfig, PreTrainedTokenizerFast
+from transformers import LlamaConfig, PreTrainedTokenizerBase, PreTrainedTokenizerFast
 
 from .errors import CheckpointError
 
@@ -87,7 +87,8 @@ class GgufFile:
             dtype: of the tensors returned.
         """
         config = self.config()
-        heads = {"attn_q": config.num_attention_heads, "attn_k": config.num_key_value_heads}
+        key_value_heads = config.num_key_value_heads or config.num_attention_heads
+        heads = {"attn_q": config.num_attention_heads, "attn_k": key_value_heads}
         weights: dict[str, Tensor] = {}
         for tensor in self._reader.tensors:
             values = self._gguf.dequantize(tensor.data, tensor.tensor_type)
@@ -103,7 +104,7 @@ class GgufFile:
             weights[name] = torch.from_numpy(np.ascontiguousarray(values, dtype=np.float32)).to(dtype)
         return weights
 
-    def tokenizer(self) -> PreTrainedTokenizerFast:
+    def tokenizer(self) -> PreTrainedTokenizerBase:
         """The tokenizer, exact for byte-level BPE with the "smollm" pre-tokenizer; else as transformers reads it."""
         if self._field("tokenizer.ggml.pre") != "smollm":
             from transformers import AutoTokenizer  # noqa: PLC0415

@@ -2,7 +2,7 @@
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, ClassVar
 
 import torch
 from torch import Tensor, nn
@@ -80,12 +80,15 @@ class SubllmModel(SubllmPreTrainedModel):
     def __init__(self, config: SubllmConfig) -> None:
         super().__init__(config)
         self.embed_tokens = nn.Embedding(config.vocab_size, config.hidden_size, config.pad_token_id)
-        self.layers = nn.ModuleList(LlamaDecoderLayer(config, index) for index in range(config.num_hidden_layers))
+        self.layers = nn.ModuleList(
+            LlamaDecoderLayer(config, index) for index in range(config.parsed_structure.num_blocks)
+        )
         self.subsamplers = nn.ModuleList(Subsampler(config.hidden_size, ratio) for ratio in config.retention_ratios)
         self.bypasses = nn.ModuleList(Bypass(config.hidden_size) for _ in config.retention_ratios)
         self.norm = LlamaRMSNorm(config.hidden_size, eps=config.rms_norm_eps)
         self.rotary_emb = LlamaRotaryEmbedding(config=config)
         self.gradient_checkpointing = False
+        self.structure = config.parsed_structure
         self.post_init()
 
     @merge_with_config_defaults
@@ -139,7 +142,7 @@ class SubllmModel(SubllmPreTrainedModel):
         spans: list[int] = []
         if observer is not None:
             observer(StreamState(0, "", None, tokens.hidden_states, tokens.positions, tokens.mask))
-        for number, step in enumerate(self.config.parsed_structure, start=1):
+        for number, step in enumerate(self.structure.steps, start=1):
             if step.symbol == OPEN:
                 outer.append(tokens)
                 spans.append(step.index)
@@ -233,11 +236,12 @@ class SubllmModel(SubllmPreTrainedModel):
         elif parent.rotary[0].shape[0] == 1 < selection.indices.shape[0]:
             rotary = (parent.rotary[0][0][selection.indices], parent.rotary[1][0][selection.indices])
         else:
-            rotary = (gather_tokens(parent.rotary[0], selection.indices), gather_tokens(parent.rotary[1], selection.indices))
+            rotary = (
+                gather_tokens(parent.rotary[0], selection.indices),
+                gather_tokens(parent.rotary[1], selection.indices),
+            )
         attention = self._attention_mask(hidden_states, past, selection.counts)
-        return _Tokens(
-            hidden_states, positions, selection.mask, selection.counts, rotary, past, attention, selection
-        )
+        return _Tokens(hidden_states, positions, selection.mask, selection.counts, rotary, past, attention, selection)
 
     def _close(
         self, parent: _Tokens, tokens: _Tokens, span: int, output_routing: bool
@@ -278,7 +282,8 @@ class SubllmModel(SubllmPreTrainedModel):
             (B, slots) mask of the slots in use.
         """
         width = hidden_states.shape[1]
-        if not any(past) or width == 0 or (width == 1 and not _uneven(past) and min(counts) == 1):
+        eager = self.config._attn_implementation == "eager"  # knows no causality of its own
+        if (not any(past) and not eager) or width == 0 or (width == 1 and not _uneven(past) and min(counts) == 1):
             return None
         device = hidden_states.device
         total = max(n + m for n, m in zip(past, counts, strict=True))
@@ -289,15 +294,20 @@ class SubllmModel(SubllmPreTrainedModel):
                 return None
             return slots < start[:, 0] + torch.tensor(counts, device=device)[:, None].clamp(min=1)
         allowed = (slots <= start + torch.arange(width, device=device)[:, None])[:, None]
-        if self.config._attn_implementation == "eager":
+        if eager:
             lowest = torch.finfo(hidden_states.dtype).min
             return torch.zeros_like(allowed, dtype=hidden_states.dtype).masked_fill(~allowed, lowest)
         return allowed
 
     def _must_feed_one_by_one(
-        self, embeddings: Tensor, mask: Tensor | None, cache: SubllmCache | None, routing: bool, observer: Observer | None
+        self,
+        embeddings: Tensor,
+        mask: Tensor | None,
+        cache: SubllmCache | None,
+        routing: bool,
+        observer: Observer | None,
     ) -> bool:
-        """Flash attention aligns several new tokens to the last key of the longest row, which is wrong where rows differ."""
+        """Whether flash attention would misplace the new tokens: it aligns them to the longest row's last key."""
         if "flash" not in str(self.config._attn_implementation) or cache is None or cache.columns == 0:
             return False
         if embeddings.shape[1] == 1 or embeddings.shape[0] == 1:
@@ -322,14 +332,6 @@ class SubllmModel(SubllmPreTrainedModel):
                      past_key_values=cache, use_cache=True, **kwargs).last_hidden_state
             )  # fmt: skip
         return SubllmOutput(last_hidden_state=torch.cat(steps, dim=1), past_key_values=cache)
-
-    def get_input_embeddings(self) -> nn.Module:
-        """The token embedding."""
-        return self.embed_tokens
-
-    def set_input_embeddings(self, value: nn.Module) -> None:
-        """Replace the token embedding."""
-        self.embed_tokens = value
 
 
 def _uneven(numbers: list[int]) -> bool:
@@ -366,7 +368,7 @@ class SubllmForCausalLM(SubllmPreTrainedModel, GenerationMixin):
         config: configuration.
     """
 
-    _tied_weights_keys = {"lm_head.weight": "model.embed_tokens.weight"}
+    _tied_weights_keys: ClassVar = {"lm_head.weight": "model.embed_tokens.weight"}
 
     def __init__(self, config: SubllmConfig) -> None:
         super().__init__(config)
@@ -374,10 +376,17 @@ class SubllmForCausalLM(SubllmPreTrainedModel, GenerationMixin):
         self.lm_head = nn.Linear(config.hidden_size, config.vocab_size, bias=False)
         self.post_init()
 
-    @classmethod
-    def _supports_default_dynamic_cache(cls) -> bool:
-        """The forward makes its own cache; see `SubllmCache`."""
-        return False
+    def _prepare_cache_for_generation(
+        self, generation_config: Any, model_kwargs: dict[str, Any], *args: Any, **kwargs: Any
+    ) -> Any:
+        """Give `generate` a cache of our kind; other kinds do not know levels."""
+        if generation_config.cache_implementation is not None:
+            raise ValueError(
+                f"cache_implementation is {generation_config.cache_implementation!r}; a SUBLLM caches each level apart "
+                "and has one kind of cache only, so leave it out."
+            )
+        if model_kwargs.get("past_key_values") is None and generation_config.use_cache is not False:
+            model_kwargs["past_key_values"] = SubllmCache(self.config)
 
     @can_return_tuple
     def forward(

@@ -59,7 +59,7 @@ def write_chats(
         ]
         prompts = [tokenizer.apply_chat_template(turn, add_generation_prompt=True, tokenize=False) for turn in turns]
         inputs = tokenizer(prompts, return_tensors="pt", padding=True, add_special_tokens=False).to(model.device)
-        output = model.generate(
+        output = model.generate(  # type: ignore[operator]
             **inputs, max_new_tokens=max_new_tokens, do_sample=True, temperature=0.8, top_p=0.95, top_k=0
         )
         for prompt, ids in zip(prompts, output[:, inputs["input_ids"].shape[1] :], strict=True):

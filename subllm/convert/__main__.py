@@ -1,0 +1,102 @@
+"""Command line of the conversions.
+
+python -m subllm.convert reference --config C.json --weights W.safetensors --out DIR
+python -m subllm.convert llama --model NAME_OR_FOLDER_OR_GGUF --structure TT(TT)TT --text DIR --out DIR
+"""
+
+import argparse
+import json
+import sys
+from pathlib import Path
+
+import torch
+from transformers import logging
+
+from ..errors import CheckpointError, SubllmError
+from .adapt import Adaptation, AdaptOptions
+from .base import from_llama, load_base
+from .card import model_card
+from .reference import from_reference, load_weights
+from .scorers import fit_scorers
+from .text import TokenBlocks, read_documents
+
+_FIT_BATCHES = 6
+
+
+def _reference(arguments: argparse.Namespace) -> None:
+    try:
+        config = json.loads(arguments.config.read_text())
+    except (OSError, ValueError) as error:
+        raise CheckpointError(f"{arguments.config} is not a readable JSON file: {error}") from error
+    from_reference(config, load_weights(arguments.weights)).save_pretrained(arguments.out)
+    print(f"Wrote {arguments.out}")  # noqa: T201
+
+
+def _llama(arguments: argparse.Namespace) -> None:
+    options = AdaptOptions(
+        steps=arguments.steps,
+        batch_size=arguments.batch_size,
+        length=arguments.length,
+        rank=arguments.rank,
+        learning_rate=arguments.learning_rate,
+        start_retention=arguments.start_retention,
+        seed=arguments.seed,
+    )
+    dense, tokenizer = load_base(arguments.model)
+    ratio = arguments.retention[0] if len(arguments.retention) == 1 else arguments.retention
+    model = from_llama(dense, arguments.structure, ratio)
+    documents = read_documents(arguments.text)
+    blocks = TokenBlocks(documents, tokenizer, length=options.length, held_out=False, seed=options.seed)
+    rest = TokenBlocks(documents, tokenizer, length=options.length, held_out=True, seed=options.seed)
+    held_out = torch.stack([rest.block(index) for index in range(arguments.held_out_blocks)])
+    fitting = [blocks.batch(10**6 + index, options.batch_size) for index in range(_FIT_BATCHES)]
+    directions = fit_scorers(model, dense, fitting)
+    work = arguments.out / "training"
+    adaptation = Adaptation(model, dense, directions, blocks, held_out, work, options)
+    result = adaptation.run()
+    merged = adaptation.peft.merge_and_unload()
+    merged.to(dense.dtype).save_pretrained(arguments.out)
+    tokenizer.save_pretrained(arguments.out)
+    card = model_card(arguments, options, adaptation.evaluations, result)
+    (arguments.out / "README.md").write_text(card)
+    print(f"Wrote {arguments.out}: {result}")  # noqa: T201
+
+
+def main() -> int:
+    """Command line; a user's mistake is one line on standard error and exit code 1."""
+    parser = argparse.ArgumentParser(prog="python -m subllm.convert", description="Make SUBLLM checkpoints.")
+    commands = parser.add_subparsers(dest="command", required=True)
+    reference = commands.add_parser("reference", help="from a checkpoint in the reference format (XiaoMi/subllm)")
+    reference.add_argument("--config", type=Path, required=True, help="the reference's config.json")
+    reference.add_argument("--weights", type=Path, required=True, help=".safetensors, .pt or .bin with its weights")
+    reference.add_argument("--out", type=Path, required=True, help="folder for the checkpoint")
+    reference.set_defaults(run=_reference)
+    llama = commands.add_parser("llama", help="from any LLaMA", formatter_class=argparse.ArgumentDefaultsHelpFormatter)
+    llama.add_argument("--model", required=True, help="checkpoint folder, GGUF file or hub name of the LLaMA")
+    llama.add_argument("--structure", required=True, help="such as 'TT(TT)TT', with one T per block of the LLaMA")
+    llama.add_argument("--retention", type=float, nargs="+", default=[0.64], help="share kept: one, or one per '('")
+    llama.add_argument("--text", type=Path, nargs="+", required=True, help=".txt or .jsonl files, or folders of them")
+    llama.add_argument("--out", type=Path, required=True, help="folder for the checkpoint; holds the run's state too")
+    llama.add_argument("--steps", type=int, default=AdaptOptions.steps, help="optimisation steps")
+    llama.add_argument("--batch-size", type=int, default=AdaptOptions.batch_size, help="sequences per step")
+    llama.add_argument("--length", type=int, default=AdaptOptions.length, help="tokens per sequence")
+    llama.add_argument("--rank", type=int, default=AdaptOptions.rank, help="rank of the adapters")
+    llama.add_argument("--learning-rate", type=float, default=AdaptOptions.learning_rate, help="peak, of the adapters")
+    llama.add_argument(
+        "--start-retention", type=float, default=AdaptOptions.start_retention, help="share kept per level at step 0"
+    )
+    llama.add_argument("--held-out-blocks", type=int, default=16, help="sequences for evaluation")
+    llama.add_argument("--seed", type=int, default=AdaptOptions.seed, help="of everything random")
+    llama.set_defaults(run=_llama)
+    arguments = parser.parse_args()
+    logging.set_verbosity_error()
+    try:
+        arguments.run(arguments)
+    except (SubllmError, OSError) as error:
+        print(f"error: {error}", file=sys.stderr)  # noqa: T201
+        return 1
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,47 @@
+"""The model card of a converted checkpoint: what was done, what came out, and the command that repeats it."""
+
+import argparse
+import shlex
+import sys
+from typing import Any
+
+from .adapt import AdaptOptions
+from .evaluate import Evaluation
+
+
+def model_card(
+    arguments: argparse.Namespace, options: AdaptOptions, evaluations: list[dict[str, Any]], result: Evaluation
+) -> str:
+    """Markdown text of the card.
+
+    Args:
+        arguments: of the command line.
+        options: of the training.
+        evaluations: of the run, in order; each with `step`, `tokens` and the fields of `Evaluation`.
+        result: the last one.
+    """
+    rows = "\n".join(
+        f"| {e['step']} | {e['tokens']:,} | {e['perplexity']:.2f} | {e['divergence']:.3f} | {e['agreement']:.3f} | "
+        f"{', '.join(f'{share:.3f}' for share in e['retention'])} |"
+        for e in evaluations
+    )
+    command = shlex.join(["python", "-m", "subllm.convert", *sys.argv[1:]])
+    return f"""# A SUBLLM converted from {arguments.model}
+
+Structure `{arguments.structure}`, nominal retention {arguments.retention}.
+
+On held-out documents of the training text ({result.tokens:,} tokens): {result}.
+
+| step | tokens trained on | perplexity | KL to dense | top-1 agreement | retention per level |
+| --- | --- | --- | --- | --- | --- |
+{rows}
+
+The dense model's perplexity on the same text is {result.dense_perplexity:.2f}.
+
+Trained: rank-{options.rank} adapters from the first span on, bypass scales, scorers; {options.steps} steps of
+{options.batch_size} × {options.length} tokens, seed {options.seed}. Repeat with
+
+```
+{command}
+```
+"""

@@ -1,0 +1,138 @@
+"""Conversions, run as a user runs them: through the command line, in a process of its own."""
+
+import json
+import pickle
+import subprocess
+import sys
+
+import pytest
+import torch
+from safetensors.torch import save_file
+from tokenizers import Tokenizer, models, pre_tokenizers
+from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
+
+from subllm import CheckpointError, ConfigurationError, SubllmForCausalLM
+from subllm.convert import from_reference, load_weights
+from tests.conftest import GOLDEN
+
+WORDS = "the a cat dog sat ran on under mat tree and then it was very happy sad".split()  # noqa: SIM905
+
+
+def convert(*arguments):
+    command = [sys.executable, "-m", "subllm.convert", *map(str, arguments)]
+    return subprocess.run(command, capture_output=True, text=True, check=False)
+
+
+@pytest.fixture
+def reference_files(golden, tmp_path):
+    case, tensors = golden
+    config, weights = tmp_path / "C.json", tmp_path / "W.safetensors"
+    config.write_text(json.dumps(case["config"]))
+    save_file({k.removeprefix("weights."): v for k, v in tensors.items() if k.startswith("weights.")}, weights)
+    return config, weights
+
+
+@pytest.mark.parametrize("golden", ["nested"], indirect=True)
+def test_reference_command_writes_a_checkpoint_that_loads_in_a_fresh_process(reference_files, golden, tmp_path):
+    config, weights = reference_files
+    out = tmp_path / "out"
+    done = convert("reference", "--config", config, "--weights", weights, "--out", out)
+    assert done.returncode == 0, done.stderr
+    ids = golden[1]["input_ids"][0, :8].tolist()
+    script = f"""
+import subllm, torch
+from transformers import AutoModelForCausalLM
+model = AutoModelForCausalLM.from_pretrained({str(out)!r})
+assert type(model).__name__ == "SubllmForCausalLM"
+print(model.generate(torch.tensor([{ids}]), max_new_tokens=4, do_sample=False).tolist())
+"""
+    fresh = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=False)
+    assert fresh.returncode == 0, fresh.stderr
+    expected = SubllmForCausalLM.from_pretrained(out).generate(torch.tensor([ids]), max_new_tokens=4, do_sample=False)
+    assert json.loads(fresh.stdout) == expected.tolist()
+
+
+def test_reference_weights_that_do_not_fit_are_named():
+    config = json.loads((GOLDEN / "one_level.json").read_text())["config"]
+    with pytest.raises(CheckpointError, match=r"missing .*embed_tokens"):
+        from_reference(config, {})
+    with pytest.raises(ConfigurationError, match="structure"):
+        from_reference({k: v for k, v in config.items() if k != "structure"}, {})
+
+
+def test_unsafe_and_damaged_weights_are_refused(tmp_path):
+    class Evil:
+        def __reduce__(self):
+            return print, ("ran code",)
+
+    bad = tmp_path / "bad.pt"
+    bad.write_bytes(pickle.dumps(Evil()))
+    with pytest.raises(CheckpointError, match="never loaded"):
+        load_weights(bad)
+    truncated = tmp_path / "cut.safetensors"
+    truncated.write_bytes((GOLDEN / "dense.safetensors").read_bytes()[:1000])
+    with pytest.raises(CheckpointError, match="cut short"):
+        load_weights(truncated)
+    with pytest.raises(CheckpointError, match="no weights file"):
+        load_weights(tmp_path / "missing.pt")
+
+
+@pytest.fixture
+def tiny_llama(tmp_path):
+    """A random LLaMA with a word tokenizer, and text for it."""
+    vocabulary = {word: index for index, word in enumerate(["<pad>", "<eos>", "<unk>", *WORDS])}
+    tokenizer = Tokenizer(models.WordLevel(vocabulary, unk_token="<unk>"))
+    tokenizer.pre_tokenizer = pre_tokenizers.Whitespace()
+    fast = PreTrainedTokenizerFast(tokenizer_object=tokenizer, pad_token="<pad>", eos_token="<eos>", unk_token="<unk>")
+    fast.save_pretrained(tmp_path / "llama")
+    torch.manual_seed(0)
+    config = LlamaConfig(
+        vocab_size=len(vocabulary),
+        hidden_size=32,
+        intermediate_size=64,
+        num_hidden_layers=4,
+        num_attention_heads=4,
+        initializer_range=0.3,
+        pad_token_id=0,
+        bos_token_id=1,
+        eos_token_id=1,
+    )
+    LlamaForCausalLM(config).save_pretrained(tmp_path / "llama")
+    generator = torch.Generator().manual_seed(0)
+    with (tmp_path / "text.jsonl").open("w") as file:
+        for _ in range(300):
+            ids = torch.randint(len(WORDS), (60,), generator=generator).tolist()
+            file.write(json.dumps({"text": " ".join(WORDS[i] for i in ids)}) + "\n")
+    return tmp_path
+
+
+def test_llama_command_converts_resumes_and_reports(tiny_llama):
+    out = tiny_llama / "out"
+    arguments = [
+        "llama", "--model", tiny_llama / "llama", "--structure", "T(TT)T", "--retention", 0.64,
+        "--text", tiny_llama / "text.jsonl", "--out", out, "--steps", 30, "--length", 48, "--held-out-blocks", 4,
+    ]  # fmt: skip
+    done = convert(*arguments)
+    assert done.returncode == 0, done.stderr
+    model = SubllmForCausalLM.from_pretrained(out).eval()
+    assert model.config.structure == "T(TT)T"
+    card = (out / "README.md").read_text()
+    assert "perplexity" in card
+    assert "subllm.convert llama" in card
+    again = convert(*arguments)  # the run is complete: nothing is trained twice, the same checkpoint is written
+    assert again.returncode == 0, again.stderr
+    reloaded = SubllmForCausalLM.from_pretrained(out)
+    for name, tensor in model.state_dict().items():
+        torch.testing.assert_close(reloaded.state_dict()[name], tensor)
+
+
+def test_mistakes_are_one_line_and_a_non_zero_exit(tiny_llama):
+    for extra, message in [
+        (["--model", tiny_llama / "nowhere", "--structure", "T(TT)T"], "nowhere"),
+        (["--model", tiny_llama / "llama", "--structure", "T(T)T"], "has 3 blocks but num_hidden_layers is 4"),
+        (["--model", tiny_llama / "llama", "--structure", "T(TT"], "never closed"),
+    ]:
+        done = convert("llama", *extra, "--text", tiny_llama / "text.jsonl", "--out", tiny_llama / "out")
+        assert done.returncode == 1
+        assert done.stderr.strip().splitlines()[-1].startswith("error: ")
+        assert message in done.stderr

@@ -1,0 +1,56 @@
+"""The reference model's numbers decide what correct means."""
+
+import torch
+
+from subllm.convert import from_reference
+
+TOLERANCE = 1e-4
+
+
+def load(golden):
+    case, tensors = golden
+    weights = {k.removeprefix("weights."): v for k, v in tensors.items() if k.startswith("weights.")}
+    return from_reference(case["config"], weights), case, tensors
+
+
+@torch.no_grad()
+def test_prefill_equals_the_reference_in_every_state(golden):
+    model, case, tensors = load(golden)
+    states = []
+    output = model(
+        tensors["input_ids"][:, : case["prefill_len"]],
+        output_routing=True,
+        observer=lambda state: states.append(state.hidden_states),
+    )
+    torch.testing.assert_close(output.logits, tensors["expected.prefill.logits"], atol=TOLERANCE, rtol=0)
+    assert len(states) == 1 + len(case["config"]["structure"])
+    for index, state in enumerate(states):
+        torch.testing.assert_close(state, tensors[f"expected.prefill.state.{index:02d}"], atol=TOLERANCE, rtol=0)
+    assert len(output.routing) == len(case["kept_per_level"])
+    for index, record in enumerate(output.routing):
+        expected = {key: tensors[f"expected.prefill.subsample.{index}.{key}"] for key in ("score", "index", "weight")}
+        assert torch.equal(record.kept_in_parent, expected["index"])
+        torch.testing.assert_close(record.scores, expected["score"], atol=TOLERANCE, rtol=0)
+        torch.testing.assert_close(record.weights, expected["weight"], atol=TOLERANCE, rtol=0)
+        assert list(record.kept.shape) == [1, case["kept_per_level"][index][1]]
+
+
+@torch.no_grad()
+def test_cached_decoding_equals_the_reference(golden):
+    model, case, tensors = load(golden)
+    start = case["prefill_len"]
+    cache = model(tensors["input_ids"][:, :start]).past_key_values
+    for step in range(case["decode_len"]):
+        output = model(tensors["input_ids"][:, start + step, None], past_key_values=cache)
+        expected = tensors["expected.decode.logits"][:, step]
+        torch.testing.assert_close(output.logits[:, 0], expected, atol=TOLERANCE, rtol=0)
+
+
+@torch.no_grad()
+def test_cached_decoding_equals_our_own_prefill_at_every_depth(golden):
+    model, _, tensors = load(golden)
+    ids = tensors["input_ids"]
+    full = model(ids).logits
+    cache = model(ids[:, :20]).past_key_values
+    steps = [model(ids[:, t, None], past_key_values=cache).logits for t in range(20, ids.shape[1])]
+    torch.testing.assert_close(torch.cat(steps, dim=1), full[:, 20:], atol=TOLERANCE, rtol=0)

@@ -1,0 +1,257 @@
+"""What a SUBLLM promises, over random structures, lengths, batches and both position modes."""
+
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from transformers import LlamaConfig, LlamaForCausalLM
+
+from subllm import SubllmCache, SubllmForCausalLM
+from tests.conftest import tiny_model
+
+TOLERANCE = {"atol": 1e-4, "rtol": 1e-4}
+STRUCTURES = ["TT", "T(T)T", "(T)", "T(T(T)T)T", "((T))T", "(T)(TT)T", "T(T(T)(T))T", "T(T()T)T"]
+
+
+@st.composite
+def cases(draw):
+    structure = draw(st.sampled_from(STRUCTURES))
+    model = tiny_model(structure, draw(st.integers(0, 50)), positions=draw(st.sampled_from(["original", "parent"])))
+    lengths = draw(st.lists(st.integers(1, 24), min_size=1, max_size=4))
+    generator = torch.Generator().manual_seed(draw(st.integers(0, 1000)))
+    return model, [torch.randint(1, 97, (n,), generator=generator) for n in lengths]
+
+
+def pad(rows, side):
+    width = max(len(row) for row in rows)
+    ids, mask = torch.zeros(len(rows), width, dtype=torch.long), torch.zeros(len(rows), width, dtype=torch.long)
+    for index, row in enumerate(rows):
+        where = slice(width - len(row), None) if side == "left" else slice(0, len(row))
+        ids[index, where], mask[index, where] = row, 1
+    return ids, mask
+
+
+@settings(max_examples=40, deadline=None)
+@given(cases(), st.data())
+@torch.no_grad()
+def test_cached_decoding_in_any_chunks_equals_the_full_forward(case, data):
+    model, rows = case
+    row = rows[0][None]
+    full = model(row, output_routing=True)
+    cache, logits, kept, position = None, [], [[] for _ in full.routing], 0
+    while position < row.shape[1]:
+        chunk = data.draw(st.integers(1, row.shape[1] - position))
+        output = model(row[:, position : position + chunk], past_key_values=cache, output_routing=True)
+        cache, position = output.past_key_values, position + chunk
+        logits.append(output.logits)
+        for index, record in enumerate(output.routing):
+            kept[index] += record.kept[0].tolist()
+    torch.testing.assert_close(torch.cat(logits, dim=1), full.logits, **TOLERANCE)
+    assert kept == [record.kept[0].tolist() for record in full.routing]
+    assert [sum(level.lengths) for level in cache.levels[1:]] == [len(level) for level in kept]
+
+
+@settings(max_examples=40, deadline=None)
+@given(cases(), st.sampled_from(["left", "right"]), st.sampled_from(["sdpa", "eager"]))
+@torch.no_grad()
+def test_a_row_alone_equals_the_row_in_a_padded_batch(case, side, attention):
+    model, rows = case
+    model.set_attn_implementation(attention)
+    ids, mask = pad(rows, side)
+    batch = model(ids, attention_mask=mask, output_routing=True)
+    for index, row in enumerate(rows):
+        alone = model(row[None], output_routing=True)
+        torch.testing.assert_close(batch.logits[index][mask[index].bool()], alone.logits[0], **TOLERANCE)
+        for ours, expected in zip(batch.routing, alone.routing, strict=True):
+            assert ours.kept[index][ours.mask[index]].tolist() == expected.kept[0].tolist()
+            contribution = ours.contribution_norm[index][ours.parent_mask[index]]
+            torch.testing.assert_close(contribution, expected.contribution_norm[0], **TOLERANCE)
+
+
+@settings(max_examples=30, deadline=None)
+@given(cases(), st.sampled_from(["left", "right"]), st.integers(1, 5))
+@torch.no_grad()
+def test_a_padded_batch_continues_from_its_cache(case, side, new):
+    model, rows = case
+    ids, mask = pad(rows, side)
+    generator = torch.Generator().manual_seed(new)
+    following = torch.randint(1, 97, (len(rows), new), generator=generator)
+    cache = model(ids, attention_mask=mask).past_key_values
+    mask = torch.cat([mask, torch.ones_like(following)], dim=1)
+    logits = model(following, attention_mask=mask, past_key_values=cache).logits
+    for index, row in enumerate(rows):
+        alone = model(torch.cat([row, following[index]])[None]).logits[0, -new:]
+        torch.testing.assert_close(logits[index], alone, **TOLERANCE)
+
+
+@settings(max_examples=30, deadline=None)
+@given(cases(), st.data())
+@torch.no_grad()
+def test_a_later_token_changes_nothing_earlier(case, data):
+    model, rows = case
+    row = rows[0][None]
+    cut = data.draw(st.integers(0, row.shape[1] - 1))
+    changed = row.clone()
+    changed[:, cut] = changed[:, cut] % 96 + 1
+    before, after = model(row, output_routing=True), model(changed, output_routing=True)
+    torch.testing.assert_close(before.logits[:, :cut], after.logits[:, :cut], **TOLERANCE)
+    for ours, other in zip(before.routing, after.routing, strict=True):
+        assert ours.kept[ours.kept < cut].tolist() == other.kept[other.kept < cut].tolist()
+
+
+@pytest.mark.parametrize("attention", ["sdpa", "eager"])
+@torch.no_grad()
+def test_without_brackets_it_is_a_llama(attention):
+    model = tiny_model("TTTT", attn_implementation=attention)
+    fields = {k: v for k, v in model.config.to_dict().items() if k in LlamaConfig().to_dict() and k != "model_type"}
+    llama = LlamaForCausalLM(LlamaConfig(**fields, attn_implementation=attention)).eval()
+    llama.load_state_dict(model.state_dict())
+    ids = torch.randint(1, 97, (3, 40))
+    torch.testing.assert_close(model(ids).logits, llama(ids).logits, atol=1e-5, rtol=0)
+
+
+@pytest.mark.parametrize("sign", [1.0, -1.0])
+@torch.no_grad()
+def test_everything_and_nothing_kept(sign):
+    model = tiny_model("T(T(T)T)T")
+    for subsampler in model.model.subsamplers:
+        torch.nn.init.zeros_(subsampler.weight)
+    model.model.subsamplers[0].score = lambda hidden: torch.full(hidden.shape[:2], sign)
+    model.model.subsamplers[1].score = lambda hidden: torch.full(hidden.shape[:2], -sign)
+    ids = torch.randint(1, 97, (2, 10))
+    output = model(ids, output_routing=True)
+    assert [record.kept.shape[1] for record in output.routing] == ([10, 0] if sign > 0 else [0, 0])
+    steps, cache = [], None
+    for column in range(10):
+        step = model(ids[:, column, None], past_key_values=cache)
+        cache = step.past_key_values
+        steps.append(step.logits)
+    torch.testing.assert_close(torch.cat(steps, dim=1), output.logits, **TOLERANCE)
+
+
+@torch.no_grad()
+def test_stream_before_plus_contribution_is_the_stream_after():
+    model = tiny_model("T(T)T")
+    states = []
+    record = model(torch.randint(1, 97, (1, 30)), output_routing=True, observer=states.append).routing[0]
+    difference = (states[4].hidden_states - states[1].hidden_states).norm(dim=-1)
+    torch.testing.assert_close(difference, record.contribution_norm, **TOLERANCE)
+    dropped = torch.ones(30, dtype=torch.bool).index_fill(0, record.kept[0], False)
+    assert 0 < dropped.sum() < 30
+    assert torch.equal(states[4].hidden_states[0, dropped], states[1].hidden_states[0, dropped])
+
+
+@torch.no_grad()
+def test_an_observer_that_stops_the_forward_leaves_the_cache_as_it_was():
+    model = tiny_model("T(T)T")
+    ids = torch.randint(1, 97, (1, 12))
+    cache = model(ids[:, :6]).past_key_values
+
+    def stop(state):
+        if state.step == 3:
+            raise InterruptedError
+
+    with pytest.raises(InterruptedError):
+        model(ids[:, 6:], past_key_values=cache, observer=stop)
+    logits = model(ids[:, 6:], past_key_values=cache).logits
+    torch.testing.assert_close(logits, model(ids).logits[:, 6:], **TOLERANCE)
+
+
+@pytest.mark.parametrize("checkpointing", [False, True])
+def test_training_reaches_scorers_and_bypass_scales(checkpointing):
+    model = tiny_model("T(T(T)T)T").train()
+    if checkpointing:
+        model.gradient_checkpointing_enable()
+    ids = torch.randint(1, 97, (2, 40))
+    output = model(ids, labels=ids, output_routing=True, use_cache=False)
+    output.loss.backward()
+    assert [record.mask.sum(1).tolist() for record in output.routing] == [[26, 26], [17, 17]]  # ceil(0.64 · parent)
+    for module in [*model.model.subsamplers, *model.model.bypasses]:
+        (parameter,) = module.parameters()
+        assert parameter.grad.abs().sum() > 0
+
+
+def test_the_dense_twin_compiles_in_one_graph():
+    model = tiny_model("TTT")
+    ids = torch.randint(1, 97, (1, 16))
+    compiled = torch.compile(model, backend="aot_eager")
+    with torch.no_grad():
+        torch.testing.assert_close(compiled(ids, use_cache=False).logits, model(ids).logits, **TOLERANCE)
+
+
+class TestGenerate:
+    """`generate()` against decoding without a cache."""
+
+    @pytest.mark.parametrize(
+        "options",
+        [
+            {},
+            {"do_sample": True},
+            {"num_beams": 3},
+            {"num_beams": 3, "num_return_sequences": 2},
+            {"prompt_lookup_num_tokens": 3},
+        ],
+        ids=["greedy", "sampling", "beams", "several", "lookup"],
+    )
+    def test_with_cache_equals_without(self, options):
+        model = tiny_model("T(T(T)T)T", seed=3)
+        ids = torch.randint(1, 97, (1, 9), generator=torch.Generator().manual_seed(1))
+        results = []
+        for use_cache in (True, False):
+            if not use_cache and "prompt_lookup_num_tokens" in options:
+                options = {}
+            torch.manual_seed(5)
+            results.append(model.generate(ids, max_new_tokens=12, use_cache=use_cache, eos_token_id=None, **options))
+        assert torch.equal(*results)
+
+    def test_left_padded_batch_equals_each_row_alone(self):
+        model = tiny_model("T(T(T)T)T", seed=3)
+        rows = [torch.randint(1, 97, (n,), generator=torch.Generator().manual_seed(n)) for n in (3, 8, 5)]
+        ids, mask = pad(rows, "left")
+        batch = model.generate(ids, attention_mask=mask, max_new_tokens=10, do_sample=False, eos_token_id=None)
+        for index, row in enumerate(rows):
+            alone = model.generate(row[None], max_new_tokens=10, do_sample=False, eos_token_id=None)
+            assert batch[index, -10:].tolist() == alone[0, -10:].tolist()
+
+    def test_continues_from_a_cache_that_is_cropped(self):
+        model = tiny_model("T(T)T")
+        ids = torch.randint(1, 97, (1, 20))
+        with torch.no_grad():
+            cache = model(ids).past_key_values
+            cache.crop(7)
+            logits = model(ids[:, 13:], past_key_values=cache).logits
+            torch.testing.assert_close(logits, model(ids).logits[:, 13:], **TOLERANCE)
+
+
+def test_dropped_tokens_do_not_grow_the_cache():
+    model = tiny_model("T(T)T")
+    cache = SubllmCache(model.config)
+    with torch.no_grad():
+        record = model(torch.randint(1, 97, (1, 50)), past_key_values=cache, output_routing=True).routing[0]
+    per_token = 2 * 2 * 8 * 4  # keys and values, 2 heads of 8 channels, float32
+    assert cache.used_bytes == per_token * (50 + 50 + record.kept.shape[1])
+
+
+def test_another_cache_is_refused():
+    from transformers import DynamicCache
+
+    with pytest.raises(TypeError, match="DynamicCache"):
+        tiny_model("T(T)T")(torch.ones(1, 3, dtype=torch.long), past_key_values=DynamicCache())
+
+
+def test_save_and_load_round_trip(tmp_path):
+    model = tiny_model("T(T)T", tie_word_embeddings=True)
+    model.save_pretrained(tmp_path)
+    loaded = SubllmForCausalLM.from_pretrained(tmp_path).eval()
+    ids = torch.randint(1, 97, (1, 20))
+    with torch.no_grad():
+        assert torch.equal(loaded(ids).logits, model(ids).logits)
+
+
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
+@torch.no_grad()
+def test_cuda_equals_cpu():
+    model = tiny_model("T(T(T)T)T")
+    ids = torch.randint(1, 97, (3, 40))
+    expected = model(ids).logits
+    torch.testing.assert_close(model.cuda()(ids.cuda()).logits.cpu(), expected, atol=1e-3, rtol=1e-3)
