@@ -126,6 +126,29 @@ def test_llama_command_converts_resumes_and_reports(tiny_llama):
         torch.testing.assert_close(reloaded.state_dict()[name], tensor)
 
 
+def test_a_run_stopped_half_way_ends_as_if_it_had_not_been(tiny_llama):
+    common = [
+        "llama", "--model", tiny_llama / "llama", "--structure", "T(TT)T",
+        "--text", tiny_llama / "text.jsonl", "--steps", 30, "--length", 48, "--held-out-blocks", 4,
+    ]  # fmt: skip
+    whole, stopped = tiny_llama / "whole", tiny_llama / "stopped"
+    assert convert(*common, "--out", whole).returncode == 0
+    command = [sys.executable, "-m", "subllm.convert", *map(str, [*common, "--out", stopped])]
+    process = subprocess.Popen(command, stderr=subprocess.PIPE, text=True)
+    log = stopped / "training" / "log.jsonl"
+    while process.poll() is None and not log.exists():
+        pass
+    process.terminate()
+    _, errors = process.communicate(timeout=120)
+    assert process.returncode == 1, errors
+    assert "run the command again" in errors
+    assert not (stopped / "model.safetensors").exists()
+    assert convert(*common, "--out", stopped).returncode == 0
+    expected = SubllmForCausalLM.from_pretrained(whole).state_dict()
+    for name, tensor in SubllmForCausalLM.from_pretrained(stopped).state_dict().items():
+        torch.testing.assert_close(tensor, expected[name], atol=1e-3, rtol=1e-3)
+
+
 def test_mistakes_are_one_line_and_a_non_zero_exit(tiny_llama):
     for extra, message in [
         (["--model", tiny_llama / "nowhere", "--structure", "T(TT)T"], "nowhere"),
