@@ -35,7 +35,7 @@ from .evaluate import Evaluation, evaluate
 from .text import TokenBlocks
 
 PROJECTIONS = ("q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj")
-CONTROL_GAIN = 2.0  # change of the scores per unit of error in the share kept
+CONTROL_RATE = 0.3  # part of a threshold's error, as seen in one batch, that is corrected at once
 ROUTING_FILE = "routing.safetensors"  # scorers and bypass scales
 _STATE_FILE = "state.pt"
 
@@ -211,16 +211,20 @@ class Adaptation:
 
     @torch.no_grad()
     def _control_retention(self, routing: Any) -> list[float]:
-        """Move every threshold by its error: all scores of a level shift together, their order stays."""
+        """Move every threshold towards the score that the wanted share of this batch lies above.
+
+        All scores of a level shift together, so their order stays as it was learned.
+        """
         shares = []
-        ramp = max(self.options.steps * self.options.retention_steps, 1.0)
+        ramp = max(int(self.options.steps * self.options.retention_steps), 1)
         for record, weight, direction, ratio in zip(
             routing, self._scorers, self.directions, self.model.config.retention_ratios, strict=True
         ):
-            share = record.mask.sum().item() / max(record.parent_mask.sum().item(), 1)
-            goal = LinearSchedule(self.options.start_retention, ratio, int(ramp))(self.step)
-            weight += CONTROL_GAIN * (goal - share) * direction
-            shares.append(share)
+            scores = record.scores[record.parent_mask]
+            shares.append(record.mask.sum().item() / max(scores.numel(), 1))
+            if scores.numel():
+                goal = LinearSchedule(self.options.start_retention, ratio, ramp)(self.step)
+                weight -= CONTROL_RATE * scores.quantile(1 - goal) * direction
         return shares
 
     def _set_learning_rate(self) -> None:
