@@ -133,7 +133,7 @@ class SubllmModel(SubllmPreTrainedModel):
             inputs_embeds = self.embed_tokens(input_ids)
         cache = self._cache(past_key_values, use_cache)
         columns = inputs_embeds.shape[1]
-        if self._must_feed_one_by_one(inputs_embeds, attention_mask, cache, output_routing, observer):
+        if self._must_feed_one_by_one(inputs_embeds, cache, output_routing, observer):
             return self._feed_one_by_one(inputs_embeds, attention_mask, position_ids, cache, **kwargs)
 
         tokens, padding = self._read(inputs_embeds, attention_mask, position_ids, cache)
@@ -302,7 +302,6 @@ class SubllmModel(SubllmPreTrainedModel):
     def _must_feed_one_by_one(
         self,
         embeddings: Tensor,
-        mask: Tensor | None,
         cache: SubllmCache | None,
         routing: bool,
         observer: Observer | None,

@@ -3,7 +3,6 @@
 import hashlib
 import json
 import random
-from collections.abc import Iterator
 from pathlib import Path
 
 import torch
@@ -103,7 +102,3 @@ class TokenBlocks:
     def batch(self, index: int, size: int) -> Tensor:
         """Batch number `index` of `size` blocks: (size, length) token ids."""
         return torch.stack([self.block(index * size + row) for row in range(size)])
-
-    def batches(self, count: int, size: int) -> Iterator[Tensor]:
-        """The first `count` batches."""
-        return (self.batch(index, size) for index in range(count))
