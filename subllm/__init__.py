@@ -10,6 +10,7 @@ from .errors import (
     ConversionError,
     DataError,
     PromptError,
+    PromptTooLongError,
     StructureError,
     SubllmError,
 )
@@ -27,6 +28,7 @@ __all__ = [
     "ConversionError",
     "DataError",
     "PromptError",
+    "PromptTooLongError",
     "RoutingRecord",
     "Span",
     "StreamState",

@@ -5,6 +5,7 @@
     ├── ConfigurationError  a configuration that contradicts itself
     ├── CheckpointError     a checkpoint that is missing, incomplete, unsafe or of another shape
     ├── PromptError         a prompt that the model cannot take
+    │   └── PromptTooLongError
     ├── DataError           text for conversion that cannot be read or is too short
     └── ConversionError     a conversion that cannot start or go on
 
@@ -30,6 +31,22 @@ class CheckpointError(SubllmError, ValueError):
 
 class PromptError(SubllmError, ValueError):
     """A prompt that the model cannot take."""
+
+
+class PromptTooLongError(PromptError):
+    """A prompt with more tokens than fit.
+
+    Args:
+        tokens: of the prompt.
+        limit: most tokens allowed.
+    """
+
+    def __init__(self, tokens: int, limit: int) -> None:
+        super().__init__(
+            f"The prompt has {tokens:,} tokens; at most {limit:,} fit here. Shorten it, or let it be cut to the first "
+            f"{limit:,}."
+        )
+        self.tokens, self.limit = tokens, limit
 
 
 class DataError(SubllmError, ValueError):

@@ -1,11 +1,14 @@
 """Shared by all tests: tiny random models, and the golden cases of the reference."""
 
 import json
+import shutil
 from pathlib import Path
 
 import pytest
 import torch
 from safetensors.torch import load_file
+from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
+from transformers import PreTrainedTokenizerFast
 
 from subllm import SubllmConfig, SubllmForCausalLM
 
@@ -41,3 +44,44 @@ def golden(request):
     """One case: its description, and its tensors."""
     case = json.loads((GOLDEN / f"{request.param}.json").read_text())
     return case, load_file(GOLDEN / f"{request.param}.safetensors")
+
+
+@pytest.fixture(autouse=True)
+def own_home(tmp_path_factory, monkeypatch):
+    """No test touches a user's folder, or reaches the hub."""
+    monkeypatch.setenv("SUBLLM_HOME", str(tmp_path_factory.mktemp("home")))
+    monkeypatch.setenv("HF_HUB_OFFLINE", "1")
+
+
+def byte_tokenizer() -> PreTrainedTokenizerFast:
+    """A byte-level tokenizer that can read any text, with a chat template."""
+    tokenizer = Tokenizer(models.BPE())
+    tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
+    tokenizer.decoder = decoders.ByteLevel()
+    trainer = trainers.BpeTrainer(
+        vocab_size=320,
+        special_tokens=["<eos>", "<user>", "<model>"],
+        initial_alphabet=pre_tokenizers.ByteLevel.alphabet(),
+        show_progress=False,
+    )
+    tokenizer.train_from_iterator(["the cat sat on the mat and then the dog sat on the cat " * 20], trainer)
+    fast = PreTrainedTokenizerFast(tokenizer_object=tokenizer, eos_token="<eos>")
+    fast.chat_template = "<user>{{ messages[0]['content'] }}<model>"
+    return fast
+
+
+@pytest.fixture(scope="session")
+def tiny_checkpoint(tmp_path_factory) -> Path:
+    """Folder of a complete random checkpoint with two levels; do not write to it."""
+    folder = tmp_path_factory.mktemp("checkpoints") / "tiny"
+    tokenizer = byte_tokenizer()
+    fields = {"vocab_size": len(tokenizer), "bos_token_id": 0, "eos_token_id": 0, "pad_token_id": 0}
+    tiny_model("TT(T(T)T)T", max_position_embeddings=512, **fields).save_pretrained(folder)
+    tokenizer.save_pretrained(folder)
+    return folder
+
+
+@pytest.fixture
+def copied_checkpoint(tiny_checkpoint, tmp_path) -> Path:
+    """A copy of the tiny checkpoint, to be broken."""
+    return Path(shutil.copytree(tiny_checkpoint, tmp_path / "copy"))

@@ -16,6 +16,7 @@ from ..errors import CheckpointError, SubllmError
 from .adapt import Adaptation, AdaptOptions
 from .base import from_llama, load_base
 from .card import model_card
+from .learned import save_learned
 from .reference import from_reference, load_weights
 from .scorers import fit_scorers
 from .text import TokenBlocks, read_documents
@@ -54,11 +55,14 @@ def _llama(arguments: argparse.Namespace) -> None:
     work = arguments.out / "training"
     adaptation = Adaptation(model, dense, directions, blocks, held_out, work, options)
     result = adaptation.run()
+    learned = arguments.out / "learned"
+    save_learned(adaptation.peft, model, learned)
     merged = adaptation.peft.merge_and_unload()
     merged.to(dense.dtype).save_pretrained(arguments.out)
     tokenizer.save_pretrained(arguments.out)
     card = model_card(arguments, options, adaptation.evaluations, result)
-    (arguments.out / "README.md").write_text(card)
+    for folder in (arguments.out, learned):
+        (folder / "README.md").write_text(card)
     print(f"Wrote {arguments.out}: {result}")  # noqa: T201
 
 

@@ -23,7 +23,7 @@ from typing import Any
 import torch
 import torch.nn.functional as F
 from peft import LoraConfig, PeftModel, get_peft_model
-from safetensors.torch import load_file, save_file
+from safetensors.torch import load_file
 from torch import Tensor
 from tqdm import tqdm
 from transformers import LlamaForCausalLM
@@ -32,11 +32,12 @@ from ..errors import ConversionError
 from ..modeling import SubllmForCausalLM
 from ..schedule import LinearSchedule
 from .evaluate import Evaluation, evaluate
+from .learned import ROUTING_FILE, save_learned
 from .text import TokenBlocks
 
 PROJECTIONS = ("q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj")
 CONTROL_RATE = 0.3  # part of a threshold's error, as seen in one batch, that is corrected at once
-ROUTING_FILE = "routing.safetensors"  # scorers and bypass scales
+DRIFT_RATE = 0.05  # part of it that is also corrected in every later step: training keeps pushing scores up
 _STATE_FILE = "state.pt"
 
 
@@ -65,7 +66,7 @@ class AdaptOptions:
     length: int = 512
     rank: int = 16
     learning_rate: float = 1e-3
-    scorer_learning_rate: float = 1e-4
+    scorer_learning_rate: float = 2e-5
     start_retention: float = 0.9
     retention_steps: float = 0.5
     logit_share: float = 0.5
@@ -130,6 +131,8 @@ class Adaptation:
         self._scales = [b.scale.requires_grad_(True) for b in model.model.bypasses]
         for parameter in self._adapters:
             parameter.data = parameter.data.float()
+        for subsampler in model.model.subsamplers:  # adapters must not raise scores to keep more: measured, they do
+            subsampler.register_forward_pre_hook(lambda _, inputs: (inputs[0].detach(), *inputs[1:]))
         self.optimizer = torch.optim.AdamW(
             [
                 {"params": self._adapters + self._scales, "peak": options.learning_rate},
@@ -139,6 +142,7 @@ class Adaptation:
             betas=(0.9, 0.95),
             weight_decay=0.0,
         )
+        self._drifts = [0.0] * len(self._scorers)  # correction per step, learned by the controller
         self.step = 0
         self.tokens = 0
         self.evaluations: list[dict[str, Any]] = []
@@ -213,18 +217,21 @@ class Adaptation:
     def _control_retention(self, routing: Any) -> list[float]:
         """Move every threshold towards the score that the wanted share of this batch lies above.
 
-        All scores of a level shift together, so their order stays as it was learned.
+        All scores of a level shift together, so their order stays as it was learned. The shift is proportional to the
+        error, plus its sum over the steps, which cancels the steady drift that the loss gives the scorers.
         """
         shares = []
         ramp = max(int(self.options.steps * self.options.retention_steps), 1)
-        for record, weight, direction, ratio in zip(
-            routing, self._scorers, self.directions, self.model.config.retention_ratios, strict=True
+        for span, (record, weight, direction, ratio) in enumerate(
+            zip(routing, self._scorers, self.directions, self.model.config.retention_ratios, strict=True)
         ):
             scores = record.scores[record.parent_mask]
             shares.append(record.mask.sum().item() / max(scores.numel(), 1))
             if scores.numel():
                 goal = LinearSchedule(self.options.start_retention, ratio, ramp)(self.step)
-                weight -= CONTROL_RATE * scores.quantile(1 - goal) * direction
+                error = scores.quantile(1 - goal)
+                self._drifts[span] += DRIFT_RATE * error.item()
+                weight -= (CONTROL_RATE * error + self._drifts[span]) * direction
         return shares
 
     def _set_learning_rate(self) -> None:
@@ -245,25 +252,19 @@ class Adaptation:
         with (self.folder / "log.jsonl").open("a") as file:
             file.write(json.dumps(entry) + "\n")
 
-    def learned(self) -> dict[str, Tensor]:
-        """Scorers and bypass scales, under the names they have in the model."""
-        inner = self.model.model
-        scorers = {f"model.subsamplers.{i}.weight": s.weight.detach() for i, s in enumerate(inner.subsamplers)}
-        return scorers | {f"model.bypasses.{i}.scale": b.scale.detach() for i, b in enumerate(inner.bypasses)}
-
     def save(self) -> None:
         """Write what was learned and the training state; a kill in the middle leaves the last one intact."""
         partial, final = self.folder / "checkpoint.partial", self.folder / "checkpoint"
         shutil.rmtree(partial, ignore_errors=True)
         partial.mkdir(parents=True)
-        self.peft.save_pretrained(str(partial), save_embedding_layers=False)
-        save_file({name: tensor.contiguous() for name, tensor in self.learned().items()}, partial / ROUTING_FILE)
+        save_learned(self.peft, self.model, partial)
         state = {
             "step": self.step,
             "tokens": self.tokens,
             "options": asdict(self.options),
             "evaluations": self.evaluations,
             "directions": self.directions,
+            "drifts": self._drifts,
             "adapters": [parameter.detach() for parameter in self._adapters],
             "optimizer": self.optimizer.state_dict(),
             "generator": torch.get_rng_state(),
@@ -294,7 +295,7 @@ class Adaptation:
         self.model.load_state_dict(load_file(saved / ROUTING_FILE), strict=False)
         self.optimizer.load_state_dict(state["optimizer"])
         torch.set_rng_state(state["generator"])
-        self.directions = state["directions"]
+        self.directions, self._drifts = state["directions"], state["drifts"]
         self.step, self.tokens, self.evaluations = state["step"], state["tokens"], state["evaluations"]
 
 

@@ -1,0 +1,229 @@
+"""One prompt through the full model, recorded as a trace."""
+
+import math
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import torch
+import transformers
+from torch import Tensor
+from transformers import DynamicCache
+
+from subllm import RoutingRecord, SubllmCache
+from subllm.checkpoints import Checkpoint, DenseModel
+
+from .errors import RunStopped
+from .measure import alternate, device_name, peak_bytes, timed
+from .prompt import Prompt, decode_pieces
+from .trace import Cost, Provenance, Trace
+
+Progress = Callable[[float, str], None]
+
+NEXT_TOKENS = 10
+_ENOUGH_SECONDS = 4.0  # repeat timed passes until about this long, so that short prompts get a steady median
+_MOST_REPEATS = 5
+
+
+@dataclass(frozen=True)
+class RunOptions:
+    """What to do with a prompt besides reading it.
+
+    Attributes:
+        new_tokens: length of the greedy continuation; it ends early at the end-of-text token.
+        compare: measure time and memory against the dense model.
+        seconds: time limit of the whole run.
+    """
+
+    new_tokens: int = 40
+    compare: bool = True
+    seconds: float = math.inf
+
+
+@torch.inference_mode()
+def record_trace(
+    checkpoint: Checkpoint,
+    dense: DenseModel | None,
+    prompt: Prompt,
+    options: RunOptions = RunOptions(),
+    *,
+    name: str = "",
+    progress: Progress = lambda share, text: None,
+) -> Trace:
+    """Run a prompt through a checkpoint.
+
+    Args:
+        checkpoint: loaded.
+        dense: what to compare with, on the same device, in the same dtype; None to measure nothing.
+        prompt: tokenised.
+        options: what else to do.
+        name: of the checkpoint, for the trace.
+        progress: called with the share done, 0 to 1, and what is being done.
+
+    Raises:
+        RunStopped: at the time limit, or when memory runs out.
+    """
+    model = checkpoint.model
+    deadline = time.monotonic() + options.seconds
+    ids = torch.from_numpy(prompt.token_ids)[None].to(model.device)
+    with _out_of_memory_said(prompt):
+        cache, logits, records = _read(model, ids, deadline, progress)
+        cache_bytes = cache.used_bytes
+        new_ids, new_scores = _continue(model, cache, logits, options.new_tokens, deadline, progress)
+        probabilities, next_ids = logits.float().softmax(-1).topk(min(NEXT_TOKENS, logits.numel()))
+        del cache
+        costs: tuple[Cost | None, Cost | None] = (None, None)
+        if dense is not None and options.compare:
+            costs = _compare(model, dense, ids, cache_bytes, deadline, progress)
+    levels = _levels(model, records, ids.shape[1])
+    structure = model.config.parsed_structure
+    progress(1.0, "Done")
+    return Trace(
+        prompt=prompt.text,
+        continuation=str(checkpoint.tokenizer.decode(new_ids)),
+        token_ids=prompt.token_ids,
+        starts=prompt.starts,
+        ends=prompt.ends,
+        pieces=prompt.pieces,
+        **levels,
+        bypass_scale=_stack([bypass.scale for bypass in model.model.bypasses], model.config.hidden_size),
+        block_spans=np.asarray([-1 if s is None else s for s in structure.block_spans], dtype=np.int64),
+        span_parents=np.asarray([-1 if s.parent is None else s.parent for s in structure.spans], dtype=np.int64),
+        retention_ratios=np.asarray(model.config.retention_ratios, dtype=np.float64),
+        next_ids=next_ids.cpu().numpy(),
+        next_probabilities=probabilities.cpu().numpy(),
+        next_pieces=decode_pieces(next_ids.cpu().numpy(), checkpoint.tokenizer),
+        new_ids=new_ids,
+        new_pieces=decode_pieces(new_ids, checkpoint.tokenizer),
+        new_scores=new_scores,
+        provenance=Provenance(
+            checkpoint=name or checkpoint.folder.name,
+            digest=checkpoint.digest,
+            structure=structure.text,
+            device=device_name(model.device),
+            dtype=str(model.dtype).removeprefix("torch."),
+            attention=str(model.config._attn_implementation),
+            dense="" if dense is None else dense.description,
+            versions=f"torch {torch.__version__}, transformers {transformers.__version__}",
+        ),
+        cost=costs[0],
+        dense_cost=costs[1],
+    )
+
+
+def _read(
+    model: Any, ids: Tensor, deadline: float, progress: Progress
+) -> tuple[SubllmCache, Tensor, tuple[RoutingRecord, ...]]:
+    """The forward pass over the prompt: cache, logits (V,) after the last token, and routing."""
+    steps = len(model.config.structure)
+
+    def observe(state: Any) -> None:
+        _check(deadline, f"after {state.step} of {steps} steps through the model")
+        progress(0.4 * state.step / steps, f"Reading {ids.shape[1]:,} tokens, step {state.step} of {steps}")
+
+    cache = SubllmCache(model.config)
+    output = model(ids, past_key_values=cache, output_routing=True, logits_to_keep=1, observer=observe)
+    return cache, output.logits[0, -1], output.routing
+
+
+def _continue(
+    model: Any, cache: SubllmCache, logits: Tensor, length: int, deadline: float, progress: Progress
+) -> tuple[np.ndarray, np.ndarray]:
+    """Greedy continuation: ids (N,), and importance scores (S, N) of the tokens that were fed back."""
+    spans = len(model.config.parsed_structure.spans)
+    room = model.config.max_position_embeddings - cache.columns
+    ends = model.generation_config.eos_token_id
+    stops = set(ends) if isinstance(ends, list) else {ends}
+    ids: list[int] = []
+    scores = np.full((spans, max(min(length, room), 0)), np.nan, dtype=np.float32)
+    while len(ids) < scores.shape[1]:
+        token = int(logits.argmax())
+        if token in stops:
+            break
+        _check(deadline, f"after {len(ids)} new tokens")
+        progress(0.4 + 0.2 * len(ids) / length, f"Continuing, {len(ids)} of {length} tokens")
+        output = model(torch.tensor([[token]], device=logits.device), past_key_values=cache, output_routing=True)
+        for span, record in enumerate(output.routing):
+            if record.scores.shape[1]:
+                scores[span, len(ids)] = record.scores[0, 0].item()
+        ids.append(token)
+        logits = output.logits[0, -1]
+    return np.asarray(ids, dtype=np.int64), scores[:, : len(ids)]
+
+
+def _compare(
+    model: Any, dense: DenseModel, ids: Tensor, cache_bytes: int, deadline: float, progress: Progress
+) -> tuple[Cost | None, Cost | None]:
+    """Time and memory of reading the prompt, both models in turn; nothing if the time limit would not allow it."""
+
+    def read() -> None:
+        model(ids, past_key_values=SubllmCache(model.config), logits_to_keep=1)
+
+    def read_dense() -> None:
+        dense.model(ids, past_key_values=DynamicCache(config=dense.model.config), logits_to_keep=1)
+
+    device = model.device
+    progress(0.6, "Measuring memory")
+    peaks = {}
+    once = 0.0
+    for key, run in (("subllm", read), ("dense", read_dense)):
+        if time.monotonic() + once > deadline:
+            return None, None
+        once = timed(lambda run=run, key=key: peaks.update({key: peak_bytes(run, device)}), device)  # type: ignore[misc]
+    repeats = max(1, min(_MOST_REPEATS, int(_ENOUGH_SECONDS / (2 * once))))
+    if time.monotonic() + 2 * repeats * once > deadline:
+        return None, None
+    progress(0.8, f"Timing, {repeats} × both models in turn")
+    seconds = alternate({"subllm": read, "dense": read_dense}, repeats, device)
+    config = dense.model.config
+    heads = config.num_key_value_heads or config.num_attention_heads
+    head_dim = config.head_dim or config.hidden_size // config.num_attention_heads
+    per_token = 2 * heads * head_dim * torch.finfo(dense.model.dtype).bits // 8
+    dense_cache = ids.shape[1] * config.num_hidden_layers * per_token
+    return (
+        Cost(tuple(seconds["subllm"]), peaks["subllm"], cache_bytes),
+        Cost(tuple(seconds["dense"]), peaks["dense"], dense_cache),
+    )
+
+
+def _levels(model: Any, records: tuple[RoutingRecord, ...], length: int) -> dict[str, np.ndarray]:
+    """The routing records of one row as (S, T) arrays over the prompt's tokens."""
+    shape = (len(records), length)
+    arrays = {
+        name: np.full(shape, np.nan, dtype=np.float32)
+        for name in ("scores", "stream_norm", "difference_norm", "contribution_norm")
+    }
+    kept = np.zeros(shape, dtype=bool)
+    for span, record in zip(model.config.parsed_structure.spans, records, strict=True):
+        present = slice(None) if span.parent is None else records[span.parent].kept[0].cpu().numpy()
+        for name, array in arrays.items():
+            array[span.index, present] = getattr(record, name)[0].float().cpu().numpy()
+        kept[span.index, record.kept[0].cpu().numpy()] = True
+    return arrays | {"kept": kept}
+
+
+def _stack(tensors: list[Tensor], width: int) -> np.ndarray:
+    return np.stack([t.float().cpu().numpy() for t in tensors]) if tensors else np.zeros((0, width), dtype=np.float32)
+
+
+def _check(deadline: float, where: str) -> None:
+    if time.monotonic() > deadline:
+        raise RunStopped(
+            f"The run met its time limit {where}. Shorten the prompt or the continuation, or raise SUBLLM_MAX_SECONDS."
+        )
+
+
+@contextmanager
+def _out_of_memory_said(prompt: Prompt) -> Iterator[None]:
+    try:
+        yield
+    except RuntimeError as error:
+        if isinstance(error, torch.OutOfMemoryError) or "can't allocate memory" in str(error):
+            raise RunStopped(
+                f"Memory ran out on a prompt of {len(prompt.token_ids):,} tokens ({str(error).splitlines()[0]}). "
+                "Shorten the prompt, or choose a smaller dtype."
+            ) from error
+        raise

@@ -1,0 +1,1 @@
+"""What a person sees: navigation, views, components. The only place that imports streamlit."""

@@ -1,0 +1,20 @@
+"""The app: navigation and an error boundary. Start it with `python -m streamlit run app/main.py`."""
+
+import logging
+
+import streamlit as st
+
+from analysis import AnalysisError
+from app.messages import show_error
+from app.views import explore
+from subllm import SubllmError
+
+st.set_page_config(page_title="SUBLLM explorer", page_icon=":material/filter_alt:", layout="wide")
+page = st.navigation([st.Page(explore.show, title="Explore", icon=":material/filter_alt:", url_path="explore")])
+try:
+    page.run()
+except (SubllmError, AnalysisError) as error:
+    show_error(error)
+except Exception:
+    logging.getLogger("app").exception("A page failed")
+    st.error("Something went wrong inside of the app. The server's log says what; reload the page to go on.")

@@ -1,0 +1,19 @@
+"""Plain text into Streamlit's elements, which read Markdown."""
+
+import re
+
+import streamlit as st
+
+
+def plain(text: str) -> str:
+    """Text with everything escaped that Markdown would read as markup, as LaTeX or as an emoji.
+
+    Args:
+        text: anything, such as a file name or an exception's message.
+    """
+    return re.sub(r"([\\`*_{}\[\]()<>#+\-.!$|~:^&=])", r"\\\1", text).replace("\n", "  \n")
+
+
+def show_error(error: Exception) -> None:
+    """Show what a user can do something about."""
+    st.error(plain(str(error)), icon=":material/error:")

@@ -1,0 +1,113 @@
+"""What the operator allows, read from the environment.
+
+| variable | meaning | default |
+| --- | --- | --- |
+| `SUBLLM_ROOTS` | folders below which checkpoints may be opened, separated as in `PATH` | `checkpoints` |
+| `SUBLLM_HUB_MODELS` | names on the Hugging Face hub that may be opened, separated by commas | none |
+| `SUBLLM_MAX_TOKENS` | longest prompt, in tokens | 8192 |
+| `SUBLLM_MAX_SECONDS` | longest run, in seconds | 300 |
+| `SUBLLM_HOME` | where the demo checkpoint is built | the user's cache folder |
+"""
+
+import os
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+from subllm import CheckpointError, ConfigurationError
+from subllm.checkpoints import fetch_checkpoint
+from subllm.demo import Progress, build_demo, demo_folder, is_built
+
+DEMO = "Demo: SmolLM2-135M as a SUBLLM"
+_DEPTH = 3  # folders below a root that are searched for checkpoints
+
+
+@dataclass(frozen=True)
+class Settings:
+    """Limits and allowed checkpoints; see the module's docstring.
+
+    Attributes:
+        roots: absolute folders.
+        hub_models: names.
+        max_tokens: longest prompt.
+        max_seconds: longest run.
+    """
+
+    roots: tuple[Path, ...]
+    hub_models: tuple[str, ...]
+    max_tokens: int
+    max_seconds: float
+
+    @classmethod
+    def read(cls, environment: Mapping[str, str] = os.environ) -> "Settings":
+        """Settings from environment variables.
+
+        Args:
+            environment: variables by name.
+
+        Raises:
+            ConfigurationError: if a number is none, or not positive.
+        """
+        roots = environment.get("SUBLLM_ROOTS", "checkpoints").split(os.pathsep)
+        names = environment.get("SUBLLM_HUB_MODELS", "").split(",")
+        return cls(
+            tuple(Path(root).expanduser().resolve() for root in roots if root.strip()),
+            tuple(name.strip() for name in names if name.strip()),
+            int(_positive(environment, "SUBLLM_MAX_TOKENS", 8192)),
+            _positive(environment, "SUBLLM_MAX_SECONDS", 300),
+        )
+
+    def choices(self) -> list[str]:
+        """Names of all checkpoints that can be chosen: the demo, folders below the roots, hub names."""
+        return [DEMO, *self._folders(), *self.hub_models]
+
+    def locate(self, choice: str, progress: Progress) -> Path:
+        """Folder of a chosen checkpoint; the demo is built and a hub name fetched if need be.
+
+        Args:
+            choice: one of `choices`, or a path typed by a user.
+            progress: of building the demo.
+
+        Raises:
+            CheckpointError: if it is not allowed, or cannot be had.
+        """
+        if choice == DEMO:
+            return build_demo(progress)
+        if choice in self.hub_models:
+            progress(0.1, f"Fetching {choice}")
+            return fetch_checkpoint(choice)
+        for root in self.roots:
+            path = (root / choice).resolve()
+            if path.is_relative_to(root) and path.is_dir():
+                return path
+        allowed = ", ".join([*map(str, self.roots), *self.hub_models]) or "none"
+        raise CheckpointError(
+            f"{choice!r} is neither a folder below the configured roots nor an allowed hub name (allowed: {allowed}). "
+            "Whoever runs the app can add it with SUBLLM_ROOTS or SUBLLM_HUB_MODELS."
+        )
+
+    def is_ready(self, choice: str) -> bool:
+        """Whether a checkpoint can be loaded without building or fetching."""
+        return is_built() if choice == DEMO else choice not in self.hub_models
+
+    def _folders(self) -> list[str]:
+        demo = demo_folder().resolve()
+        found = []
+        for root in self.roots:
+            for depth in range(1, _DEPTH + 1):
+                for path in sorted(root.glob("/".join("*" * depth) + "/config.json")):
+                    folder = path.parent.resolve()
+                    if folder != demo and '"subllm"' in path.read_text(errors="replace"):
+                        found.append(str(path.parent.relative_to(root)))
+        return found
+
+
+def _positive(environment: Mapping[str, str], name: str, default: float) -> float:
+    text = environment.get(name, str(default))
+    try:
+        value = float(text)
+    except ValueError:
+        value = 0.0
+    if not value > 0:
+        raise ConfigurationError(f"{name} is {text!r}; it must be a positive number, such as {default}.")
+    return value

@@ -1,0 +1,273 @@
+"""Loading SUBLLM checkpoints, and the dense model that each is compared with.
+
+A checkpoint is a folder: config.json, *.safetensors, a tokenizer, and optionally `dense_twin/`, the LLaMA that it was
+converted from. Every way in which such a folder can be wrong is one message of what was found and what to do.
+"""
+
+import hashlib
+import json
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from huggingface_hub import snapshot_download
+from huggingface_hub.errors import HfHubHTTPError, HFValidationError, LocalEntryNotFoundError
+from safetensors import SafetensorError, safe_open
+from transformers import AutoTokenizer, LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerBase
+from transformers.utils import logging
+
+from .configuration import SubllmConfig
+from .errors import CheckpointError
+from .modeling import SubllmForCausalLM
+
+DENSE_TWIN = "dense_twin"  # subfolder of a checkpoint with the LLaMA that it was converted from
+_WEIGHTS, _INDEX = "model.safetensors", "model.safetensors.index.json"
+_TOKENIZERS = ("tokenizer.json", "tokenizer.model", "vocab.json")
+_PICKLES = ("*.bin", "*.pt", "*.pth", "*.ckpt", "*.pkl")
+_HUB_FILES = ["*.json", "*.safetensors", "*.model", "*.txt", "*.jinja", f"{DENSE_TWIN}/*"]
+
+
+@dataclass(frozen=True, eq=False)
+class Checkpoint:
+    """A loaded checkpoint.
+
+    Attributes:
+        folder: where it lies.
+        digest: sha256 of its configuration and weights, so that equal digests mean equal results.
+        model: in evaluation mode, on its device.
+        tokenizer: of the model.
+    """
+
+    folder: Path
+    digest: str
+    model: SubllmForCausalLM
+    tokenizer: PreTrainedTokenizerBase
+
+
+@dataclass(frozen=True, eq=False)
+class DenseModel:
+    """The dense model that a checkpoint is compared with.
+
+    Attributes:
+        model: transformers' own LLaMA, on the checkpoint's device and in its dtype.
+        is_twin: True for the LLaMA that the checkpoint was converted from, False for the checkpoint's own weights
+            with routing off.
+    """
+
+    model: LlamaForCausalLM
+    is_twin: bool
+
+    @property
+    def description(self) -> str:
+        """What a comparison with it compares with."""
+        return "the LLaMA it was converted from" if self.is_twin else "its own weights with routing off"
+
+
+def pick_device() -> str:
+    """The best device of this machine: "cuda" where there is one, else "cpu"."""
+    return "cuda" if torch.cuda.is_available() else "cpu"
+
+
+def pick_dtype(device: str) -> str:
+    """The dtype to run in unless asked otherwise: bfloat16 on a GPU that has it, float32 on the CPU."""
+    if device.startswith("cuda"):
+        return "bfloat16" if torch.cuda.is_bf16_supported() else "float16"
+    return "float32"
+
+
+def fetch_checkpoint(name: str) -> Path:
+    """Folder of a checkpoint on the Hugging Face hub, downloaded unless it is in the hub's cache.
+
+    Args:
+        name: "owner/name".
+
+    Raises:
+        CheckpointError: if it is unknown, or neither cached nor reachable.
+    """
+    try:
+        return Path(snapshot_download(name, allow_patterns=_HUB_FILES))
+    except HFValidationError as error:
+        raise CheckpointError(f"{name!r} is not a hub name; expected 'owner/name'.") from error
+    except LocalEntryNotFoundError as error:
+        raise CheckpointError(
+            f"{name!r} is not in the hub's cache on this machine, and the hub cannot be reached; check the network, "
+            "or copy the checkpoint into a folder and open that."
+        ) from error
+    except (HfHubHTTPError, OSError) as error:
+        raise CheckpointError(f"{name!r} cannot be fetched from the hub: {_first_line(error)}") from error
+
+
+def load_checkpoint(folder: Path, device: str, dtype: str, attn_implementation: str = "sdpa") -> Checkpoint:
+    """Load a checkpoint from a folder.
+
+    Args:
+        folder: with config.json, *.safetensors and a tokenizer.
+        device: such as "cpu" or "cuda".
+        dtype: such as "float32" or "bfloat16".
+        attn_implementation: "sdpa", "eager", or "flash_attention_2" where installed.
+
+    Raises:
+        CheckpointError: if something is missing, incomplete, unsafe or does not fit; says what and what to do.
+        ConfigurationError: if config.json contradicts itself.
+        StructureError: if its structure cannot be read.
+    """
+    config = read_config(folder)
+    weights = _weight_files(folder)
+    if not any((folder / name).is_file() for name in _TOKENIZERS):
+        raise CheckpointError(
+            f"{folder} has no tokenizer ({', '.join(_TOKENIZERS)}); copy the tokenizer files of the model that the "
+            "checkpoint was made from into it."
+        )
+    try:
+        tokenizer = AutoTokenizer.from_pretrained(folder, local_files_only=True)
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        raise CheckpointError(f"The tokenizer in {folder} cannot be read: {_first_line(error)}") from error
+    model = _load(SubllmForCausalLM, folder, config, device, dtype, attn_implementation)
+    return Checkpoint(folder, _digest([folder / "config.json", *weights]), model, tokenizer)
+
+
+def load_dense(checkpoint: Checkpoint) -> DenseModel:
+    """The dense model that a checkpoint is compared with, on the same device, in the same dtype, with the same kernel.
+
+    Args:
+        checkpoint: loaded. Without a `dense_twin` folder, its own weights are used, shared and not copied.
+
+    Raises:
+        CheckpointError: if the twin's folder is broken.
+    """
+    model, twin = checkpoint.model, checkpoint.folder / DENSE_TWIN
+    attention = model.config._attn_implementation
+    if not twin.is_dir():
+        return DenseModel(routing_off(model), is_twin=False)
+    _weight_files(twin)
+    config = LlamaConfig.from_pretrained(twin)
+    dtype = str(model.dtype).removeprefix("torch.")
+    return DenseModel(_load(LlamaForCausalLM, twin, config, str(model.device), dtype, attention), is_twin=True)
+
+
+def routing_off(model: SubllmForCausalLM) -> LlamaForCausalLM:
+    """LlamaForCausalLM with a SUBLLM's weights, shared: the same model with nothing dropped.
+
+    Args:
+        model: its scorers and bypass scales are left out.
+    """
+    own = ("structure", "retention_ratio", "positions", "model_type", "architectures", "transformers_version")
+    config = LlamaConfig(**{key: value for key, value in model.config.to_dict().items() if key not in own})
+    config._attn_implementation = model.config._attn_implementation
+    with torch.device("meta"):
+        dense = LlamaForCausalLM(config)
+    names = dict(dense.named_parameters(remove_duplicate=False))
+    shared = {name: tensor for name, tensor in model.state_dict().items() if name in names}
+    dense.load_state_dict(shared, strict=False, assign=True)
+    dense.tie_weights()
+    dense.model.rotary_emb = type(dense.model.rotary_emb)(config).to(model.device)
+    return dense.eval()
+
+
+def read_config(folder: Path) -> SubllmConfig:
+    """The configuration of a checkpoint.
+
+    Args:
+        folder: of the checkpoint.
+
+    Raises:
+        CheckpointError: if there is none, or it is of another model.
+        ConfigurationError: if it contradicts itself, or names no structure.
+        StructureError: if its structure cannot be read.
+    """
+    path = folder / "config.json"
+    if not path.is_file():
+        found = ", ".join(sorted(p.name for p in folder.iterdir())[:8]) if folder.is_dir() else "no such folder"
+        raise CheckpointError(f"{folder} is not a checkpoint: it has no config.json (found: {found or 'nothing'}).")
+    try:
+        fields: dict[str, Any] = json.loads(path.read_text())
+    except (ValueError, OSError) as error:
+        raise CheckpointError(f"{path} is not readable JSON: {_first_line(error)}") from error
+    kind = fields.get("model_type") if isinstance(fields, dict) else None
+    if kind is None or (kind != SubllmConfig.model_type and "structure" not in fields):
+        raise CheckpointError(
+            f"{folder} holds a {kind!r} model, not a 'subllm': its config.json has no structure. "
+            "Make a SUBLLM of a LLaMA with: python -m subllm.convert llama"
+        )
+    return SubllmConfig.from_dict(fields)
+
+
+def _weight_files(folder: Path) -> list[Path]:
+    """The weight files of a checkpoint, each one seen to be complete."""
+    if (folder / _INDEX).is_file():
+        try:
+            names = sorted(set(json.loads((folder / _INDEX).read_text())["weight_map"].values()))
+        except (ValueError, KeyError, AttributeError, TypeError) as error:
+            raise CheckpointError(f"{folder / _INDEX} is not a readable index of weights; copy it again.") from error
+    else:
+        names = [_WEIGHTS]
+    files = [folder / Path(str(name)).name for name in names]
+    missing = [file.name for file in files if not file.is_file()]
+    if missing:
+        pickles = sorted(path.name for pattern in _PICKLES for path in folder.glob(pattern))
+        hint = (
+            f"It has {', '.join(pickles[:4])}, but pickled weights can run code and are not loaded here; convert them "
+            "with: python -m subllm.convert reference"
+            if pickles
+            else "Copy the checkpoint again."
+        )
+        raise CheckpointError(f"{folder} lacks its weights ({', '.join(missing[:4])}). {hint}")
+    for file in files:
+        try:
+            with safe_open(file, framework="pt"):
+                pass
+        except (SafetensorError, OSError) as error:
+            raise CheckpointError(
+                f"{file} is not a complete safetensors file ({file.stat().st_size:,} bytes; {_first_line(error)}); "
+                "copy or download it again."
+            ) from error
+    return files
+
+
+def _load(kind: Any, folder: Path, config: Any, device: str, dtype: str, attention: str) -> Any:
+    progress = logging.is_progress_bar_enabled()
+    logging.disable_progress_bar()
+    verbosity = logging.get_verbosity()
+    logging.set_verbosity_error()
+    try:
+        model, report = kind.from_pretrained(
+            folder,
+            config=config,
+            dtype=getattr(torch, dtype),
+            attn_implementation=attention,
+            local_files_only=True,
+            use_safetensors=True,
+            output_loading_info=True,
+            ignore_mismatched_sizes=True,
+        )
+    except (OSError, ValueError, ImportError, RuntimeError) as error:
+        raise CheckpointError(f"{folder} cannot be loaded: {_first_line(error)}") from error
+    finally:
+        logging.set_verbosity(verbosity)
+        if progress:
+            logging.enable_progress_bar()
+    missing, mismatched = sorted(report["missing_keys"]), sorted(str(key[0]) for key in report["mismatched_keys"])
+    if missing or mismatched:
+        faults = [f"lacks {', '.join(missing[:3])}"] if missing else []
+        faults += [f"has another shape for {', '.join(mismatched[:3])}"] if mismatched else []
+        raise CheckpointError(
+            f"The weights in {folder} do not fit its config.json: the file {' and '.join(faults)} "
+            f"({len(missing) + len(mismatched)} tensors in all). Check structure, num_hidden_layers and hidden_size."
+        )
+    try:
+        return model.to(device).eval()
+    except (RuntimeError, AssertionError) as error:
+        raise CheckpointError(f"The model cannot be moved to {device!r}: {_first_line(error)}") from error
+
+
+def _digest(files: list[Path]) -> str:
+    total = hashlib.sha256()
+    for path in files:
+        with path.open("rb") as file:
+            total.update(hashlib.file_digest(file, "sha256").digest())
+    return total.hexdigest()
+
+
+def _first_line(error: BaseException) -> str:
+    return (str(error).strip() or type(error).__name__).splitlines()[0]

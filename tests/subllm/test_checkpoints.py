@@ -1,0 +1,163 @@
+"""Loading checkpoints: what is complete loads as it is, and everything else is refused with a reason."""
+
+import json
+import pickle
+
+import pytest
+import torch
+from huggingface_hub import constants
+from safetensors.torch import load_file, save_file
+from transformers import LlamaForCausalLM
+
+from subllm import CheckpointError, ConfigurationError, StructureError, SubllmForCausalLM
+from subllm.checkpoints import (
+    DENSE_TWIN,
+    fetch_checkpoint,
+    load_checkpoint,
+    load_dense,
+    pick_device,
+    pick_dtype,
+    routing_off,
+)
+
+
+def change_config(folder, **fields):
+    config = json.loads((folder / "config.json").read_text())
+    config = {key: value for key, value in (config | fields).items() if value is not None}
+    (folder / "config.json").write_text(json.dumps(config))
+
+
+def load(folder):
+    return load_checkpoint(folder, "cpu", "float32")
+
+
+def test_a_complete_folder_loads_with_the_weights_that_were_saved(tiny_checkpoint):
+    checkpoint = load(tiny_checkpoint)
+    expected = SubllmForCausalLM.from_pretrained(tiny_checkpoint).state_dict()
+    assert all(torch.equal(tensor, expected[name]) for name, tensor in checkpoint.model.state_dict().items())
+    assert checkpoint.tokenizer.decode(checkpoint.tokenizer("the cat")["input_ids"]) == "the cat"
+    assert not checkpoint.model.training
+
+
+def test_the_digest_changes_with_weights_and_configuration_only(copied_checkpoint):
+    before = load(copied_checkpoint).digest
+    (copied_checkpoint / "README.md").write_text("a card")
+    assert load(copied_checkpoint).digest == before
+    weights = load_file(copied_checkpoint / "model.safetensors")
+    weights["model.norm.weight"] += 1
+    save_file(weights, copied_checkpoint / "model.safetensors", metadata={"format": "pt"})
+    assert load(copied_checkpoint).digest != before
+
+
+@pytest.mark.parametrize(
+    ("fields", "error", "message"),
+    [
+        ({"structure": None}, ConfigurationError, "no 'structure'"),
+        ({"structure": None, "model_type": "llama"}, CheckpointError, "'llama' model, not a 'subllm'"),
+        ({"structure": "TT(T(T)TT"}, StructureError, "never closed"),
+        ({"structure": "TT(T(T)T))T"}, StructureError, "never opened"),
+        ({"structure": "TT(T)T"}, ConfigurationError, "4 blocks but num_hidden_layers is 6"),
+        ({"retention_ratio": 1.5}, ConfigurationError, r"1\.5; every value must lie in \(0, 1\]"),
+        ({"retention_ratio": 0}, ConfigurationError, r"\(0, 1\]"),
+        ({"hidden_size": 64}, CheckpointError, "another shape"),
+        ({"structure": "TT(T(T)TT)T", "num_hidden_layers": 7}, CheckpointError, r"lacks model\.layers\.6"),
+    ],
+)
+def test_a_configuration_that_does_not_fit_is_refused(copied_checkpoint, fields, error, message):
+    change_config(copied_checkpoint, **fields)
+    with pytest.raises(error, match=message):
+        load(copied_checkpoint)
+
+
+def test_missing_parts_are_named(copied_checkpoint, tmp_path):
+    with pytest.raises(CheckpointError, match="no such folder"):
+        load(tmp_path / "nowhere")
+    (copied_checkpoint / "tokenizer.json").rename(tmp_path / "tokenizer.json")
+    with pytest.raises(CheckpointError, match="no tokenizer"):
+        load(copied_checkpoint)
+    (copied_checkpoint / "model.safetensors").unlink()
+    with pytest.raises(CheckpointError, match=r"lacks its weights \(model\.safetensors\)"):
+        load(copied_checkpoint)
+    (copied_checkpoint / "config.json").write_text("{")
+    with pytest.raises(CheckpointError, match="not readable JSON"):
+        load(copied_checkpoint)
+    (copied_checkpoint / "config.json").unlink()
+    with pytest.raises(CheckpointError, match=r"no config\.json"):
+        load(copied_checkpoint)
+
+
+def test_a_missing_shard_is_named(copied_checkpoint):
+    (copied_checkpoint / "model.safetensors.index.json").write_text(
+        json.dumps({"weight_map": {"model.norm.weight": "model-00002-of-00002.safetensors"}})
+    )
+    with pytest.raises(CheckpointError, match="model-00002-of-00002"):
+        load(copied_checkpoint)
+
+
+def test_truncated_weights_are_refused(copied_checkpoint):
+    file = copied_checkpoint / "model.safetensors"
+    file.write_bytes(file.read_bytes()[:-1000])
+    with pytest.raises(CheckpointError, match="not a complete safetensors file"):
+        load(copied_checkpoint)
+
+
+def test_a_pickle_is_never_opened(copied_checkpoint, capfd):
+    class Evil:
+        def __reduce__(self):
+            return print, ("ran code",)
+
+    (copied_checkpoint / "model.safetensors").unlink()
+    (copied_checkpoint / "pytorch_model.bin").write_bytes(pickle.dumps(Evil()))
+    with pytest.raises(CheckpointError, match=r"pytorch_model\.bin, but pickled weights can run code"):
+        load(copied_checkpoint)
+    assert "ran code" not in capfd.readouterr().out
+
+
+def test_routing_off_is_the_llama_of_the_same_weights(tiny_checkpoint):
+    model = load(tiny_checkpoint).model
+    dense = routing_off(model)
+    assert dense.model.layers[2].mlp.up_proj.weight is not None
+    assert dense.model.layers[2].mlp.up_proj.weight.data_ptr() == model.model.layers[2].mlp.up_proj.weight.data_ptr()
+    own = ("structure", "retention_ratio", "positions", "model_type")
+    fields = {key: value for key, value in model.config.to_dict().items() if key not in own}
+    fresh = LlamaForCausalLM(type(dense.config)(**fields)).eval()
+    fresh.load_state_dict({name: tensor for name, tensor in model.state_dict().items() if name in fresh.state_dict()})
+    ids = torch.arange(20)[None]
+    with torch.inference_mode():
+        torch.testing.assert_close(dense(ids).logits, fresh(ids).logits)
+
+
+def test_the_dense_twin_is_preferred_where_it_is(copied_checkpoint):
+    checkpoint = load(copied_checkpoint)
+    assert not load_dense(checkpoint).is_twin
+    twin = routing_off(checkpoint.model)
+    with torch.no_grad():
+        twin.model.norm.weight.mul_(2)
+    twin.save_pretrained(copied_checkpoint / DENSE_TWIN)
+    dense = load_dense(load(copied_checkpoint))
+    assert dense.is_twin
+    assert "converted from" in dense.description
+    assert dense.model.config._attn_implementation == checkpoint.model.config._attn_implementation
+    with torch.no_grad():
+        torch.testing.assert_close(dense.model.model.norm.weight, twin.model.norm.weight)
+
+
+def test_hub_names_come_from_the_hubs_cache_and_are_refused_otherwise(tiny_checkpoint, tmp_path, monkeypatch):
+    snapshot = tmp_path / "models--someone--tiny" / "snapshots" / ("0" * 40)
+    snapshot.parent.mkdir(parents=True)
+    snapshot.symlink_to(tiny_checkpoint)
+    refs = tmp_path / "models--someone--tiny" / "refs"
+    refs.mkdir()
+    (refs / "main").write_text("0" * 40)
+    monkeypatch.setattr(constants, "HF_HUB_CACHE", str(tmp_path))
+    monkeypatch.setattr(constants, "HF_HUB_OFFLINE", True)
+    assert load(fetch_checkpoint("someone/tiny")).model.config.structure == "TT(T(T)T)T"
+    with pytest.raises(CheckpointError, match="not in the hub's cache"):
+        fetch_checkpoint("someone/unknown")
+    with pytest.raises(CheckpointError, match="not a hub name"):
+        fetch_checkpoint("no/such/name")
+
+
+def test_device_and_dtype_are_picked():
+    assert pick_device() == ("cuda" if torch.cuda.is_available() else "cpu")
+    assert pick_dtype("cpu") == "float32"
