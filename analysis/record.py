@@ -68,7 +68,7 @@ def record_trace(
     """
     model = checkpoint.model
     deadline = time.monotonic() + options.seconds
-    ids = torch.from_numpy(prompt.token_ids)[None].to(model.device)
+    ids = torch.tensor(prompt.token_ids, device=model.device)[None]
     with _out_of_memory_said(prompt):
         cache, logits, records = _read(model, ids, deadline, progress)
         cache_bytes = cache.used_bytes

@@ -23,6 +23,7 @@ Letters: T tokens of the prompt, S spans (subsampling modules in order of openin
 import hashlib
 import json
 import zipfile
+from contextlib import nullcontext
 from dataclasses import asdict, dataclass, fields
 from functools import cached_property
 from pathlib import Path
@@ -208,7 +209,12 @@ class Trace:
             TraceError: if it is not a trace, is cut off, or has another format.
         """
         try:
-            with np.load(source, allow_pickle=False) as file:
+            with (
+                source.open("rb")
+                if isinstance(source, Path)
+                else nullcontext(source) as stream,  # np.load would leak it
+                np.load(stream, allow_pickle=False) as file,
+            ):
                 meta = json.loads(bytes(file[_META]).decode())
                 if meta["format"] != _FORMAT:
                     raise TraceError(f"{source} has trace format {meta['format']}; this version reads {_FORMAT}.")

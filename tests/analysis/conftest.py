@@ -1,0 +1,20 @@
+"""Shared by the tests of traces: one checkpoint, and one trace of it."""
+
+import pytest
+
+from analysis.prompt import read_prompt
+from analysis.record import RunOptions, record_trace
+from subllm.checkpoints import load_checkpoint, load_dense
+
+TEXT = "the cat sat on the mat 🦙 and then\nthe dog 你好 sat on the cat"
+
+
+@pytest.fixture(scope="session")
+def checkpoint(tiny_checkpoint):
+    return load_checkpoint(tiny_checkpoint, "cpu", "float32")
+
+
+@pytest.fixture(scope="session")
+def trace(checkpoint):
+    prompt = read_prompt(TEXT, checkpoint.tokenizer, 512)
+    return record_trace(checkpoint, load_dense(checkpoint), prompt, RunOptions(new_tokens=12), name="tiny")
