@@ -1,21 +1,45 @@
 VENV := .venv
 PYTHON := $(VENV)/bin/python
+SUDO := $(shell [ "$$(id -u)" = 0 ] || echo sudo)
 .DEFAULT_GOAL := help
 
-.PHONY: help test lint
+.PHONY: help run test test-demo test-all lint bench convert-demo chromium
 
 help: ## list the targets
 	@grep -E '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed 's/:.*## /\t/'
 
-$(VENV)/installed: requirements.txt requirements-dev.txt
+$(VENV)/bin/python:
+	@python3 -c 'import ensurepip' 2>/dev/null || { $(SUDO) apt-get update -qq && $(SUDO) apt-get install -qq -y python3-venv; }
 	python3 -m venv $(VENV)
-	$(PYTHON) -m pip install --quiet --requirement requirements-dev.txt
+
+$(VENV)/run: requirements.txt $(VENV)/bin/python
+	$(PYTHON) -m pip install --quiet --disable-pip-version-check --requirement requirements.txt
 	touch $@
 
-test: $(VENV)/installed ## set up what tests need, and run them
+$(VENV)/dev: requirements-dev.txt $(VENV)/run
+	$(PYTHON) -m pip install --quiet --disable-pip-version-check --requirement requirements-dev.txt
+	touch $@
+
+chromium:
+	@command -v chromium >/dev/null || { $(SUDO) apt-get update -qq && \
+	  DEBIAN_FRONTEND=noninteractive $(SUDO) apt-get install -qq -y --no-install-recommends chromium fonts-dejavu-core >/dev/null; }
+
+run: $(VENV)/run ## set up, build the demo checkpoint, start the app
+	$(PYTHON) -m subllm.demo
+	$(PYTHON) -m streamlit run app/main.py
+
+test: $(VENV)/dev chromium ## set up what tests need, and run them
 	$(PYTHON) -m pytest
 
-lint: $(VENV)/installed ## formatting, lint rules and types
+test-demo: $(VENV)/dev ## tests that need the base of the demo checkpoint (93 MB)
+	$(PYTHON) -m pytest -m demo
+
+test-all: test test-demo ## all tests
+
+lint: $(VENV)/dev ## formatting, lint rules and types
 	$(PYTHON) -m ruff format --check .
 	$(PYTHON) -m ruff check .
 	$(PYTHON) -m mypy
+
+bench: $(VENV)/run ## time and memory against transformers' LLaMA; writes assets/benchmarks
+	$(PYTHON) -m analysis.efficiency --out assets/benchmarks

@@ -76,8 +76,8 @@ class Settings:
         if choice in self.hub_models:
             progress(0.1, f"Fetching {choice}")
             return fetch_checkpoint(choice)
-        for root in self.roots:
-            path = (root / choice).resolve()
+        for root in self.roots if choice.strip("\0 ") else ():
+            path = (root / choice.replace("\0", "")).resolve()
             if path.is_relative_to(root) and path.is_dir():
                 return path
         allowed = ", ".join([*map(str, self.roots), *self.hub_models]) or "none"

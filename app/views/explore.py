@@ -30,12 +30,15 @@ def show() -> None:
     )
     choice, device, dtype, options = _sidebar(settings)
     text, chat, pressed = _prompt_form()
-    truncate = False
-    if st.session_state.get("too_long"):
-        truncate = st.button(f"Cut it to the first {st.session_state['too_long']:,} tokens and run")
-    if pressed or truncate:
+    if pressed:
         st.session_state["too_long"] = None
-        _run(settings, choice, device, dtype, options, text, chat=chat, truncate=truncate)
+        _run(settings, choice, device, dtype, options, text, chat=chat, truncate=False)
+    if too_long := st.session_state.get("too_long"):
+        show_error(too_long)
+        if st.button(f"Cut it to the first {too_long.limit:,} tokens and run"):
+            st.session_state["too_long"] = None
+            if _run(settings, choice, device, dtype, options, text, chat=chat, truncate=True):
+                st.rerun()  # without the message
     trace: Trace | None = st.session_state.get("trace")
     if trace is None:
         st.info("Nothing has run yet: choose an example or type a prompt, then press Run.", icon=":material/info:")
@@ -49,6 +52,7 @@ def _sidebar(settings: Settings) -> tuple[str, str, str, RunOptions]:
         choice = st.selectbox(
             "Checkpoint",
             settings.choices(),
+            key="checkpoint",
             label_visibility="collapsed",
             accept_new_options=True,
             help="The demo, a folder below the configured roots (type its path), or an allowed name on the hub.",
@@ -96,7 +100,7 @@ def _run(
     *,
     chat: bool,
     truncate: bool,
-) -> None:
+) -> bool:
     """Make the trace; on failure say why, and leave the last one on screen."""
     bar = st.progress(0.0, "Starting")
 
@@ -111,13 +115,14 @@ def _run(
             checkpoint, dense, choice, text, options, progress, chat=chat, truncate=truncate, limit=settings.max_tokens
         )
     except PromptTooLongError as error:
-        st.session_state["too_long"] = error.limit
-        st.session_state["too_long_message"] = str(error)
-        st.rerun()
+        st.session_state["too_long"] = error
     except (SubllmError, AnalysisError) as error:
         show_error(error)
+    else:
+        return True
     finally:
         bar.empty()
+    return False
 
 
 def _results(trace: Trace) -> None:

