@@ -34,9 +34,10 @@ def dtypes(device: str) -> list[str]:
 
 
 def _release(models: tuple[Checkpoint, DenseModel]) -> None:
+    parts: list[torch.nn.Module] = [models[0].model, models[1].model]
     if models[0].model.device.type == "cuda":
-        models[0].model.to("cpu")
-        models[1].model.to("cpu")
+        for part in parts:
+            part.to("cpu")
         torch.cuda.empty_cache()
 
 

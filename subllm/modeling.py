@@ -46,7 +46,6 @@ class _Tokens:
     hidden_states: Tensor  # (B, L, D)
     positions: Tensor  # (B, L) position in the row's prompt
     mask: Tensor | None  # (B, L) False at padding
-    counts: list[int]  # tokens per row
     rotary: tuple[Tensor, Tensor]  # cos and sin, (B or 1, L, head_dim)
     past: list[int]  # cached tokens per row of this level
     attention_mask: Tensor | None
@@ -218,7 +217,7 @@ class SubllmModel(SubllmPreTrainedModel):
             level.begin(counts, positions)
         attention = self._attention_mask(embeddings, past, counts)
         rotary = self.rotary_emb(embeddings, position_ids=position_ids)
-        return _Tokens(embeddings, positions, mask, counts, rotary, past, attention), padding
+        return _Tokens(embeddings, positions, mask, rotary, past, attention), padding
 
     def _open(self, parent: _Tokens, span: int, cache: SubllmCache | None) -> _Tokens:
         """Enter a span: select tokens and gather them."""
@@ -241,7 +240,7 @@ class SubllmModel(SubllmPreTrainedModel):
                 gather_tokens(parent.rotary[1], selection.indices),
             )
         attention = self._attention_mask(hidden_states, past, selection.counts)
-        return _Tokens(hidden_states, positions, selection.mask, selection.counts, rotary, past, attention, selection)
+        return _Tokens(hidden_states, positions, selection.mask, rotary, past, attention, selection)
 
     def _close(
         self, parent: _Tokens, tokens: _Tokens, span: int, output_routing: bool

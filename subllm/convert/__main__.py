@@ -2,6 +2,7 @@
 
 python -m subllm.convert reference --config C.json --weights W.safetensors --out DIR
 python -m subllm.convert llama --model NAME_OR_FOLDER_OR_GGUF --structure TT(TT)TT --text DIR --out DIR
+python -m subllm.convert chats --model NAME_OR_FOLDER_OR_GGUF --topics wiki.jsonl --out chats.jsonl
 """
 
 import argparse
@@ -16,6 +17,7 @@ from ..errors import CheckpointError, SubllmError
 from .adapt import Adaptation, AdaptOptions
 from .base import from_llama, load_base
 from .card import model_card
+from .chats import append_chats, find_topics, write_chats
 from .learned import save_learned
 from .reference import from_reference, load_weights
 from .scorers import fit_scorers
@@ -66,6 +68,24 @@ def _llama(arguments: argparse.Namespace) -> None:
     print(f"Wrote {arguments.out}: {result}")  # noqa: T201
 
 
+def _chats(arguments: argparse.Namespace) -> None:
+    topics = find_topics([text for texts in read_documents(arguments.topics).values() for text in texts])
+    dense, tokenizer = load_base(arguments.model)
+    if not tokenizer.chat_template:
+        raise CheckpointError(f"{arguments.model} has no chat template, so it cannot write chats.")
+    chats = write_chats(
+        dense,
+        tokenizer,
+        topics,
+        count=arguments.count,
+        max_new_tokens=arguments.new_tokens,
+        batch_size=arguments.batch_size,
+        seed=arguments.seed,
+    )
+    append_chats(arguments.out, chats)
+    print(f"Wrote {arguments.out}")  # noqa: T201
+
+
 def main() -> int:
     """Command line; a user's mistake is one line on standard error and exit code 1."""
     parser = argparse.ArgumentParser(prog="python -m subllm.convert", description="Make SUBLLM checkpoints.")
@@ -92,6 +112,15 @@ def main() -> int:
     llama.add_argument("--held-out-blocks", type=int, default=16, help="sequences for evaluation")
     llama.add_argument("--seed", type=int, default=AdaptOptions.seed, help="of everything random")
     llama.set_defaults(run=_llama)
+    chats = commands.add_parser("chats", help="let a chat model write chats and stories to learn from")
+    chats.add_argument("--model", required=True, help="checkpoint folder, GGUF file or hub name of a chat model")
+    chats.add_argument("--topics", type=Path, nargs="+", required=True, help="text that tells what to ask about")
+    chats.add_argument("--out", type=Path, required=True, help=".jsonl file to append to")
+    chats.add_argument("--count", type=int, default=512, help="number of chats (default: 512)")
+    chats.add_argument("--new-tokens", type=int, default=220, help="length of an answer (default: 220)")
+    chats.add_argument("--batch-size", type=int, default=64, help="chats written at once (default: 64)")
+    chats.add_argument("--seed", type=int, default=0, help="of topics and sampling (default: 0)")
+    chats.set_defaults(run=_chats)
     arguments = parser.parse_args()
     logging.set_verbosity_error()
     try:

@@ -16,7 +16,7 @@ import signal
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, fields
 from pathlib import Path
 from typing import Any
 
@@ -163,11 +163,6 @@ class Adaptation:
         with _stop_on_signal() as stopped:
             while self.step < options.steps:
                 loss, retention = self._train_step()
-                if not math.isfinite(loss):
-                    raise ConversionError(
-                        f"The loss is {loss} at step {self.step}; the state of the last save is kept in {self.folder}. "
-                        "Lower --learning-rate and run the command again."
-                    )
                 done += options.batch_size * options.length
                 kept = "/".join(f"{share:.2f}" for share in retention)
                 bar.set_postfix_str(f"loss {loss:.3f}, kept {kept}, {done / (time.monotonic() - started):.0f} tokens/s")
@@ -179,10 +174,11 @@ class Adaptation:
                     self.save()
                 if stopped():
                     raise ConversionError(f"Stopped at step {self.step}; run the command again to go on from there.")
-        result = self._evaluate(bar)
-        self.save()
+        if not self.evaluations or self.evaluations[-1]["step"] < self.step:
+            self._evaluate(bar)
+            self.save()
         bar.close()
-        return result
+        return Evaluation(**{field.name: self.evaluations[-1][field.name] for field in fields(Evaluation)})
 
     def _train_step(self) -> tuple[float, list[float]]:
         options = self.options
@@ -199,12 +195,16 @@ class Adaptation:
         divergence = F.kl_div(F.log_softmax(logits.float(), dim=-1), target, log_target=True, reduction="batchmean")
         distance = (hidden.float() - target_hidden.float()).square().sum(-1) / target_hidden.float().square().sum(-1)
         loss = divergence + options.hidden_weight * distance.mean()
+        if not math.isfinite(loss.item()):
+            raise ConversionError(
+                f"The loss is {loss.item()} at step {self.step}; the state of the last save is kept in {self.folder}. "
+                "Lower --learning-rate and run the command again."
+            )
         self.optimizer.zero_grad(set_to_none=True)
         loss.backward()
         torch.nn.utils.clip_grad_norm_(self._adapters + self._scales, 1.0)
         torch.nn.utils.clip_grad_norm_(self._scorers, 1.0)
-        if math.isfinite(loss.item()):
-            self.optimizer.step()
+        self.optimizer.step()
         retention = self._control_retention(output.routing)
         with torch.no_grad():
             for scale in self._scales:
@@ -241,12 +241,11 @@ class Adaptation:
         for group in self.optimizer.param_groups:
             group["lr"] = group["peak"] * factor
 
-    def _evaluate(self, bar: tqdm) -> Evaluation:
+    def _evaluate(self, bar: tqdm) -> None:
         result = evaluate(self.model, self.dense, self.held_out)
         bar.write(f"step {self.step}: {result}")
         self.evaluations.append({"step": self.step, "tokens": self.tokens, **asdict(result)})
         self._log(self.evaluations[-1])
-        return result
 
     def _log(self, entry: dict[str, Any]) -> None:
         with (self.folder / "log.jsonl").open("a") as file:

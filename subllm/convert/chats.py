@@ -2,11 +2,14 @@
 
 import json
 import random
+import re
 from collections.abc import Iterator
 from pathlib import Path
 
 import torch
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
+
+from ..errors import DataError
 
 REQUESTS = (
     "What is {topic}?",
@@ -22,6 +25,25 @@ REQUESTS = (
     "Write a short dialogue between two people about {topic}.",
     "List the main steps to learn about {topic}.",
 )
+
+
+_SUBJECT = re.compile(r"(.{3,60}?),? (?:is|was|are|were) ")
+
+
+def find_topics(documents: list[str]) -> list[str]:
+    """What documents are about: the subject of their first sentence, as encyclopedias name it; others are left out.
+
+    Args:
+        documents: texts.
+
+    Raises:
+        DataError: if none begins like that.
+    """
+    matches = (_SUBJECT.match(document) for document in documents)
+    topics = list(dict.fromkeys(match.group(1).strip() for match in matches if match))
+    if not topics:
+        raise DataError("No document begins with 'X is' or 'X was', so there is nothing to ask about; give others.")
+    return topics
 
 
 @torch.inference_mode()

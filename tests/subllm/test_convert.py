@@ -9,10 +9,12 @@ import pytest
 import torch
 from safetensors.torch import save_file
 from tokenizers import Tokenizer, models, pre_tokenizers
-from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
+from transformers import AutoTokenizer, LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
 
 from subllm import CheckpointError, ConfigurationError, SubllmForCausalLM
 from subllm.convert import from_reference, load_weights
+from subllm.convert.base import load_base
+from subllm.convert.learned import merge_learned
 from tests.conftest import GOLDEN
 
 WORDS = "the a cat dog sat ran on under mat tree and then it was very happy sad".split()  # noqa: SIM905
@@ -124,6 +126,12 @@ def test_llama_command_converts_resumes_and_reports(tiny_llama):
     reloaded = SubllmForCausalLM.from_pretrained(out)
     for name, tensor in model.state_dict().items():
         torch.testing.assert_close(reloaded.state_dict()[name], tensor)
+    assert (out / "README.md").read_text() == card
+    base, _ = load_base(str(tiny_llama / "llama"))
+    merged = merge_learned(base, out / "learned")
+    for name, tensor in merged.state_dict().items():
+        torch.testing.assert_close(tensor, model.state_dict()[name].to(tensor.dtype), atol=2e-2, rtol=2e-2)
+    assert str(tiny_llama) not in (out / "learned" / "adapter_config.json").read_text()
 
 
 def test_a_run_stopped_half_way_ends_as_if_it_had_not_been(tiny_llama):
@@ -147,6 +155,23 @@ def test_a_run_stopped_half_way_ends_as_if_it_had_not_been(tiny_llama):
     expected = SubllmForCausalLM.from_pretrained(whole).state_dict()
     for name, tensor in SubllmForCausalLM.from_pretrained(stopped).state_dict().items():
         torch.testing.assert_close(tensor, expected[name], atol=1e-3, rtol=1e-3)
+
+
+def test_chats_are_written_in_the_models_template(tiny_llama):
+    tokenizer = AutoTokenizer.from_pretrained(tiny_llama / "llama")
+    tokenizer.chat_template = "cat {{ messages[0]['content'] }} dog"
+    tokenizer.save_pretrained(tiny_llama / "llama")
+    (tiny_llama / "topics.jsonl").write_text(json.dumps({"text": "The old tree is under the mat."}) + "\n")
+    out = tiny_llama / "chats.jsonl"
+    arguments = ["chats", "--model", tiny_llama / "llama", "--topics", tiny_llama / "topics.jsonl", "--out", out,
+                 "--count", 3, "--new-tokens", 5, "--batch-size", 2]  # fmt: skip
+    done = convert(*arguments)
+    assert done.returncode == 0, done.stderr
+    chats = [json.loads(line)["text"] for line in out.read_text().splitlines()]
+    assert len(chats) == 3
+    assert all(chat.startswith("cat ") and "The old tree" in chat and "<eos>" in chat for chat in chats)
+    (tiny_llama / "topics.jsonl").write_text(json.dumps({"text": "Nothing to see."}) + "\n")
+    assert "error: No document begins with" in convert(*arguments).stderr
 
 
 def test_mistakes_are_one_line_and_a_non_zero_exit(tiny_llama):

@@ -1,0 +1,264 @@
+"""Time and memory of a SUBLLM against transformers' LlamaForCausalLM: same weights, dtype and attention kernel.
+
+    python -m analysis.efficiency --out assets/benchmarks
+
+The dense model is the checkpoint's own weights with routing off. Both models read the same text, in turn. The limit
+beside each speed-up is the ratio of their operations (`analysis.operations`), with the tokens that this run kept.
+"""
+
+import argparse
+import json
+import os
+import platform
+import pydoc_data.topics
+import sys
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from statistics import median
+from typing import Any
+
+import torch
+import transformers
+from torch import Tensor
+from transformers import DynamicCache, LlamaForCausalLM
+
+from subllm import SubllmCache, SubllmConfig, SubllmError, SubllmForCausalLM
+from subllm.checkpoints import Checkpoint, load_checkpoint, pick_device, pick_dtype, routing_off
+from subllm.demo import build_demo
+
+from .measure import alternate, device_name, peak_bytes
+from .operations import decode_operations, prefill_operations
+
+LENGTHS = (512, 2048, 4096, 8192)
+_NEW_TOKENS = 24
+
+
+@dataclass(frozen=True)
+class Comparison:
+    """One prompt length.
+
+    Attributes:
+        tokens: of the prompt.
+        retention: share that each subsampling module kept.
+        seconds: of every timed pass, by what ran: "subllm", "dense", "recording" (the SUBLLM recording its routing),
+            "dense structure" (our model with a structure without brackets), "subllm decode" and "dense decode"
+            (per new token).
+        prefill_limit: dense operations over the SUBLLM's, reading the prompt.
+        decode_limit: the same for the new tokens.
+        cache_bytes: keys and values of the prompt, SUBLLM and dense.
+        peak_bytes: most memory of tensors at once while reading, SUBLLM and dense.
+    """
+
+    tokens: int
+    retention: list[float]
+    seconds: dict[str, list[float]]
+    prefill_limit: float
+    decode_limit: float
+    cache_bytes: tuple[int, int]
+    peak_bytes: tuple[int, int]
+
+    def ratio(self, slow: str, fast: str) -> float:
+        """Median seconds of one over those of the other."""
+        return median(self.seconds[slow]) / median(self.seconds[fast])
+
+    def spread(self, name: str) -> float:
+        """Slowest pass over the fastest."""
+        return max(self.seconds[name]) / min(self.seconds[name])
+
+
+@torch.inference_mode()
+def compare(model: SubllmForCausalLM, dense: LlamaForCausalLM, ids: Tensor, repeats: int) -> Comparison:
+    """Measure one prompt.
+
+    Args:
+        model: in evaluation mode.
+        dense: of the same weights.
+        ids: (1, T + new tokens): prompt, and what follows it.
+        repeats: timed passes of each.
+    """
+    device, config = model.device, model.config
+    prompt, rest = ids[:, :-_NEW_TOKENS], ids[:, -_NEW_TOKENS:]
+    plain = _dense_structure(dense, config)
+
+    def read(which: Any, cache: Any, **options: Any) -> Any:
+        return which(prompt, past_key_values=cache, logits_to_keep=1, **options)
+
+    passes = {
+        "subllm": lambda: read(model, SubllmCache(config)),
+        "dense": lambda: read(dense, DynamicCache(config=dense.config)),
+        "recording": lambda: read(model, SubllmCache(config), output_routing=True),
+        "dense structure": lambda: read(plain, SubllmCache(plain.config)),
+    }
+    peaks = peak_bytes(passes["subllm"], device), peak_bytes(passes["dense"], device)
+    passes["dense structure"]()
+    seconds = alternate(passes, repeats, device)
+    cache, dense_cache = SubllmCache(config), DynamicCache(config=dense.config)
+    records = read(model, cache, output_routing=True).routing
+    read(dense, dense_cache)
+    levels = [prompt.shape[1], *(record.kept.shape[1] for record in records)]
+    block_tokens = [levels[0 if span is None else span + 1] for span in config.parsed_structure.block_spans]
+    sizes = cache.used_bytes, sum(_bytes(layer) for layer in dense_cache.layers)
+    dense_tokens = [prompt.shape[1]] * len(block_tokens)
+    decode, limit = _decode(model, dense, cache, dense_cache, rest)
+    return Comparison(
+        tokens=prompt.shape[1],
+        retention=[record.kept.shape[1] / max(record.scores.shape[1], 1) for record in records],
+        seconds=seconds | decode,
+        prefill_limit=prefill_operations(config, dense_tokens) / prefill_operations(config, block_tokens),
+        decode_limit=limit,
+        cache_bytes=sizes,
+        peak_bytes=peaks,
+    )
+
+
+def _decode(
+    model: SubllmForCausalLM, dense: LlamaForCausalLM, cache: SubllmCache, dense_cache: DynamicCache, rest: Tensor
+) -> tuple[dict[str, list[float]], float]:
+    """Seconds per new token, both models in turn, the same tokens fed to both; and the limit of their ratio."""
+    config, owners = model.config, model.config.parsed_structure.block_spans
+    operations = [0, 0]
+    seconds: dict[str, list[float]] = {"subllm decode": [], "dense decode": []}
+    for index in range(rest.shape[1]):
+        token = rest[:, index, None]
+        before = [level.lengths[0] for level in cache.levels]
+        passes = {
+            "subllm decode": lambda token=token: model(token, past_key_values=cache),
+            "dense decode": lambda token=token: dense(token, past_key_values=dense_cache),
+        }
+        for name, times in alternate(passes, 1, model.device).items():
+            seconds[name] += times
+        after = [level.lengths[0] for level in cache.levels]
+        levels = [0 if span is None else span + 1 for span in owners]
+        operations[0] += decode_operations(config, [after[n] for n in levels if after[n] > before[n]])
+        operations[1] += decode_operations(config, [after[0]] * len(levels))
+    half = rest.shape[1] // 4  # the first ones grow the buffers
+    return {name: times[half:] for name, times in seconds.items()}, operations[1] / operations[0]
+
+
+def _dense_structure(dense: LlamaForCausalLM, config: SubllmConfig) -> SubllmForCausalLM:
+    """Our model with a structure without brackets, sharing the dense model's weights."""
+    blocks = config.parsed_structure.num_blocks
+    fields = config.to_dict() | {"structure": "T" * blocks, "retention_ratio": 1.0, "num_hidden_layers": blocks}
+    plain_config = SubllmConfig.from_dict(fields)
+    plain_config._attn_implementation = config._attn_implementation
+    with torch.device("meta"):
+        model = SubllmForCausalLM(plain_config)
+    model.load_state_dict(dense.state_dict(), strict=False, assign=True)
+    model.tie_weights()
+    model.model.rotary_emb = dense.model.rotary_emb
+    return model.eval()
+
+
+def _bytes(layer: Any) -> int:
+    return sum(tensor.numel() * tensor.element_size() for tensor in (layer.keys, layer.values))
+
+
+def benchmark_text() -> str:
+    """Technical English that every Python carries: the reference manual's topics."""
+    return "\n\n".join(text for _, text in sorted(pydoc_data.topics.topics.items()))
+
+
+def table(rows: list[Comparison]) -> str:
+    """Markdown table of comparisons; every ratio is measured but for the limits, which are counted."""
+    lines = [
+        "| prompt tokens | kept per level | prefill speed-up (spread) | limit | reached | decode speed-up | limit "
+        "| cache | peak memory | recording costs | dense structure costs |",
+        "| ---: | --- | ---: | ---: | ---: | ---: | ---: | ---: | ---: | ---: | ---: |",
+    ]
+    for row in rows:
+        speed = row.ratio("dense", "subllm")
+        lines.append(
+            f"| {row.tokens:,} | {', '.join(f'{share:.0%}' for share in row.retention)} "
+            f"| {speed:.2f}× ({row.spread('dense'):.2f}, {row.spread('subllm'):.2f}) | {row.prefill_limit:.2f}× "
+            f"| {speed / row.prefill_limit:.0%} | {row.ratio('dense decode', 'subllm decode'):.2f}× "
+            f"| {row.decode_limit:.2f}× | {row.cache_bytes[0] / row.cache_bytes[1]:.2f}× "
+            f"| {row.peak_bytes[0] / row.peak_bytes[1]:.2f}× | {row.ratio('recording', 'subllm') - 1:+.1%} "
+            f"| {row.ratio('dense structure', 'dense') - 1:+.1%} |"
+        )
+    return "\n".join(lines)
+
+
+def machine(device: torch.device) -> dict[str, str]:
+    """What a measurement ran on."""
+    processor = platform.processor() or platform.machine()
+    cpu = Path("/proc/cpuinfo")
+    if cpu.is_file():
+        names = [
+            line.split(":", 1)[1].strip() for line in cpu.read_text().splitlines() if line.startswith("model name")
+        ]
+        processor = names[0] if names else processor
+    return {
+        "device": device_name(device),
+        "processor": f"{processor}, {os.cpu_count()} cores",
+        "system": f"{platform.system()} {platform.machine()}, Python {platform.python_version()}",
+        "versions": f"torch {torch.__version__}, transformers {transformers.__version__}",
+    }
+
+
+def _load(arguments: argparse.Namespace) -> tuple[Checkpoint, LlamaForCausalLM, Tensor]:
+    device = arguments.device or pick_device()
+    folder = arguments.checkpoint or build_demo()
+    checkpoint = load_checkpoint(folder, device, arguments.dtype or pick_dtype(device))
+    ids = checkpoint.tokenizer(benchmark_text(), verbose=False, return_tensors="pt")["input_ids"].to(device)
+    return checkpoint, routing_off(checkpoint.model), ids
+
+
+def main() -> int:
+    """Command line."""
+    parser = argparse.ArgumentParser(prog="python -m analysis.efficiency", description=__doc__.splitlines()[0])
+    parser.add_argument("--checkpoint", type=Path, help="folder of a checkpoint; the demo if left out")
+    parser.add_argument("--lengths", type=int, nargs="+", default=list(LENGTHS), help="prompt lengths, in tokens")
+    parser.add_argument("--repeats", type=int, default=5, help="timed passes of each model per length")
+    parser.add_argument("--device", help="such as cpu or cuda; the best one if left out")
+    parser.add_argument("--dtype", help="such as float32 or bfloat16; the device's default if left out")
+    parser.add_argument("--out", type=Path, help="folder for the table and the JSON file")
+    arguments = parser.parse_args()
+    try:
+        checkpoint, dense, ids = _load(arguments)
+        rows = []
+        for length in arguments.lengths:
+            longest = min(checkpoint.model.config.max_position_embeddings, ids.shape[1])
+            if not 0 < length <= longest:
+                print(f"error: a length is {length}; allowed are 1 to {longest}", file=sys.stderr)  # noqa: T201
+                return 1
+            start = min(1000, ids.shape[1] - length - _NEW_TOKENS)
+            window = ids[:, start : start + length + _NEW_TOKENS]
+            rows.append(compare(checkpoint.model, dense, window, arguments.repeats))
+            print(f"{length} tokens: {rows[-1].ratio('dense', 'subllm'):.2f}×", file=sys.stderr)  # noqa: T201
+    except SubllmError as error:
+        print(f"error: {error}", file=sys.stderr)  # noqa: T201
+        return 1
+    facts = machine(checkpoint.model.device) | {
+        "dtype": str(checkpoint.model.dtype).removeprefix("torch."),
+        "attention": str(checkpoint.model.config._attn_implementation),
+        "structure": str(checkpoint.model.config.structure),
+        "checkpoint": checkpoint.digest,
+        "repeats": str(arguments.repeats),
+    }
+    report = _report(facts, rows)
+    print(report)  # noqa: T201
+    if arguments.out:
+        arguments.out.mkdir(parents=True, exist_ok=True)
+        name = f"{checkpoint.model.device.type}-{facts['dtype']}"
+        (arguments.out / f"{name}.md").write_text(report)
+        data = {"facts": facts, "rows": [asdict(row) for row in rows]}
+        (arguments.out / f"{name}.json").write_text(json.dumps(data, indent=1) + "\n")
+    return 0
+
+
+def _report(facts: dict[str, str], rows: list[Comparison]) -> str:
+    listed = "\n".join(f"- {key}: {value}" for key, value in facts.items())
+    return f"""# SUBLLM against LlamaForCausalLM
+
+Measured by `make bench`: the checkpoint, and its own weights with routing off, in turn. Ratios of medians; spread is
+the slowest pass over the fastest (dense, SUBLLM). "Limit" counts operations; "reached" is the speed-up over the limit.
+Cache and peak memory (of tensors, beyond the weights) are SUBLLM over dense.
+
+{table(rows)}
+
+{listed}
+"""
+
+
+if __name__ == "__main__":
+    sys.exit(main())
