@@ -2,6 +2,8 @@
 
 import json
 import pickle
+import subprocess
+import sys
 
 import pytest
 import torch
@@ -161,3 +163,20 @@ def test_hub_names_come_from_the_hubs_cache_and_are_refused_otherwise(tiny_check
 def test_device_and_dtype_are_picked():
     assert pick_device() == ("cuda" if torch.cuda.is_available() else "cpu")
     assert pick_dtype("cpu") == "float32"
+
+
+def test_pipeline_and_auto_classes_work_in_a_fresh_process(tiny_checkpoint):
+    script = f"""
+import subllm, torch
+from transformers import AutoModelForCausalLM, pipeline
+model = AutoModelForCausalLM.from_pretrained({str(tiny_checkpoint)!r})
+assert type(model) is subllm.SubllmForCausalLM
+write = pipeline("text-generation", model={str(tiny_checkpoint)!r}, device="cpu")
+said = write("the cat", max_new_tokens=5, do_sample=False, return_full_text=False)[0]["generated_text"]
+ids = write.tokenizer("the cat", return_tensors="pt")["input_ids"]
+expected = model.generate(ids, max_new_tokens=5, do_sample=False)[0, ids.shape[1]:]
+assert said == write.tokenizer.decode(expected, skip_special_tokens=True), (said, expected)
+assert said
+"""
+    done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
