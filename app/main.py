@@ -1,6 +1,7 @@
 """The app: navigation and an error boundary. Start it with `python -m streamlit run app/main.py`."""
 
 import logging
+from pathlib import Path
 
 import streamlit as st
 
@@ -9,7 +10,9 @@ from app.messages import show_error
 from app.views import explore
 from subllm import SubllmError
 
-st.set_page_config(page_title="SUBLLM explorer", page_icon=":material/filter_alt:", layout="wide")
+_ICON = str(Path(__file__).parents[1] / "assets" / "icon.svg")
+
+st.set_page_config(page_title="SUBLLM explorer", page_icon=_ICON, layout="wide")
 page = st.navigation([st.Page(explore.show, title="Explore", icon=":material/filter_alt:", url_path="explore")])
 try:
     page.run()

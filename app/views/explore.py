@@ -3,6 +3,7 @@
 import json
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -144,16 +145,20 @@ def _results(trace: Trace) -> None:
         span = names.index(picked) if picked in names else 0
     scores, position, bypass = st.tabs(["Scores and threshold", "Scores along the prompt", "Bypass contribution"])
     for tab, figure in ((scores, figures.score_histogram), (position, figures.score_by_position)):
-        tab.plotly_chart(figure(trace, span), key=figure.__name__)
-    bypass.plotly_chart(figures.bypass_contribution(trace, span), key="bypass")
+        _plot(tab, figure(trace, span), figure.__name__)
+    _plot(bypass, figures.bypass_contribution(trace, span), "bypass")
     bypass.caption(
         "How far the level moved each token, relative to what was there before. Dropped tokens move by zero."
     )
     left, right = st.columns(2)
     left.markdown("**Actual against nominal retention**")
-    left.plotly_chart(figures.retention(trace), key="retention")
+    _plot(left, figures.retention(trace), "retention")
     right.markdown("**Tokens processed by each block**")
-    right.plotly_chart(figures.tokens_per_block(trace), key="blocks")
+    _plot(right, figures.tokens_per_block(trace), "blocks")
+
+
+def _plot(where: Any, figure: Any, key: str) -> None:
+    where.plotly_chart(figure, key=key, config={"displayModeBar": False})
 
 
 def _headline(trace: Trace) -> None:
