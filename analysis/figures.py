@@ -4,6 +4,7 @@ Text of tokens is escaped, since Plotly reads labels as a kind of HTML. Kept and
 the shape of their marker.
 """
 
+from collections.abc import Mapping
 from html import escape
 
 import numpy as np
@@ -20,25 +21,52 @@ _LAYOUT = {
 }
 
 
-def level_name(trace: Trace, span: int) -> str:
-    """What a span is called on screen: "Level 1", with what it is inside of where that is not obvious."""
+Words = Mapping[str, str]
+ENGLISH: Words = {
+    "level": "Level {n}",
+    "level_inside": "Level {n} (inside level {parent})",
+    "figure_kept": "kept",
+    "figure_dropped": "dropped",
+    "figure_threshold": "threshold",
+    "figure_score": "importance score",
+    "figure_count": "tokens per bin",
+    "figure_position": "position in the prompt",
+    "figure_selected": "selected",
+    "figure_in_run": "kept in this run",
+    "figure_nominal": "nominal",
+    "figure_share": "share of the tokens that reach it",
+    "figure_block": "block",
+    "figure_processed": "tokens processed",
+    "figure_dense": "dense",
+}
+
+
+def level_name(trace: Trace, span: int, words: Words = ENGLISH) -> str:
+    """What a span is called on screen: "Level 1", with what it is inside of where that is not obvious.
+
+    Args:
+        trace: of a prompt.
+        span: number of the span.
+        words: labels by key, as in `ENGLISH`.
+    """
     parent = int(trace.span_parents[span])
     nested = parent >= 0 and parent != span - 1
-    return f"Level {span + 1}" + (f" (inside level {parent + 1})" if nested else "")
+    return words["level_inside" if nested else "level"].format(n=span + 1, parent=parent + 1)
 
 
-def score_histogram(trace: Trace, span: int) -> go.Figure:
+def score_histogram(trace: Trace, span: int, words: Words = ENGLISH) -> go.Figure:
     """Importance scores of the tokens that reached a span, kept and dropped, with the threshold.
 
     Args:
         trace: of a prompt.
         span: number of the span, in order of opening.
+        words: labels by key, as in `ENGLISH`.
     """
     figure = go.Figure()
     edges = _edges(trace.scores[span][trace.present[span]])
     for name, mask, colour, pattern in (
-        ("dropped", trace.present[span] & ~trace.kept[span], DROPPED, "/"),
-        ("kept", trace.kept[span], KEPT, ""),
+        (words["figure_dropped"], trace.present[span] & ~trace.kept[span], DROPPED, "/"),
+        (words["figure_kept"], trace.kept[span], KEPT, ""),
     ):
         counts, _ = np.histogram(trace.scores[span][mask], edges)
         figure.add_bar(
@@ -47,48 +75,52 @@ def score_histogram(trace: Trace, span: int) -> go.Figure:
             width=np.diff(edges),
             name=f"{name} ({int(mask.sum()):,})",
             marker={"color": colour, "pattern": {"shape": pattern}, "line": {"width": 0}},
-            hovertemplate="score %{x:.2f}: %{y} tokens<extra></extra>",
+            hovertemplate="%{x:.2f}: %{y}<extra></extra>",
         )
-    figure.add_vline(x=0, line={"color": NEUTRAL, "dash": "dash"}, annotation_text="threshold")
+    figure.add_vline(x=0, line={"color": NEUTRAL, "dash": "dash"}, annotation_text=words["figure_threshold"])
     figure.update_layout(
-        **_LAYOUT, barmode="stack", bargap=0, xaxis_title="importance score", yaxis_title="tokens per bin"
+        **_LAYOUT, barmode="stack", bargap=0, xaxis_title=words["figure_score"], yaxis_title=words["figure_count"]
     )
     return figure
 
 
-def score_by_position(trace: Trace, span: int) -> go.Figure:
+def score_by_position(trace: Trace, span: int, words: Words = ENGLISH, selected: int = -1) -> go.Figure:
     """Importance score of every token that reached a span against its position in the prompt.
 
     Args:
         trace: of a prompt.
         span: number of the span.
+        words: labels by key, as in `ENGLISH`.
+        selected: token to mark, or -1.
     """
-    figure = _by_token(trace, span, trace.scores[span], "score")
+    figure = _by_token(trace, span, trace.scores[span], words, selected)
     figure.add_hline(y=0, line={"color": NEUTRAL, "dash": "dash"})
-    figure.update_layout(yaxis_title="importance score")
+    figure.update_layout(yaxis_title=words["figure_score"])
     return figure
 
 
-def bypass_contribution(trace: Trace, span: int) -> go.Figure:
+def bypass_contribution(trace: Trace, span: int, words: Words = ENGLISH, selected: int = -1) -> go.Figure:
     """What a span added to each token through its bypass, relative to the stream before it; 0 for dropped tokens.
 
     Args:
         trace: of a prompt.
         span: number of the span.
+        words: labels by key, as in `ENGLISH`.
+        selected: token to mark, or -1.
     """
     share = trace.contribution_norm[span] / np.maximum(trace.stream_norm[span], 1e-12)
-    figure = _by_token(trace, span, share, "contribution")
+    figure = _by_token(trace, span, share, words, selected)
     figure.update_layout(yaxis_title="‖β ⊙ a (f(x) − x)‖ / ‖x‖")
     return figure
 
 
-def retention(trace: Trace) -> go.Figure:
+def retention(trace: Trace, words: Words = ENGLISH) -> go.Figure:
     """Actual against nominal share kept by each span."""
-    names = [level_name(trace, span) for span in range(trace.num_spans)]
+    names = [level_name(trace, span, words) for span in range(trace.num_spans)]
     figure = go.Figure()
     for label, values, colour, pattern in (
-        ("kept in this run", trace.retention, KEPT, ""),
-        ("nominal", trace.retention_ratios, NEUTRAL, "/"),
+        (words["figure_in_run"], trace.retention, KEPT, ""),
+        (words["figure_nominal"], trace.retention_ratios, NEUTRAL, "/"),
     ):
         figure.add_bar(
             x=names,
@@ -99,31 +131,33 @@ def retention(trace: Trace) -> go.Figure:
             textposition="outside",
             hovertemplate="%{x}: %{y:.1%}<extra></extra>",
         )
-    figure.update_layout(**_LAYOUT, barmode="group", yaxis={"title": "share of the tokens that reach it"})
+    figure.update_layout(**_LAYOUT, barmode="group", yaxis={"title": words["figure_share"]})
     figure.update_yaxes(tickformat=".0%", range=[0, 1.1])
     return figure
 
 
-def tokens_per_block(trace: Trace) -> go.Figure:
+def tokens_per_block(trace: Trace, words: Words = ENGLISH) -> go.Figure:
     """How many tokens each block processed, with the number that a dense model processes."""
     figure = go.Figure()
     figure.add_bar(
         x=np.arange(trace.num_blocks),
         y=trace.block_tokens,
-        name="processed",
+        name=words["figure_processed"],
         marker={"color": KEPT},
-        hovertemplate="block %{x}: %{y} tokens<extra></extra>",
+        hovertemplate=f"{words['figure_block']} %{{x}}: %{{y}}<extra></extra>",
     )
-    figure.add_hline(y=trace.num_tokens, line={"color": NEUTRAL, "dash": "dash"}, annotation_text="dense")
-    figure.update_layout(**_LAYOUT, showlegend=False, xaxis_title="block", yaxis_title="tokens processed")
+    figure.add_hline(y=trace.num_tokens, line={"color": NEUTRAL, "dash": "dash"}, annotation_text=words["figure_dense"])
+    figure.update_layout(
+        **_LAYOUT, showlegend=False, xaxis_title=words["figure_block"], yaxis_title=words["figure_processed"]
+    )
     return figure
 
 
-def _by_token(trace: Trace, span: int, values: np.ndarray, name: str) -> go.Figure:
+def _by_token(trace: Trace, span: int, values: np.ndarray, words: Words, selected: int) -> go.Figure:
     figure = go.Figure()
     for label, mask, colour, symbol in (
-        ("dropped", trace.present[span] & ~trace.kept[span], DROPPED, "x-thin-open"),
-        ("kept", trace.kept[span], KEPT, "circle"),
+        (words["figure_dropped"], trace.present[span] & ~trace.kept[span], DROPPED, "x-thin-open"),
+        (words["figure_kept"], trace.kept[span], KEPT, "circle"),
     ):
         positions = mask.nonzero()[0]
         figure.add_scattergl(
@@ -133,9 +167,18 @@ def _by_token(trace: Trace, span: int, values: np.ndarray, name: str) -> go.Figu
             name=label,
             marker={"color": colour, "symbol": symbol, "size": 7},
             text=[escape(repr(str(piece))) for piece in trace.pieces[positions]],
-            hovertemplate=f"token %{{x}} %{{text}}<br>{name} %{{y:.3f}}<extra></extra>",
+            hovertemplate="%{x} %{text}<br>%{y:.3f}<extra></extra>",
         )
-    figure.update_layout(**_LAYOUT, xaxis_title="position in the prompt")
+    if selected >= 0 and trace.present[span, selected]:
+        figure.add_scatter(
+            x=[selected],
+            y=[values[selected]],
+            mode="markers",
+            name=words["figure_selected"],
+            marker={"symbol": "circle-open", "size": 15, "color": "#f2a900", "line": {"width": 3}},
+            hoverinfo="skip",
+        )
+    figure.update_layout(**_LAYOUT, xaxis_title=words["figure_position"])
     return figure
 
 

@@ -13,9 +13,11 @@ import transformers
 from torch import Tensor
 from transformers import DynamicCache
 
-from subllm import RoutingRecord, SubllmCache
+from subllm import RoutingRecord, StreamState, SubllmCache
 from subllm.checkpoints import Checkpoint, DenseModel
+from subllm.structure import BLOCK
 
+from .agreement import agreement, empty_agreement
 from .errors import RunStopped
 from .measure import alternate, device_name, peak_bytes, timed
 from .prompt import Prompt, decode_pieces
@@ -34,7 +36,7 @@ class RunOptions:
 
     Attributes:
         new_tokens: length of the greedy continuation; it ends early at the end-of-text token.
-        compare: measure time and memory against the dense model.
+        compare: measure time, memory and predictions against the dense model.
         seconds: time limit of the whole run.
     """
 
@@ -70,14 +72,20 @@ def record_trace(
     deadline = time.monotonic() + options.seconds
     ids = torch.tensor(prompt.token_ids, device=model.device)[None]
     with _out_of_memory_said(prompt):
-        cache, logits, records = _read(model, ids, deadline, progress)
+        cache, hidden, records, change = _read(model, ids, deadline, progress)
+        logits = model.lm_head(hidden[-1])
         cache_bytes = cache.used_bytes
         new_ids, new_scores = _continue(model, cache, logits, options.new_tokens, deadline, progress)
         probabilities, next_ids = logits.float().softmax(-1).topk(min(NEXT_TOKENS, logits.numel()))
         del cache
         costs: tuple[Cost | None, Cost | None] = (None, None)
+        quality = empty_agreement(len(hidden))
         if dense is not None and options.compare:
             costs = _compare(model, dense, ids, cache_bytes, deadline, progress)
+            if time.monotonic() < deadline:
+                progress(0.9, "Comparing predictions")
+                dense_hidden = dense.model.model(ids, use_cache=False).last_hidden_state[0]
+                quality = agreement(model.lm_head, hidden, dense.model.lm_head, dense_hidden, ids[0])
     levels = _levels(model, records, ids.shape[1])
     structure = model.config.parsed_structure
     progress(1.0, "Done")
@@ -89,6 +97,8 @@ def record_trace(
         ends=prompt.ends,
         pieces=prompt.pieces,
         **levels,
+        **quality,
+        change=change,
         bypass_scale=_stack([bypass.scale for bypass in model.model.bypasses], model.config.hidden_size),
         block_spans=np.asarray([-1 if s is None else s for s in structure.block_spans], dtype=np.int64),
         span_parents=np.asarray([-1 if s.parent is None else s.parent for s in structure.spans], dtype=np.int64),
@@ -116,17 +126,28 @@ def record_trace(
 
 def _read(
     model: Any, ids: Tensor, deadline: float, progress: Progress
-) -> tuple[SubllmCache, Tensor, tuple[RoutingRecord, ...]]:
-    """The forward pass over the prompt: cache, logits (V,) after the last token, and routing."""
+) -> tuple[SubllmCache, Tensor, tuple[RoutingRecord, ...], np.ndarray]:
+    """The forward pass over the prompt: cache, last hidden states (T, D), routing, and change per block (L, T)."""
     steps = len(model.config.structure)
+    change = np.full((model.config.num_hidden_layers, ids.shape[1]), np.nan, dtype=np.float16)
+    stream: Tensor | None = None
+    block = 0
 
-    def observe(state: Any) -> None:
+    def observe(state: StreamState) -> None:
+        nonlocal stream, block
         _check(deadline, f"after {state.step} of {steps} steps through the model")
         progress(0.4 * state.step / steps, f"Reading {ids.shape[1]:,} tokens, step {state.step} of {steps}")
+        if state.symbol == BLOCK:
+            if stream is not None and stream.numel():
+                before, after = stream[0], state.hidden_states[0]
+                share = (after - before).norm(dim=-1, dtype=torch.float32) / before.norm(dim=-1, dtype=torch.float32)
+                change[block, state.positions[0].cpu().numpy()] = share.cpu().numpy()
+            block += 1
+        stream = state.hidden_states
 
     cache = SubllmCache(model.config)
-    output = model(ids, past_key_values=cache, output_routing=True, logits_to_keep=1, observer=observe)
-    return cache, output.logits[0, -1], output.routing
+    output = model.model(ids, past_key_values=cache, output_routing=True, observer=observe)
+    return cache, output.last_hidden_state[0], output.routing, change
 
 
 def _continue(

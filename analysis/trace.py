@@ -11,10 +11,14 @@ Letters: T tokens of the prompt, S spans (subsampling modules in order of openin
 | `stream_norm` | (S, T) | L2 norm of the residual stream before the span; NaN as above |
 | `difference_norm` | (S, T) | L2 norm of f(x) - x, what the span changed; 0 at dropped tokens |
 | `contribution_norm` | (S, T) | L2 norm of β ⊙ a (f(x) - x), what was added to the stream; 0 at dropped tokens |
+| `change` | (L, T) | L2 norm of what the block added to the stream, over the stream's norm; NaN where not processed |
 | `bypass_scale` | (S, D) | β |
 | `block_spans` | (L,) | innermost span around each block, -1 where it runs on all tokens |
 | `span_parents` | (S,) | enclosing span, -1 on the full sequence |
 | `retention_ratios` | (S,) | nominal share of the parent's tokens kept |
+| `surprisal`, `dense_surprisal` | (T,) | nats, -log p(token given those before), SUBLLM and dense model; NaN at first |
+| `divergence` | (T,) | nats, KL divergence of the SUBLLM's next-token distribution after the token from the dense one |
+| `agrees` | (T,) | True where both find the same next token most likely |
 | `next_ids`, `next_probabilities`, `next_pieces` | (10,) | most likely next tokens |
 | `new_ids`, `new_pieces` | (N,) | greedy continuation |
 | `new_scores` | (S, N) | their importance; NaN where the token did not reach the span |
@@ -33,7 +37,7 @@ import numpy as np
 
 from .errors import TraceError
 
-_FORMAT = 1
+_FORMAT = 2
 _META = "meta"
 
 
@@ -105,7 +109,12 @@ class Trace:
     stream_norm: np.ndarray
     difference_norm: np.ndarray
     contribution_norm: np.ndarray
+    change: np.ndarray
     bypass_scale: np.ndarray
+    surprisal: np.ndarray
+    dense_surprisal: np.ndarray
+    divergence: np.ndarray
+    agrees: np.ndarray
     block_spans: np.ndarray
     span_parents: np.ndarray
     retention_ratios: np.ndarray
@@ -167,6 +176,16 @@ class Trace:
     def block_tokens(self) -> np.ndarray:
         """(L,) tokens that each block ran on."""
         return self.processed.sum(1)
+
+    @property
+    def perplexity(self) -> float:
+        """Of the SUBLLM on the prompt; NaN where it was not measured."""
+        return _perplexity(self.surprisal)
+
+    @property
+    def dense_perplexity(self) -> float:
+        """Of the dense model on the prompt; NaN where it was not measured."""
+        return _perplexity(self.dense_surprisal)
 
     @cached_property
     def depth(self) -> np.ndarray:
@@ -234,6 +253,11 @@ class Trace:
 
 
 _ARRAYS = tuple(field.name for field in fields(Trace) if field.type is np.ndarray)
+
+
+def _perplexity(surprisal: np.ndarray) -> float:
+    known = surprisal[~np.isnan(surprisal)]
+    return float(np.exp(known.mean(dtype=np.float64))) if len(known) else float("nan")
 
 
 def _cost(entry: dict[str, Any] | None) -> Cost | None:

@@ -7,6 +7,7 @@ import streamlit as st
 
 from analysis import AnalysisError
 from app.messages import show_error
+from app.strings import say
 from app.views import explore
 from subllm import SubllmError
 
@@ -20,4 +21,4 @@ except (SubllmError, AnalysisError) as error:
     show_error(error)
 except Exception:
     logging.getLogger("app").exception("A page failed")
-    st.error("Something went wrong inside of the app. The server's log says what; reload the page to go on.")
+    st.error(say("failed"))

@@ -1,93 +1,123 @@
 """One prompt through one checkpoint: which tokens were kept, why, and what that saved."""
 
+import io
 import json
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import pandas as pd
 import streamlit as st
 
-from analysis import AnalysisError, Cost, Trace, figures
+from analysis import AnalysisError, Trace, figures
 from analysis.record import RunOptions
 from app import runs
-from app.components.routing_view import routing_view
+from app.components.routing_view import Shown, routing_view
 from app.messages import plain, show_error
 from app.settings import Settings
+from app.strings import LANGUAGES, language, say, table
+from app.views import costs
 from subllm import PromptTooLongError, SubllmError
 
 _PROMPTS = Path(__file__).parents[2] / "assets" / "prompts.json"
-_OWN = "Your own"
+_LONGEST_LINK = 600  # characters of a prompt that a link carries
+_EARLIER = 8
 
 
 def show() -> None:
     """The page."""
     settings = Settings.read()
-    st.title("What does this LLM drop?")
-    st.write(
-        "A SUBLLM sends only the important tokens of your prompt through its middle layers. "
-        "Run a prompt to see which ones it kept at each level, with which score, and what that saved."
-    )
+    linked = _read_link()
+    st.title(say("title"))
+    st.write(say("intro"))
     choice, device, dtype, options = _sidebar(settings)
     text, chat, pressed = _prompt_form()
-    if pressed:
+    message = st.container()  # stays above the results
+    arguments = (settings, choice, device, dtype, options, text, chat)
+    if pressed or linked:
         st.session_state["too_long"] = None
-        _run(settings, choice, device, dtype, options, text, chat=chat, truncate=False)
+        with message:
+            _run(*arguments, truncate=False)
     if too_long := st.session_state.get("too_long"):
-        show_error(too_long)
-        if st.button(f"Cut it to the first {too_long.limit:,} tokens and run"):
-            st.session_state["too_long"] = None
-            if _run(settings, choice, device, dtype, options, text, chat=chat, truncate=True):
-                st.rerun()  # without the message
-    trace: Trace | None = st.session_state.get("trace")
+        with message:
+            show_error(too_long)
+            if st.button(say("cut", limit=f"{too_long.limit:,}")):
+                st.session_state["too_long"] = None
+                if _run(*arguments, truncate=True):
+                    st.rerun()  # without the message
+    trace = _chosen_trace()
     if trace is None:
-        st.info("Nothing has run yet: choose an example or type a prompt, then press Run.", icon=":material/info:")
+        st.info(say("nothing_yet"), icon=":material/info:")
         return
     _results(trace)
 
 
+def _read_link() -> bool:
+    """Take over what a link says, once per session; True if there is a prompt to run."""
+    if "linked" in st.session_state:
+        return False
+    st.session_state["linked"] = True
+    link = st.query_params
+    if "prompt" not in link:
+        return False
+    st.session_state["prompt"], st.session_state["chat"] = link["prompt"], link.get("chat") == "1"
+    st.session_state["example"] = None
+    if "checkpoint" in link:
+        st.session_state["checkpoint"] = link["checkpoint"]
+    st.session_state["shown"] = {key: link[key] for key in ("level", "selected", "colour") if key in link}
+    return True
+
+
+def _write_link(trace: Trace, shown: Shown) -> None:
+    """Put into the address what restores this view; a long prompt is left out."""
+    prompt, chat, checkpoint = st.session_state["sources"].get(trace.digest, ("", False, ""))
+    if not prompt or len(prompt) > _LONGEST_LINK:
+        st.query_params.from_dict({"lang": language()})
+        return
+    fields = {"checkpoint": checkpoint, "prompt": prompt, "chat": int(chat), "lang": language()}
+    fields |= {"level": shown.level, "selected": shown.selected, "colour": shown.colour}
+    st.query_params.from_dict({key: str(value) for key, value in fields.items()})
+
+
 def _sidebar(settings: Settings) -> tuple[str, str, str, RunOptions]:
+    choices = settings.choices()
     with st.sidebar:
-        st.header("Checkpoint")
+        if st.session_state.get("checkpoint") not in (None, *choices):
+            choices.append(st.session_state["checkpoint"])  # typed, or from a link
         choice = st.selectbox(
-            "Checkpoint",
-            settings.choices(),
-            key="checkpoint",
-            label_visibility="collapsed",
-            accept_new_options=True,
-            help="The demo, a folder below the configured roots (type its path), or an allowed name on the hub.",
+            say("checkpoint"), choices, key="checkpoint", accept_new_options=True, help=say("checkpoint_help")
         )
-        device = st.selectbox("Device", runs.devices(), help="Picked automatically: a GPU if there is one.")
-        dtype = st.selectbox(
-            "Number format", runs.dtypes(device), help="float32 is exact; bfloat16 is faster where the device has it."
+        device = st.selectbox(say("device"), runs.devices(), help=say("device_help"))
+        dtype = st.selectbox(say("dtype"), runs.dtypes(device), help=say("dtype_help"))
+        new_tokens = st.slider(say("new_tokens"), 0, 200, 40)
+        compare = st.toggle(say("compare"), value=True, help=say("compare_help"))
+        st.selectbox(
+            say("language"),
+            list(LANGUAGES),
+            index=list(LANGUAGES).index(language()),
+            format_func=LANGUAGES.__getitem__,
+            key="language",
         )
-        st.header("Run")
-        new_tokens = st.slider("New tokens to generate", 0, 200, 40)
-        compare = st.toggle(
-            "Measure against the dense model",
-            value=True,
-            help="Reads the prompt several more times, with the SUBLLM and with the dense LLaMA in turn.",
-        )
-    return choice or settings.choices()[0], device, dtype, RunOptions(new_tokens, compare, settings.max_seconds)
+    return choice or choices[0], device, dtype, RunOptions(new_tokens, compare, settings.max_seconds)
 
 
 def _prompt_form() -> tuple[str, bool, bool]:
-    examples = {entry["name"]: entry for entry in json.loads(_PROMPTS.read_text())}
+    examples = {entry["name"]: entry for entry in json.loads(_PROMPTS.read_text(encoding="utf-8"))}
     if "prompt" not in st.session_state:
         first = next(iter(examples.values()))
         st.session_state["prompt"], st.session_state["chat"] = first["text"], first["chat"]
+        st.session_state["example"] = first["name"]
 
     def fill() -> None:
         entry = examples.get(st.session_state["example"])
         if entry:
             st.session_state["prompt"], st.session_state["chat"] = entry["text"], entry["chat"]
 
-    st.pills("Examples", list(examples), default=next(iter(examples)), key="example", on_change=fill)
-    text = st.text_area("Prompt", key="prompt", height=140)
+    names = {name: entry.get(language(), name) for name, entry in examples.items()}
+    st.pills(say("examples"), list(examples), key="example", on_change=fill, format_func=names.__getitem__)
+    text = st.text_area(say("prompt"), key="prompt", height=140)
     left, right = st.columns([1, 4], vertical_alignment="center")
-    pressed = left.button("Run", type="primary", width="stretch", icon=":material/play_arrow:")
-    chat = right.toggle("As a chat message, in the model's template", key="chat")
+    pressed = left.button(say("run"), type="primary", width="stretch", icon=":material/play_arrow:")
+    chat = right.toggle(say("chat"), key="chat")
     return text, chat, pressed
 
 
@@ -98,135 +128,104 @@ def _run(
     dtype: str,
     options: RunOptions,
     text: str,
-    *,
     chat: bool,
+    *,
     truncate: bool,
 ) -> bool:
     """Make the trace; on failure say why, and leave the last one on screen."""
-    bar = st.progress(0.0, "Starting")
+    bar = st.progress(0.0, say("starting"))
 
     def progress(share: float, doing: str) -> None:
         bar.progress(min(max(share, 0.0), 1.0), plain(doing))
 
     try:
         folder = settings.locate(choice, progress)
-        progress(0.0, "Loading the checkpoint")
+        progress(0.0, say("loading"))
         checkpoint, dense = runs.load(folder, device, dtype)
-        st.session_state["trace"] = runs.run(
-            checkpoint, dense, choice, text, options, progress, chat=chat, truncate=truncate, limit=settings.max_tokens
-        )
+        limit = settings.max_tokens
+        trace = runs.run(checkpoint, dense, choice, text, options, progress, chat=chat, truncate=truncate, limit=limit)
     except PromptTooLongError as error:
         st.session_state["too_long"] = error
     except (SubllmError, AnalysisError) as error:
         show_error(error)
     else:
+        earlier = [other for other in st.session_state.get("traces", []) if other.digest != trace.digest]
+        st.session_state["traces"] = [trace, *earlier][:_EARLIER]
+        st.session_state.setdefault("sources", {})[trace.digest] = (text, chat, choice)
+        st.session_state.pop("earlier", None)  # show the new one
         return True
     finally:
         bar.empty()
     return False
 
 
+def _chosen_trace() -> Trace | None:
+    """The trace to show: the last one, or one of the earlier ones if the user wants that."""
+    traces: list[Trace] = st.session_state.get("traces", [])
+    if len(traces) < 2:
+        return traces[0] if traces else None
+    names = {trace.digest: f"{trace.prompt.strip()[:60]!r} · {trace.provenance.checkpoint}" for trace in traces}
+    chosen = st.selectbox(say("earlier"), list(names), format_func=names.__getitem__, key="earlier")
+    return next((trace for trace in traces if trace.digest == chosen), traces[0])
+
+
+@st.fragment
 def _results(trace: Trace) -> None:
-    where = trace.provenance
-    st.subheader("The prompt as the model read it")
+    words, where = table(language()), trace.provenance
+    st.subheader(say("read"))
     st.caption(plain(f"{where.checkpoint} · {where.structure} · {where.device} · {where.dtype} · {where.attention}"))
-    _headline(trace)
-    routing_view(trace, key="routing")
-    for title, draw in (("What it would say", _continuation), ("Time and memory", _costs)):
-        st.subheader(title)
-        draw(trace)
-    if not trace.num_spans:
-        return
-    st.subheader("Level by level")
-    span = 0
-    if trace.num_spans > 1:
-        names = [figures.level_name(trace, index) for index in range(trace.num_spans)]
-        picked = st.segmented_control("Level", names, default=names[0], key="level", required=True)
-        span = names.index(picked) if picked in names else 0
-    scores, position, bypass = st.tabs(["Scores and threshold", "Scores along the prompt", "Bypass contribution"])
-    for tab, figure in ((scores, figures.score_histogram), (position, figures.score_by_position)):
-        _plot(tab, figure(trace, span), figure.__name__)
-    _plot(bypass, figures.bypass_contribution(trace, span), "bypass")
-    bypass.caption(
-        "How far the level moved each token, relative to what was there before. Dropped tokens move by zero."
-    )
+    costs.headline(trace)
+    before = Shown.parse(st.session_state.get("shown"), trace)
+    shown = routing_view(trace, before, words, key="routing")
+    st.session_state["shown"] = vars(shown)
+    _write_link(trace, shown)
+    st.subheader(say("say"))
+    _continuation(trace)
+    st.subheader(say("costs"))
+    costs.table(trace)
+    if trace.num_spans:
+        st.subheader(say("by_level"))
+        _levels(trace, shown)
+    file = io.BytesIO()
+    trace.save(file)
+    st.download_button(say("save"), file.getvalue(), "trace.npz", icon=":material/download:", on_click="ignore")
+
+
+def _levels(trace: Trace, shown: Shown) -> None:
+    words, span = table(language()), shown.level
+    st.caption(say("level_here", level=figures.level_name(trace, span, words)))
+    scores, positions, bypass = st.tabs([say("tab_scores"), say("tab_positions"), say("tab_bypass")])
+    _plot(scores, figures.score_histogram(trace, span, words), "histogram")
+    _plot(positions, figures.score_by_position(trace, span, words, shown.selected), "positions")
+    _plot(bypass, figures.bypass_contribution(trace, span, words, shown.selected), "bypass")
+    bypass.caption(say("bypass_help"))
     left, right = st.columns(2)
-    left.markdown("**Actual against nominal retention**")
-    _plot(left, figures.retention(trace), "retention")
-    right.markdown("**Tokens processed by each block**")
-    _plot(right, figures.tokens_per_block(trace), "blocks")
+    left.markdown(f"**{say('retention')}**")
+    _plot(left, figures.retention(trace, words), "retention")
+    right.markdown(f"**{say('blocks')}**")
+    _plot(right, figures.tokens_per_block(trace, words), "blocks")
 
 
 def _plot(where: Any, figure: Any, key: str) -> None:
     where.plotly_chart(figure, key=key, config={"displayModeBar": False})
 
 
-def _headline(trace: Trace) -> None:
-    cells: list[tuple[str, str, str]] = [("Prompt", f"{trace.num_tokens:,} tokens", "")]
-    for span in range(trace.num_spans):
-        nominal = f"nominal {trace.retention_ratios[span]:.0%}"
-        cells.append((f"{figures.level_name(trace, span)} keeps", f"{trace.retention[span]:.0%}", nominal))
-    work = trace.block_tokens.sum() / max(trace.num_blocks * trace.num_tokens, 1)
-    cells.append(("Tokens × blocks computed", f"{work:.0%}", "of the dense model"))
-    if trace.cost and trace.dense_cost:
-        speed = trace.dense_cost.median_seconds / trace.cost.median_seconds
-        cells.append(("Reading the prompt", f"{speed:.2f}×", "dense speed, measured"))
-    for column, (label, value, note) in zip(st.columns(len(cells)), cells, strict=True):
-        column.metric(label, value, note or None, delta_color="off", delta_arrow="off")
-
-
 def _continuation(trace: Trace) -> None:
+    words = table(language())
     left, right = st.columns(2)
     with left:
-        st.caption("Most likely next tokens")
-        table = pd.DataFrame(
-            {"token": [repr(str(p)) for p in trace.next_pieces], "probability": trace.next_probabilities}
-        )
-        st.dataframe(
-            table,
-            hide_index=True,
-            height="content",
-            column_config={"probability": st.column_config.ProgressColumn(format="percent", min_value=0, max_value=1)},
-        )
+        st.caption(say("next_tokens"))
+        columns = {
+            say("token"): [repr(str(p)) for p in trace.next_pieces],
+            say("probability"): trace.next_probabilities,
+        }
+        bar = st.column_config.ProgressColumn(format="percent", min_value=0, max_value=1)
+        st.dataframe(pd.DataFrame(columns), hide_index=True, height="content", column_config={say("probability"): bar})
     with right:
-        st.caption(f"Greedy continuation, {len(trace.new_ids)} tokens")
-        st.text(trace.continuation or "(the model ends the text here)")
+        st.caption(say("continuation", n=len(trace.new_ids)))
+        st.text(trace.continuation or say("ends_here"))
         if trace.num_spans and len(trace.new_ids):
-            kept = [f"{figures.level_name(trace, s)}: {np.sum(row > 0)}" for s, row in enumerate(trace.new_scores)]
-            st.caption(f"Of these {len(trace.new_ids)} new tokens were kept at " + ", ".join(kept))
-
-
-def _costs(trace: Trace) -> None:
-    ours, dense = trace.cost, trace.dense_cost
-    if ours is None or dense is None:
-        st.info("Not measured: the comparison was off, or the time limit left no room for it.")
-        return
-    rows: list[tuple[str, Callable[[Cost], float], str]] = [
-        ("Reading the prompt, median", lambda cost: 1000 * cost.median_seconds, "ms"),
-        ("Peak memory of tensors, beyond the weights", lambda cost: cost.peak_bytes / 2**20, "MiB"),
-        ("Key/value cache of the prompt", lambda cost: cost.cache_bytes / 2**20, "MiB"),
-    ]
-    table = pd.DataFrame(
-        [
-            {
-                "": f"{name}, {unit}",
-                "SUBLLM": f"{value(ours):,.2f}",
-                "dense": f"{value(dense):,.2f}",
-                "SUBLLM / dense": f"{value(ours) / value(dense):.2f}",
-            }
-            for name, value, unit in rows
-        ]
-    )
-    st.dataframe(table, hide_index=True, height="content")
-    spread = ", ".join(
-        f"{name} {1000 * min(cost.seconds):,.1f} to {1000 * max(cost.seconds):,.1f} ms"
-        for name, cost in (("SUBLLM", ours), ("dense", dense))
-    )
-    where = trace.provenance
-    st.caption(
-        plain(
-            f"Measured on this machine: {where.device}, {where.dtype}, {where.attention}; {len(ours.seconds)} timed "
-            f"passes of each model in turn after one to warm up ({spread}). Dense: {where.dense}, as "
-            f"transformers' LlamaForCausalLM. {where.versions}."
-        )
-    )
+            kept = [
+                f"{figures.level_name(trace, s, words)}: {(row > 0).sum()}" for s, row in enumerate(trace.new_scores)
+            ]
+            st.caption(say("new_kept", n=len(trace.new_ids)) + " " + ", ".join(kept))

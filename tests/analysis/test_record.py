@@ -1,5 +1,7 @@
 """Recording: the trace says what the model did, and costs are measured."""
 
+from itertools import pairwise
+
 import numpy as np
 import pytest
 import torch
@@ -98,3 +100,20 @@ def test_a_gpu_records_the_same_routing_as_the_cpu(trace, tiny_checkpoint):
     np.testing.assert_array_equal(found.kept, trace.kept)
     np.testing.assert_allclose(found.scores, trace.scores, atol=1e-3)
     assert found.cost.peak_bytes > 0
+
+
+def test_change_is_what_each_block_added_to_the_tokens_it_processed(trace, checkpoint):
+    states = []
+    ids = torch.tensor(trace.token_ids)[None]
+    with torch.inference_mode():
+        checkpoint.model.model(
+            ids, observer=lambda state: states.append((state.symbol, state.hidden_states[0].clone()))
+        )
+    np.testing.assert_array_equal(~np.isnan(trace.change), trace.processed)
+    block = 0
+    for (_, before), (symbol, after) in pairwise(states):
+        if symbol == "T":
+            expected = (after - before).norm(dim=-1) / before.norm(dim=-1)
+            np.testing.assert_allclose(trace.change[block][trace.processed[block]], expected, rtol=2e-3)
+            block += 1
+    assert block == trace.num_blocks

@@ -45,11 +45,11 @@ def test_a_prompt_runs_and_its_numbers_are_shown(page):
 
 def test_a_rerun_does_not_run_the_model_again(page, monkeypatch):
     run(page, "the cat sat on the mat")
-    before = page.session_state["trace"]
+    before = page.session_state["traces"][0]
     run(page, "the cat sat on the mat")
-    assert page.session_state["trace"] is before
+    assert page.session_state["traces"][0] is before
     run(page, "the dog sat on the mat")
-    assert page.session_state["trace"] is not before
+    assert page.session_state["traces"][0] is not before
 
 
 @pytest.mark.parametrize(("text", "message"), [("", "is empty"), ("  \n ", "white space only")])

@@ -61,6 +61,14 @@ def browser():
         chromium.close()
 
 
+@pytest.fixture(scope="session")
+def pictures():
+    """Folder for screenshots, to be looked at."""
+    folder = ROOT / "build" / "screenshots"
+    folder.mkdir(parents=True, exist_ok=True)
+    return folder
+
+
 @pytest.fixture
 def page(browser, server):
     """The app's first page, ready for a prompt, with the tiny checkpoint chosen."""

@@ -1,6 +1,8 @@
 """The prompt as text and as a map of blocks by tokens, in the browser: arrays in, no DOM node per token."""
 
 import base64
+from collections.abc import Mapping
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -11,17 +13,55 @@ from analysis import Trace
 from analysis.figures import level_name
 
 _FOLDER = Path(__file__).parent
-_HTML, _CSS, _JS = ((_FOLDER / f"view.{kind}").read_text() for kind in ("html", "css", "js"))
+_HTML, _CSS = ((_FOLDER / f"view.{kind}").read_text() for kind in ("html", "css"))
+_JS = "\n".join((_FOLDER / f"{part}.js").read_text() for part in ("model", "text", "map", "view"))
 
 
-def routing_view(trace: Trace, key: str) -> None:
+@dataclass(frozen=True)
+class Shown:
+    """What the browser shows of a trace.
+
+    Attributes:
+        level: number of the span.
+        selected: token, or -1.
+        colour: key of the channel that colours text and map.
+    """
+
+    level: int = 0
+    selected: int = -1
+    colour: str = "score"
+
+    @classmethod
+    def parse(cls, value: Any, trace: Trace) -> "Shown":
+        """What an event or a link says, where it lies inside of the trace; the defaults elsewhere.
+
+        Args:
+            value: a mapping with the fields, as strings or numbers, or anything else.
+            trace: that it is about.
+        """
+        fields = value if isinstance(value, Mapping) else {}
+        colour = str(fields.get("colour", ""))
+        return cls(
+            _within(fields.get("level"), 0, trace.num_spans - 1),
+            _within(fields.get("selected"), -1, trace.num_tokens - 1),
+            colour if colour in _channels(trace) else cls.colour,
+        )
+
+
+def routing_view(trace: Trace, shown: Shown, words: Mapping[str, str], key: str) -> Shown:
     """Show a trace.
 
     Args:
         trace: of a prompt.
-        key: of the element; the same one keeps the chosen level over reruns.
+        shown: what to begin with when the trace is new; after that the browser decides.
+        words: labels by key.
+        key: of the element.
+
+    Returns:
+        What the browser shows now.
     """
-    _component()(data=view_data(trace), key=key, height="content")
+    result = _component()(data=view_data(trace, shown, words), key=key, height="content", on_shown_change=lambda: None)
+    return Shown.parse(result.shown, trace) if result.shown else shown
 
 
 @st.cache_resource(show_spinner=False)
@@ -29,44 +69,74 @@ def _component() -> Any:
     return st.components.v2.component("subllm_routing_view", html=_HTML, css=_CSS, js=_JS)
 
 
-def view_data(trace: Trace) -> dict[str, Any]:
+def view_data(trace: Trace, shown: Shown, words: Mapping[str, str]) -> dict[str, Any]:
     """What the component needs, arrays as base64.
 
     Args:
         trace: of a prompt.
+        shown: what to begin with.
+        words: labels by key.
     """
-    share = trace.contribution_norm / np.maximum(trace.stream_norm, 1e-12)
     offsets = _utf16_offsets(trace.prompt)
+    plain = [trace.prompt[start:end] for start, end in zip(trace.starts, trace.ends, strict=True)]
     spans = []
     for span in range(trace.num_spans):
         inside = _inside(trace, span).nonzero()[0]
-        kept = trace.scores[span][trace.kept[span]]
+        name = level_name(trace, span, words)
+        kept, reached = f"{trace.kept[span].sum():,}", f"{trace.present[span].sum():,}"
         spans.append(
             {
-                "name": level_name(trace, span),
+                "name": name,
+                "title": words["view_kept_of"].format(level=name, kept=kept, reached=reached),
                 "parent": int(trace.span_parents[span]),
                 "depth": _depth(trace, span),
                 "first": int(inside.min(initial=trace.num_blocks)),
                 "last": int(inside.max(initial=-1)),
-                "kept": int(trace.kept[span].sum()),
-                "reached": int(trace.present[span].sum()),
-                "edges": np.quantile(kept, [0.2, 0.4, 0.6, 0.8]).tolist() if len(kept) else [],
             }
         )
     return {
-        "id": trace.digest,
+        "id": trace.digest + words["view_token"],
         "text": trace.prompt,
         "tokens": trace.num_tokens,
-        "pieces": trace.pieces.tolist(),
-        "ids": trace.token_ids.tolist(),
+        # only those that the text itself does not say: parts of characters, and tokens without text
+        "pieces": {i: str(piece) for i, piece in enumerate(trace.pieces) if piece != plain[i]},
+        "ids": _pack(trace.token_ids, np.int32),
         "starts": _pack(offsets[trace.starts], np.uint32),
         "ends": _pack(offsets[trace.ends], np.uint32),
-        "scores": _pack(trace.scores, np.float32),
-        "shares": _pack(share, np.float32),
         "kept": _pack(trace.kept, np.uint8),
+        "channels": [
+            {"key": key, "rows": rows, "label": words[f"channel_{key}"], "values": _pack(values, np.float32)}
+            for key, (rows, values) in _channels(trace).items()
+        ],
         "blocks": trace.block_spans.tolist(),
         "spans": spans,
+        "labels": {key.removeprefix("view_"): text for key, text in words.items() if key.startswith("view_")},
+        "level": shown.level,
+        "selected": shown.selected,
+        "colour": shown.colour,
     }
+
+
+def _channels(trace: Trace) -> dict[str, tuple[str, np.ndarray]]:
+    """What text and map can be coloured by: key, what its rows are, values."""
+    channels = {
+        "score": ("levels", trace.scores),
+        "weight": ("levels", np.where(trace.present, trace.weights, np.nan)),
+        "bypass": ("levels", trace.contribution_norm / np.maximum(trace.stream_norm, 1e-12)),
+        "change": ("blocks", trace.change),
+    }
+    if not np.isnan(trace.divergence).all():
+        channels |= {"surprisal": ("all", trace.surprisal), "divergence": ("all", trace.divergence)}
+    return channels
+
+
+def _within(value: Any, low: int, high: int) -> int:
+    """A whole number inside of limits; the lower one for anything else."""
+    try:
+        number = int(value)
+    except (TypeError, ValueError, OverflowError):
+        return low
+    return number if low <= number <= high else low
 
 
 def _utf16_offsets(text: str) -> np.ndarray:

@@ -1,12 +1,4 @@
-// Text and map of one trace. The prompt is a single text node; tokens are coloured with the CSS Custom Highlight API,
-// so there is no DOM node per token and the text can be selected, copied and searched.
-
-const BINS = 5; // fifths of the kept tokens of a level, by score
-const ROW = 9; // pixels per block in the map
-const BRACKETS = 46; // pixels left of the map for block numbers and level brackets
-const NAMES = [];
-for (let bin = 0; bin < BINS; bin++) NAMES.push(`routing-kept-${bin}a`, `routing-kept-${bin}b`);
-NAMES.push("routing-dropped", "routing-absent", "routing-selected");
+// The controls, and what links text, map and the numbers of one token.
 
 const views = new WeakMap();
 
@@ -14,266 +6,184 @@ export default function (component) {
   const { data, parentElement } = component;
   let view = views.get(parentElement);
   if (!view) {
-    view = new View(parentElement);
+    view = new RoutingView(parentElement);
     views.set(parentElement, view);
   }
+  view.send = component.setStateValue;
   view.show(data);
   return () => view.close();
 }
 
-function decode(text, Type) {
-  const bytes = Uint8Array.from(atob(text), (c) => c.charCodeAt(0));
-  return new Type(bytes.buffer);
-}
-
-class View {
+class RoutingView {
   constructor(root) {
-    this.root = root;
-    for (const name of ["levels", "legend", "text", "token", "map", "brackets", "cells", "cursor"]) {
+    for (const name of ["levels", "legend", "token", "title", "colour", "visible", "search", "zoom"]) {
       this[name] = root.querySelector(`.${name}`);
     }
-    this.title = root.querySelector(".map-title");
+    this.text = new TextView(root.querySelector(".text"), root);
+    this.map = new MapView(root.querySelector(".map"));
     this.level = 0;
     this.selected = -1;
-    this.text.addEventListener("click", (event) => this.select(this.tokenAtPoint(event)));
-    for (const element of [this.text, this.cells]) element.addEventListener("keydown", (event) => this.walk(event));
-    this.cells.addEventListener("click", (event) => this.select(this.tokenAtColumn(event)));
-    this.cells.addEventListener("mousemove", (event) => this.hover(event));
-    this.cells.addEventListener("mouseleave", () => this.describe(this.selected));
-    this.resize = new ResizeObserver(() => this.data && this.drawMap());
-    this.resize.observe(this.map);
+    const { cells, mini } = this.map;
+    this.text.element.addEventListener("click", (event) => this.select(this.text.tokenAt(event)));
+    this.text.element.addEventListener("mousemove", (event) => this.hover(this.text.tokenAt(event)));
+    cells.addEventListener("mousemove", (event) => this.drag(event) || this.hover(this.map.tokenAt(event), this.map.blockAt(event)));
+    for (const element of [this.text.element, cells]) {
+      element.addEventListener("keydown", (event) => this.walk(event));
+      element.addEventListener("mouseleave", () => this.hover(-1));
+    }
+    cells.addEventListener("mousedown", (event) => (this.grip = { x: event.clientX, from: this.map.from, moved: false }));
+    cells.addEventListener("click", (event) => this.grip?.moved || this.select(this.map.tokenAt(event)));
+    cells.addEventListener("wheel", (event) => {
+      if (!event.ctrlKey && !event.shiftKey) return; // the page scrolls
+      event.preventDefault();
+      this.map.zoom(event.deltaY > 0 ? 1.25 : 0.8, this.map.tokenAt(event));
+    }, { passive: false });
+    mini.addEventListener("mousemove", (event) => event.buttons && this.pan(event));
+    mini.addEventListener("mousedown", (event) => this.pan(event));
+    for (const [name, factor] of [["in", 0.5], ["out", 2], ["all", Infinity]]) {
+      this.zoom.querySelector(`.${name}`).addEventListener("click", () => this.map.zoom(factor, this.selected < 0 ? undefined : this.selected));
+    }
+    this.colour.addEventListener("change", () => this.paint());
+    this.visible.addEventListener("change", () => this.write());
+    this.search.addEventListener("input", () => this.find());
+    this.search.addEventListener("keydown", (event) => event.key === "Enter" && this.next(event.shiftKey ? -1 : 1));
+    this.resize = new ResizeObserver(() => this.data && this.map.draw());
   }
 
   close() {
-    for (const name of NAMES) CSS.highlights?.delete(name);
+    this.text.close();
     this.resize.disconnect();
   }
 
   show(data) {
-    this.resize.observe(this.map);
-    if (this.data?.id !== data.id) {
-      this.selected = -1;
-      this.level = Math.min(this.level, Math.max(data.spans.length - 1, 0));
-      this.arrays = {
-        starts: decode(data.starts, Uint32Array),
-        ends: decode(data.ends, Uint32Array),
-        scores: decode(data.scores, Float32Array),
-        shares: decode(data.shares, Float32Array),
-        kept: decode(data.kept, Uint8Array),
-      };
-      this.text.textContent = data.text;
+    this.resize.observe(this.map.frame);
+    const fresh = this.data?.id !== data.id;
+    if (fresh) {
+      this.data = new RoutingData(data);
+      this.level = Math.max(0, Math.min(data.level ?? this.level, data.spans.length - 1));
+      this.selected = Math.min(data.selected ?? -1, data.tokens - 1);
+      this.map.setData(this.data);
+      this.label();
     }
-    this.data = data;
-    this.drawControls();
-    this.drawText();
-    this.drawMap();
+    if (!fresh) return this.paint();
+    this.write();
+    this.find();
+    if (this.selected >= 0) this.select(this.selected);
+  }
+
+  // Labels, in the language of the page, and the choice of colours.
+  label() {
+    const { labels, channels } = this.data;
+    for (const element of [...this.colour.parentElement.parentElement.querySelectorAll("[data-label]"), ...this.zoom.children]) {
+      const label = labels[element.dataset.label];
+      if (element.dataset.label.startsWith("zoom")) element.setAttribute("aria-label", element.title = label);
+      else element.textContent = label;
+    }
+    this.search.placeholder = labels.search;
+    this.search.setAttribute("aria-label", labels.search);
+    this.text.element.setAttribute("aria-label", labels.text);
+    this.map.cells.setAttribute("aria-label", labels.map);
+    this.levels.setAttribute("aria-label", labels.levels);
+    this.legend.setAttribute("aria-label", labels.legend);
+    const before = this.colour.value || this.data.colour;
+    this.colour.replaceChildren(...channels.map((channel) => new Option(channel.label, channel.key)));
+    this.colour.value = this.data.channel(before).key;
+  }
+
+  write() {
+    this.text.setText(this.data, this.visible.checked);
+    this.paint();
+    this.find();
+  }
+
+  paint() {
+    const channel = this.data.channel(this.colour.value);
+    this.drawControls(channel);
+    this.text.paint(this.level, channel.rows === "blocks" ? this.data.channel("score") : channel);
+    this.map.paint(channel);
+    this.title.textContent = this.data.labels.mapTitle
+      .replace("{blocks}", this.data.blocks.length).replace("{tokens}", this.data.tokens.toLocaleString()).replace("{colour}", channel.label);
+    this.text.mark("selected", [this.selected]);
     this.describe(this.selected);
+    this.report();
   }
 
-  // The state of a token at a level: "kept", "dropped", or "absent" if an outer level dropped it already.
-  state(level, token) {
-    const at = level * this.data.tokens + token;
-    if (this.arrays.kept[at]) return "kept";
-    return Number.isNaN(this.arrays.scores[at]) ? "absent" : "dropped";
-  }
-
-  bin(level, token) {
-    const score = this.arrays.scores[level * this.data.tokens + token];
-    return this.data.spans[level].edges.filter((edge) => score > edge).length;
-  }
-
-  drawControls() {
+  drawControls(channel) {
+    const { data } = this;
     this.levels.replaceChildren(
-      ...this.data.spans.map((span, index) => {
+      ...data.spans.map((span, index) => {
         const button = document.createElement("button");
         button.type = "button";
         button.setAttribute("role", "radio");
         button.setAttribute("aria-checked", String(index === this.level));
-        button.textContent = `${span.name}: ${span.kept.toLocaleString()} of ${span.reached.toLocaleString()} kept`;
+        button.textContent = span.title;
         button.addEventListener("click", () => {
           this.level = index;
-          this.show(this.data);
+          this.paint();
+          this.levels.children[index].focus();
         });
         return button;
       }),
     );
+    if (!data.spans.length) {
+      this.legend.textContent = data.labels.dense;
+      return;
+    }
     const kept = document.createElement("li");
-    kept.append("kept, by fifths of the score ");
+    kept.append(`${data.labels.kept} (${channel.label}) `);
     for (let bin = 0; bin < BINS; bin++) {
       const swatch = document.createElement("i");
       swatch.style.backgroundColor = `rgb(47 111 179 / ${0.13 + 0.15 * bin})`;
       kept.append(swatch);
     }
     const entries = [kept];
-    for (const [name, label] of [["dropped", "dropped here"], ["absent", "dropped at an outer level"]]) {
-      if (name === "absent" && this.data.spans[this.level]?.parent < 0) continue;
+    for (const name of data.spans[this.level].parent < 0 ? ["dropped"] : ["dropped", "absent"]) {
       const item = document.createElement("li");
       const sample = document.createElement("s");
       sample.className = name;
-      sample.textContent = label;
+      sample.textContent = data.labels[name];
       item.append(sample);
       entries.push(item);
     }
-    this.legend.replaceChildren(...(this.data.spans.length ? entries : []));
+    this.legend.replaceChildren(...entries);
+    if (!CSS.highlights) this.legend.append(data.labels.oldBrowser);
   }
 
-  drawText() {
-    if (!CSS.highlights) {
-      this.legend.textContent = "This browser cannot colour text (CSS Custom Highlight API); use the map below.";
-      return;
-    }
-    const node = this.text.firstChild;
-    const ranges = new Map(NAMES.map((name) => [name, []]));
-    const { starts, ends } = this.arrays;
-    for (let token = 0; token < this.data.tokens; token++) {
-      if (!node || starts[token] === ends[token] || !this.data.spans.length) continue;
-      if (token && starts[token] === starts[token - 1] && ends[token] === ends[token - 1]) continue;
-      const state = this.state(this.level, token);
-      const name = state === "kept" ? `kept-${this.bin(this.level, token)}${token % 2 ? "b" : "a"}` : state;
-      ranges.get(`routing-${name}`).push(this.range(node, token));
-    }
-    for (const [name, list] of ranges) if (name !== "routing-selected") CSS.highlights.set(name, new Highlight(...list));
-    this.markSelected();
+  hover(token, block = -1) {
+    if (token === this.hovered && block === this.hoveredBlock) return;
+    this.hovered = token;
+    this.hoveredBlock = block;
+    this.text.mark("hover", [token]);
+    this.map.drawCursor(this.selected, token);
+    this.describe(token < 0 ? this.selected : token, block);
   }
 
-  range(node, token) {
-    return new StaticRange({
-      startContainer: node, startOffset: this.arrays.starts[token],
-      endContainer: node, endOffset: this.arrays.ends[token],
-    });
+  drag(event) {
+    if (!event.buttons || !this.grip) return false;
+    const tokens = ((event.clientX - this.grip.x) / this.map.cells.clientWidth) * (this.map.to - this.map.from);
+    this.grip.moved ||= Math.abs(event.clientX - this.grip.x) > 3;
+    if (this.grip.moved) this.map.moveTo(this.grip.from - tokens);
+    return this.grip.moved;
   }
 
-  markSelected() {
-    const node = this.text.firstChild;
-    const list = this.selected >= 0 && node ? [this.range(node, this.selected)] : [];
-    const highlight = new Highlight(...list);
-    highlight.priority = 1;
-    CSS.highlights?.set("routing-selected", highlight);
-  }
-
-  drawMap() {
-    const { data } = this;
-    const width = Math.max(this.map.clientWidth - BRACKETS - 2, 50);
-    const height = data.blocks.length * ROW;
-    const ratio = window.devicePixelRatio || 1;
-    this.map.style.height = `${height + 18}px`;
-    this.title.textContent =
-      `Who is processed where: ${data.blocks.length} blocks down, ${data.tokens.toLocaleString()} tokens across. ` +
-      "Blue: processed, darker with a higher score at the block's level. Hatched: passes the block unchanged.";
-    for (const [canvas, left, w] of [[this.cells, BRACKETS, width], [this.cursor, BRACKETS, width], [this.brackets, 0, BRACKETS]]) {
-      canvas.style.left = `${left}px`;
-      canvas.style.width = `${w}px`;
-      canvas.style.height = `${height + 18}px`;
-      canvas.width = Math.round(w * ratio);
-      canvas.height = Math.round((height + 18) * ratio);
-    }
-    const context = this.cells.getContext("2d");
-    context.scale(ratio, ratio);
-    context.imageSmoothingEnabled = data.tokens > width;
-    context.drawImage(this.paint(), 0, 0, width, height);
-    context.fillStyle = getComputedStyle(this.text).color;
-    context.font = "11px sans-serif";
-    const ticks = Math.min(8, data.tokens);
-    for (let i = 0; i < ticks; i++) {
-      const token = Math.round((i * (data.tokens - 1)) / Math.max(ticks - 1, 1));
-      context.textAlign = i === 0 ? "left" : i === ticks - 1 ? "right" : "center";
-      const x = i === 0 ? 0 : i === ticks - 1 ? width : ((token + 0.5) * width) / data.tokens;
-      context.fillText(String(token), x, height + 14);
-    }
-    this.drawBrackets(ratio, height);
-    this.drawCursor();
-  }
-
-  // One pixel per token horizontally; three per block vertically, so that hatching and block edges show.
-  paint() {
-    const { data } = this;
-    const image = new OffscreenCanvas(Math.max(data.tokens, 1), data.blocks.length * 3);
-    const context = image.getContext("2d");
-    const pixels = context.createImageData(image.width, image.height);
-    data.blocks.forEach((span, block) => {
-      for (let token = 0; token < data.tokens; token++) {
-        const on = span < 0 || this.arrays.kept[span * data.tokens + token];
-        const alpha = span < 0 ? 0.45 : on ? 0.35 + 0.13 * this.bin(span, token) : 0;
-        for (let line = 0; line < 3; line++) {
-          const at = 4 * ((block * 3 + line) * image.width + token);
-          const colour = on ? [47, 111, 179] : [179, 89, 26];
-          pixels.data.set(colour, at);
-          const hatch = (token + line) % 3 === 0 ? 0.4 : 0.06;
-          pixels.data[at + 3] = 255 * (on ? alpha * (line === 2 ? 0.8 : 1) : hatch);
-        }
-      }
-    });
-    context.putImageData(pixels, 0, 0);
-    return image;
-  }
-
-  drawBrackets(ratio, height) {
-    const context = this.brackets.getContext("2d");
-    context.scale(ratio, ratio);
-    context.fillStyle = context.strokeStyle = getComputedStyle(this.text).color;
-    context.font = "10px sans-serif";
-    this.data.blocks.forEach((span, block) => {
-      if (block % 5 === 0) context.fillText(String(block), 0, block * ROW + ROW);
-    });
-    for (const span of this.data.spans) {
-      const x = 16 + 7 * span.depth;
-      context.beginPath();
-      context.moveTo(x + 4, span.first * ROW + 1);
-      context.lineTo(x, span.first * ROW + 1);
-      context.lineTo(x, (span.last + 1) * ROW - 1);
-      context.lineTo(x + 4, (span.last + 1) * ROW - 1);
-      context.stroke();
-    }
-    context.globalAlpha = 0.7;
-    context.fillText("token", 0, height + 14);
-  }
-
-  drawCursor(token = this.selected) {
-    const context = this.cursor.getContext("2d");
-    context.clearRect(0, 0, this.cursor.width, this.cursor.height);
-    if (token < 0) return;
-    const ratio = window.devicePixelRatio || 1;
-    const width = this.cursor.width / this.data.tokens;
-    context.strokeStyle = "#f2a900";
-    context.lineWidth = 2 * ratio;
-    context.strokeRect(token * width, 0, Math.max(width, 2), this.data.blocks.length * ROW * ratio);
-  }
-
-  tokenAtPoint(event) {
-    const caret = document.caretPositionFromPoint?.(event.clientX, event.clientY, { shadowRoots: [this.root] });
-    if (!caret || caret.offsetNode !== this.text.firstChild) return this.selected;
-    const { starts, ends } = this.arrays;
-    let offset = caret.offset;
-    for (const at of [offset, offset - 1]) { // the caret may stand right of the character that was hit
-      for (let token = 0; token < this.data.tokens; token++) {
-        if (starts[token] <= at && at < ends[token]) {
-          const box = document.createRange();
-          box.setStart(this.text.firstChild, starts[token]);
-          box.setEnd(this.text.firstChild, ends[token]);
-          for (const r of box.getClientRects()) {
-            if (r.left <= event.clientX && event.clientX <= r.right && r.top <= event.clientY && event.clientY <= r.bottom) return token;
-          }
-        }
-      }
-    }
-    return this.selected;
-  }
-
-  tokenAtColumn(event) {
-    const box = this.cells.getBoundingClientRect();
-    const token = Math.floor(((event.clientX - box.left) / box.width) * this.data.tokens);
-    return Math.max(0, Math.min(this.data.tokens - 1, token));
-  }
-
-  hover(event) {
-    const box = this.cells.getBoundingClientRect();
-    const block = Math.floor((event.clientY - box.top) / ROW);
-    this.describe(this.tokenAtColumn(event), block < this.data.blocks.length ? block : -1);
+  pan(event) {
+    const box = this.map.mini.getBoundingClientRect();
+    this.map.moveTo(((event.clientX - box.left) / box.width) * this.data.tokens - (this.map.to - this.map.from) / 2);
   }
 
   walk(event) {
-    const step = { ArrowRight: 1, ArrowLeft: -1 }[event.key];
+    if (event.key === "/") {
+      event.preventDefault();
+      return this.search.focus();
+    }
     if (event.key === "Escape") return this.select(-1);
+    if (event.key === "ArrowUp" || event.key === "ArrowDown") {
+      event.preventDefault();
+      const step = event.key === "ArrowDown" ? 1 : -1;
+      this.level = Math.max(0, Math.min(this.data.spans.length - 1, this.level + step));
+      return this.paint();
+    }
+    const step = { ArrowRight: 1, ArrowLeft: -1 }[event.key];
     const end = { Home: 0, End: this.data.tokens - 1 }[event.key];
     if (step === undefined && end === undefined) return;
     event.preventDefault();
@@ -282,38 +192,73 @@ class View {
 
   select(token) {
     this.selected = token;
-    this.markSelected();
-    this.drawCursor();
+    this.text.mark("selected", [token]);
+    this.map.drawCursor(token);
+    if (token >= 0) {
+      this.text.reveal(token);
+      this.map.reveal(token);
+    }
     this.describe(token);
+    this.report();
+  }
+
+  // Tell the page what is shown, once it has stayed so for a moment: for links and for what Python draws.
+  report() {
+    clearTimeout(this.pending);
+    const shown = JSON.stringify({ level: this.level, selected: this.selected, colour: this.colour.value });
+    if (shown === this.reported) return;
+    this.pending = setTimeout(() => {
+      this.reported = shown;
+      this.send?.("shown", JSON.parse(shown));
+    }, 150);
+  }
+
+  find() {
+    const query = this.search.value.toLowerCase();
+    this.matches = [];
+    for (let token = 0; query && token < this.data.tokens; token++) {
+      if (this.data.piece(token).toLowerCase().includes(query)) this.matches.push(token);
+    }
+    this.text.mark("found", this.matches);
+    this.search.title = query ? `${this.matches.length}` : "";
+  }
+
+  next(step) {
+    if (!this.matches.length) return;
+    const after = this.matches.findIndex((token) => token > this.selected);
+    const before = this.matches.findLastIndex((token) => token < this.selected);
+    const index = step > 0 ? (after < 0 ? 0 : after) : before < 0 ? this.matches.length - 1 : before;
+    this.select(this.matches[index]);
   }
 
   describe(token, block = -1) {
+    const { data } = this;
+    const { labels } = data;
     this.token.replaceChildren();
     if (token < 0) {
-      this.token.textContent = "Click a token, or walk with the arrow keys, to read its numbers.";
+      this.token.textContent = labels.hint;
       return;
     }
-    const { data, arrays } = this;
     const name = document.createElement("b");
-    name.textContent = JSON.stringify(data.pieces[token]);
-    this.token.append(`Token ${token} `, name, ` (id ${data.ids[token]})`);
+    name.textContent = JSON.stringify(data.piece(token));
+    this.token.append(`${labels.tokenNumber} ${token} `, name, ` (id ${data.ids[token]})`);
     if (block >= 0) {
-      const span = data.blocks[block];
-      const on = span < 0 || arrays.kept[span * data.tokens + token];
-      this.token.append(`, block ${block}: ${on ? "processed" : "passes unchanged"}`);
+      this.token.append(`, ${labels.block} ${block}: ${data.processed(block, token) ? labels.processed : labels.unchanged}`);
+    }
+    const surprise = data.values.surprisal?.[token];
+    if (surprise !== undefined && !Number.isNaN(surprise)) {
+      this.token.append(`, ${labels.surprise.replace("{nats}", surprise.toFixed(2))}`);
     }
     data.spans.forEach((span, index) => {
-      const at = index * data.tokens + token;
-      const score = arrays.scores[at];
-      const state = this.state(index, token);
-      const weight = Math.max(0, Math.min(1, score)).toFixed(3);
-      this.token.append(
-        `\n${span.name}: ` +
-          (state === "absent"
-            ? "not reached, dropped at an outer level"
-            : `${state}, score ${score.toFixed(3)} (threshold 0)` +
-              (state === "kept" ? `, weight ${weight}, bypass added ${(100 * arrays.shares[at]).toFixed(1)}% of the stream's norm` : "")),
-      );
+      const state = data.state(index, token);
+      const at = (key) => data.value(data.channel(key), index, token);
+      const parts = [labels[`${state}State`]];
+      if (state !== "absent") parts.push(`${labels.score} ${at("score").toFixed(3)} (${labels.threshold} 0)`);
+      if (state === "kept") {
+        parts.push(`${labels.weight} ${Math.max(0, Math.min(1, at("score"))).toFixed(3)}`);
+        parts.push(`${labels.added} ${(100 * at("bypass")).toFixed(1)}%`);
+      }
+      this.token.append(`\n${span.name}: ${parts.join(", ")}`);
     });
   }
 }
