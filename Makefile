@@ -22,7 +22,7 @@ $(VENV)/dev: requirements-dev.txt $(VENV)/run
 
 chromium:
 	@command -v chromium >/dev/null || { $(SUDO) apt-get update -qq && \
-	  DEBIAN_FRONTEND=noninteractive $(SUDO) apt-get install -qq -y --no-install-recommends chromium fonts-dejavu-core >/dev/null; }
+	  DEBIAN_FRONTEND=noninteractive $(SUDO) apt-get install -qq -y --no-install-recommends chromium fonts-dejavu-core fonts-wqy-zenhei >/dev/null; }
 
 run: $(VENV)/run ## set up, build the demo checkpoint, start the app
 	$(PYTHON) -m subllm.demo

@@ -6,11 +6,16 @@ the shape of their marker.
 
 from collections.abc import Mapping
 from html import escape
+from typing import TYPE_CHECKING
 
 import numpy as np
 import plotly.graph_objects as go
 
+from .statistics import run_lengths
 from .trace import Trace
+
+if TYPE_CHECKING:
+    from .lens import Lens
 
 KEPT, DROPPED, NEUTRAL = "#2f6fb3", "#c2702f", "#8a8f98"
 _LAYOUT = {
@@ -38,6 +43,16 @@ ENGLISH: Words = {
     "figure_block": "block",
     "figure_processed": "tokens processed",
     "figure_dense": "dense",
+    "figure_length": "length, tokens",
+    "figure_runs": "kept in a row",
+    "figure_gaps": "dropped in a row",
+    "figure_channel": "channel, sorted",
+    "figure_probability": "probability",
+    "figure_best": "most likely token",
+    "figure_true": "token that follows",
+    "figure_after_block": "after block (−1: embedding)",
+    "figure_added": "added to the channel",
+    "figure_channels": "channels",
 }
 
 
@@ -111,6 +126,92 @@ def bypass_contribution(trace: Trace, span: int, words: Words = ENGLISH, selecte
     share = trace.contribution_norm[span] / np.maximum(trace.stream_norm[span], 1e-12)
     figure = _by_token(trace, span, share, words, selected)
     figure.update_layout(yaxis_title="‖β ⊙ a (f(x) − x)‖ / ‖x‖")
+    return figure
+
+
+def kept_runs(trace: Trace, span: int, words: Words = ENGLISH) -> go.Figure:
+    """How long the unbroken runs of kept and of dropped tokens are, among those that reached a span.
+
+    Args:
+        trace: of a prompt.
+        span: number of the span.
+        words: labels by key, as in `ENGLISH`.
+    """
+    figure = go.Figure()
+    runs, gaps = run_lengths(trace, span)
+    for name, lengths, colour, pattern in (
+        (words["figure_runs"], runs, KEPT, ""),
+        (words["figure_gaps"], gaps, DROPPED, "/"),
+    ):
+        values, counts = np.unique(lengths, return_counts=True)
+        marker = {"color": colour, "pattern": {"shape": pattern}}
+        figure.add_bar(x=values, y=counts, name=name, marker=marker, hovertemplate="%{x}: %{y}<extra></extra>")
+    figure.update_layout(**_LAYOUT, barmode="group", xaxis_title=words["figure_length"])
+    return figure
+
+
+def bypass_scales(trace: Trace, words: Words = ENGLISH) -> go.Figure:
+    """The bypass scale β of every channel, sorted, one line per span."""
+    figure = go.Figure()
+    for span, scales in enumerate(trace.bypass_scale):
+        dash = ("solid", "dash", "dot", "dashdot")[span % 4]
+        name = level_name(trace, span, words)
+        figure.add_scatter(y=np.sort(scales), mode="lines", name=name, line={"dash": dash, "color": KEPT})
+    figure.update_layout(**_LAYOUT, xaxis_title=words["figure_channel"], yaxis_title="β")
+    return figure
+
+
+def lens(found: "Lens", pieces: np.ndarray, words: Words = ENGLISH) -> go.Figure:
+    """What the model would predict after each block, for one token.
+
+    Args:
+        found: of the token.
+        pieces: (L + 1,) readable text of `found.ids`.
+        words: labels by key, as in `ENGLISH`.
+    """
+    blocks = np.arange(len(found.ids)) - 1
+    symbols = ["circle", *("circle" if on else "circle-open" for on in found.processed)]
+    labels = [escape(repr(str(piece))) for piece in pieces]
+    figure = go.Figure()
+    for name, values, colour in (
+        (words["figure_best"], found.probabilities, KEPT),
+        (words["figure_true"], found.target_probabilities, DROPPED),
+    ):
+        figure.add_scatter(
+            x=blocks,
+            y=values,
+            mode="lines+markers",
+            name=name,
+            text=labels if colour == KEPT else [""] * len(labels),
+            line={"color": colour, "dash": "solid" if colour == KEPT else "dot"},
+            marker={"symbol": symbols, "size": 8},
+            hovertemplate="%{x}: %{text} %{y:.3f}<extra></extra>"
+            if colour == KEPT
+            else "%{x}: %{y:.3f}<extra></extra>",
+        )
+    figure.update_layout(**_LAYOUT, xaxis_title=words["figure_after_block"], yaxis_title=words["figure_probability"])
+    return figure
+
+
+def contribution_histogram(trace: Trace, found: "Lens", words: Words = ENGLISH) -> go.Figure:
+    """What each span's bypass added to one token, as a distribution over channels.
+
+    Args:
+        trace: of the prompt.
+        found: of the token.
+        words: labels by key, as in `ENGLISH`.
+    """
+    figure = go.Figure()
+    for span, values in enumerate(found.contributions):
+        if not np.isnan(values).any():
+            pattern = {"shape": ("", "/", "x", ".")[span % 4]}
+            name = level_name(trace, span, words)
+            figure.add_histogram(
+                x=values, name=name, opacity=0.65, nbinsx=60, marker={"color": KEPT, "pattern": pattern}
+            )
+    figure.update_layout(
+        **_LAYOUT, barmode="overlay", xaxis_title=words["figure_added"], yaxis_title=words["figure_channels"]
+    )
     return figure
 
 

@@ -7,11 +7,13 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import streamlit as st
 import torch
 
 from analysis import Trace
-from analysis.prompt import Prompt, read_prompt
+from analysis.lens import Lens, read_off
+from analysis.prompt import Prompt, decode_pieces, read_prompt
 from analysis.record import RunOptions, record_trace
 from subllm.checkpoints import Checkpoint, DenseModel, load_checkpoint, load_dense, pick_device, pick_dtype
 
@@ -163,3 +165,16 @@ def run(
             trace = record_trace(checkpoint, dense, prompt, options, name=name, progress=progress)
         traces.put(key, trace)
     return trace
+
+
+def follow(checkpoint: Checkpoint, trace: Trace, token: int) -> tuple[Lens, np.ndarray]:
+    """One token of a trace in depth, and the readable text of what would be predicted after each block.
+
+    Args:
+        checkpoint: that the trace is of.
+        trace: of a prompt.
+        token: index into it.
+    """
+    with _shared()[1].turn(lambda share, text: None):
+        found = read_off(checkpoint.model, trace.token_ids, token)
+    return found, decode_pieces(found.ids, checkpoint.tokenizer)

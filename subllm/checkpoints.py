@@ -60,8 +60,8 @@ class DenseModel:
 
     @property
     def description(self) -> str:
-        """What a comparison with it compares with."""
-        return "the LLaMA it was converted from" if self.is_twin else "its own weights with routing off"
+        """What a comparison with it compares with: "twin", or "routing off"."""
+        return "twin" if self.is_twin else "routing off"
 
 
 def pick_device() -> str:

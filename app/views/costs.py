@@ -76,7 +76,7 @@ def table(trace: Trace) -> None:
                 attention=where.attention,
                 n=len(ours.seconds),
                 spread=spread,
-                dense=where.dense,
+                dense=say(f"dense_{where.dense}"),
                 versions=where.versions,
             )
         )

@@ -10,6 +10,7 @@ import streamlit as st
 
 from analysis import AnalysisError, Trace, figures
 from analysis.record import RunOptions
+from analysis.statistics import rule_overlap
 from app import runs
 from app.components.routing_view import Shown, routing_view
 from app.messages import plain, show_error
@@ -69,7 +70,7 @@ def _read_link() -> bool:
 
 def _write_link(trace: Trace, shown: Shown) -> None:
     """Put into the address what restores this view; a long prompt is left out."""
-    prompt, chat, checkpoint = st.session_state["sources"].get(trace.digest, ("", False, ""))
+    prompt, chat, checkpoint = st.session_state["sources"][trace.digest][:3]
     if not prompt or len(prompt) > _LONGEST_LINK:
         st.query_params.from_dict({"lang": language()})
         return
@@ -151,7 +152,7 @@ def _run(
     else:
         earlier = [other for other in st.session_state.get("traces", []) if other.digest != trace.digest]
         st.session_state["traces"] = [trace, *earlier][:_EARLIER]
-        st.session_state.setdefault("sources", {})[trace.digest] = (text, chat, choice)
+        st.session_state.setdefault("sources", {})[trace.digest] = (text, chat, choice, folder, device, dtype)
         st.session_state.pop("earlier", None)  # show the new one
         return True
     finally:
@@ -179,6 +180,8 @@ def _results(trace: Trace) -> None:
     shown = routing_view(trace, before, words, key="routing")
     st.session_state["shown"] = vars(shown)
     _write_link(trace, shown)
+    st.subheader(say("depth"))
+    _depth(trace, shown)
     st.subheader(say("say"))
     _continuation(trace)
     st.subheader(say("costs"))
@@ -194,16 +197,53 @@ def _results(trace: Trace) -> None:
 def _levels(trace: Trace, shown: Shown) -> None:
     words, span = table(language()), shown.level
     st.caption(say("level_here", level=figures.level_name(trace, span, words)))
-    scores, positions, bypass = st.tabs([say("tab_scores"), say("tab_positions"), say("tab_bypass")])
+    names = ("tab_scores", "tab_positions", "tab_bypass", "tab_runs", "tab_scales")
+    scores, positions, bypass, runs_tab, scales = st.tabs([say(name) for name in names])
     _plot(scores, figures.score_histogram(trace, span, words), "histogram")
+    rules = rule_overlap(trace, span)
+    scores.caption(
+        say(
+            "rules",
+            threshold=f"{rules.by_threshold:,}",
+            share=f"{trace.retention_ratios[span]:.0%}",
+            rank=f"{rules.by_rank:,}",
+            overlap=f"{rules.overlap:.0%}",
+            differing=f"{len(rules.differing):,}",
+        )
+    )
     _plot(positions, figures.score_by_position(trace, span, words, shown.selected), "positions")
     _plot(bypass, figures.bypass_contribution(trace, span, words, shown.selected), "bypass")
     bypass.caption(say("bypass_help"))
+    _plot(runs_tab, figures.kept_runs(trace, span, words), "runs")
+    _plot(scales, figures.bypass_scales(trace, words), "scales")
+    scales.caption(say("scales_help"))
     left, right = st.columns(2)
     left.markdown(f"**{say('retention')}**")
     _plot(left, figures.retention(trace, words), "retention")
     right.markdown(f"**{say('blocks')}**")
     _plot(right, figures.tokens_per_block(trace, words), "blocks")
+
+
+def _depth(trace: Trace, shown: Shown) -> None:
+    """One token in depth, on demand: it needs the model once more."""
+    if shown.selected < 0:
+        st.caption(say("depth_hint"))
+        return
+    key = (trace.digest, shown.selected)
+    folder, device, dtype = st.session_state["sources"][trace.digest][3:]
+    if st.button(say("depth_run", n=shown.selected), icon=":material/vertical_align_center:"):
+        with st.spinner(say("loading")):
+            checkpoint, _ = runs.load(folder, device, dtype)
+            st.session_state["lens"] = (key, *runs.follow(checkpoint, trace, shown.selected))
+    if st.session_state.get("lens", (None,))[0] != key:
+        return
+    _, found, pieces = st.session_state["lens"]
+    words = table(language())
+    left, right = st.columns(2)
+    _plot(left, figures.lens(found, pieces, words), "lens")
+    left.caption(say("depth_help"))
+    _plot(right, figures.contribution_histogram(trace, found, words), "channels")
+    right.caption(say("depth_channels"))
 
 
 def _plot(where: Any, figure: Any, key: str) -> None:

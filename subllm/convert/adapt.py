@@ -101,6 +101,9 @@ def add_adapters(model: SubllmForCausalLM, rank: int) -> PeftModel:
 class Adaptation:
     """One training run; its state lives in a folder and survives a kill.
 
+    A finished run goes on if it is given more steps: the learning rate then starts again from where the longer schedule
+    has it.
+
     Args:
         model: the SUBLLM with fitted scorers; adapters are added to it.
         dense: its dense twin, the teacher.
@@ -283,10 +286,11 @@ class Adaptation:
         if not saved.exists():
             return
         state = torch.load(saved / _STATE_FILE, weights_only=True)
-        if state["options"] != asdict(self.options):
+        asked, found = asdict(self.options), state["options"]
+        if asked | {"steps": 0} != found | {"steps": 0} or asked["steps"] < found["steps"]:
             raise ConversionError(
-                f"{self.folder} holds a run with other options ({state['options']}); give the same ones to resume it, "
-                "or another --out to start anew."
+                f"{self.folder} holds a run with other options ({found}); give the same ones to resume it (more "
+                "--steps make it longer), or another --out to start anew."
             )
         with torch.no_grad():
             for parameter, value in zip(self._adapters, state["adapters"], strict=True):

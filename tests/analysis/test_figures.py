@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 
 from analysis import figures
+from analysis.lens import read_off
 
 
 @pytest.mark.parametrize("span", [0, 1])
@@ -41,3 +42,27 @@ def test_retention_and_blocks_show_the_trace(trace):
     np.testing.assert_allclose(actual.y, trace.retention)
     np.testing.assert_allclose(nominal.y, trace.retention_ratios)
     np.testing.assert_array_equal(figures.tokens_per_block(trace).data[0].y, trace.block_tokens)
+
+
+def test_runs_scales_and_the_lens_show_what_was_found(trace, checkpoint):
+    runs, gaps = figures.kept_runs(trace, 0).data
+    assert np.dot(runs.x, runs.y) == trace.kept[0].sum()
+    assert np.dot(gaps.x, gaps.y) == (~trace.kept[0]).sum()
+    for line, scales in zip(figures.bypass_scales(trace).data, trace.bypass_scale, strict=True):
+        np.testing.assert_array_equal(line.y, np.sort(scales))
+    token = int(trace.kept[1].nonzero()[0][-1])
+    found = read_off(checkpoint.model, trace.token_ids, token)
+    best, target = figures.lens(found, np.asarray(["<b>"] * len(found.ids))).data
+    np.testing.assert_array_equal(best.y, found.probabilities)
+    np.testing.assert_array_equal(target.y, found.target_probabilities)
+    assert all("<" not in label for label in best.text)
+    histograms = figures.contribution_histogram(trace, found).data
+    np.testing.assert_array_equal([h.x for h in histograms], found.contributions)
+
+
+def test_a_selected_token_is_marked_where_it_is(trace):
+    token = int(trace.kept[0].nonzero()[0][0])
+    marked = figures.score_by_position(trace, 0, selected=token).data[-1]
+    assert (marked.x[0], marked.y[0]) == (token, trace.scores[0, token])
+    absent = int((~trace.present[1]).nonzero()[0][0])
+    assert len(figures.score_by_position(trace, 1, selected=absent).data) == 2

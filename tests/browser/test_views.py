@@ -93,6 +93,14 @@ def test_a_link_restores_the_view_in_another_browser(page, browser):
     other.context.close()
 
 
+def test_a_token_is_followed_through_every_block(page):
+    run(page, TEXT)
+    shown(page, TEXT).press("End")
+    page.get_by_role("button", name="Follow token 12").click()
+    page.get_by_text("most likely token").wait_for()
+    page.get_by_text("What each level's bypass added").wait_for()
+
+
 def test_earlier_runs_stay_one_click_away(page):
     run(page, TEXT)
     shown(page, TEXT)

@@ -138,7 +138,7 @@ def test_the_dense_twin_is_preferred_where_it_is(copied_checkpoint):
     twin.save_pretrained(copied_checkpoint / DENSE_TWIN)
     dense = load_dense(load(copied_checkpoint))
     assert dense.is_twin
-    assert "converted from" in dense.description
+    assert dense.description == "twin"
     assert dense.model.config._attn_implementation == checkpoint.model.config._attn_implementation
     with torch.no_grad():
         torch.testing.assert_close(dense.model.model.norm.weight, twin.model.norm.weight)

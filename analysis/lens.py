@@ -1,0 +1,83 @@
+"""One token in depth: what the model would predict if read off after each block, and what each bypass added to it."""
+
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from subllm import StreamState, SubllmForCausalLM
+from subllm.structure import BLOCK, CLOSE, OPEN
+
+
+@dataclass(frozen=True, eq=False)
+class Lens:
+    """A token's way through the model. L blocks, S spans, D width.
+
+    Attributes:
+        processed: (L,) True where the block ran on the token; elsewhere its stream passed unchanged.
+        ids: (L + 1,) most likely next token after the embedding and after each block, by the final norm and head.
+        probabilities: (L + 1,) of those.
+        target_probabilities: (L + 1,) of the token that really follows; NaN at the end of the prompt.
+        contributions: (S, D) what each span's bypass added to the token's stream; NaN where it did not reach the span.
+    """
+
+    processed: np.ndarray
+    ids: np.ndarray
+    probabilities: np.ndarray
+    target_probabilities: np.ndarray
+    contributions: np.ndarray
+
+
+@torch.inference_mode()
+def read_off(model: SubllmForCausalLM, token_ids: np.ndarray, token: int) -> Lens:
+    """Follow one token. The model is causal, so only the prompt up to the token is read.
+
+    Args:
+        model: in evaluation mode.
+        token_ids: (T,) the prompt.
+        token: index into it.
+    """
+    structure, config = model.config.parsed_structure, model.config
+    ids = torch.tensor(token_ids[: token + 1], device=model.device)[None]
+    streams: list[Tensor] = []  # after the embedding and after each block, (D,)
+    processed: list[bool] = []
+    contributions = np.full((len(structure.spans), config.hidden_size), np.nan, dtype=np.float32)
+    stack: list[tuple[int, Tensor | None]] = []  # open spans, with the stream of the token before them
+
+    def own(state: StreamState) -> Tensor | None:
+        """The token's stream; it is the last of the row, if it is there at all."""
+        here = state.hidden_states.shape[1] and int(state.positions[0, -1]) == token
+        return state.hidden_states[0, -1].clone() if here else None
+
+    present: Tensor | None = None
+
+    def observe(state: StreamState) -> None:
+        nonlocal present
+        before, present = present, own(state)
+        step = structure.steps[state.step - 1] if state.step else None
+        if step is None:
+            assert present is not None
+            streams.append(present)
+        elif step.symbol == OPEN:
+            stack.append((step.index, before))
+        elif step.symbol == CLOSE:
+            span, outer = stack.pop()
+            if outer is not None and present is not None:
+                contributions[span] = (present - outer).float().cpu().numpy()
+        elif step.symbol == BLOCK:
+            processed.append(present is not None)
+            outer = next((stream for _, stream in reversed(stack) if stream is not None), None)
+            kept = present if present is not None else outer
+            assert kept is not None
+            streams.append(kept)
+
+    model.model(ids, use_cache=False, observer=observe)
+    head: Any = model.lm_head
+    logits = head(model.model.norm(torch.stack(streams))).float().softmax(-1)
+    best = logits.max(-1)
+    target = np.full(len(streams), np.nan, dtype=np.float32)
+    if token + 1 < len(token_ids):
+        target = logits[:, int(token_ids[token + 1])].cpu().numpy()
+    return Lens(np.asarray(processed), best.indices.cpu().numpy(), best.values.cpu().numpy(), target, contributions)
