@@ -72,8 +72,8 @@ class Provenance:
         device: name of the device.
         dtype: of the computation.
         attention: attention kernel.
-        dense: what costs are compared with: "twin" (the LLaMA it was converted from), "routing off" (its own weights), or
-            "" for nothing.
+        dense: what costs are compared with: "twin" (the LLaMA it was converted from), "routing off" (its own
+            weights), or "" for nothing.
         versions: of torch and transformers.
     """
 
