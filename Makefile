@@ -3,7 +3,7 @@ PYTHON := $(VENV)/bin/python
 SUDO := $(shell [ "$$(id -u)" = 0 ] || echo sudo)
 .DEFAULT_GOAL := help
 
-.PHONY: help run test test-demo test-all lint bench convert-demo chromium
+.PHONY: help run test test-demo test-all lint bench chromium
 
 help: ## list the targets
 	@grep -E '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed 's/:.*## /\t/'
@@ -41,5 +41,6 @@ lint: $(VENV)/dev ## formatting, lint rules and types
 	$(PYTHON) -m ruff check .
 	$(PYTHON) -m mypy
 
-bench: $(VENV)/run ## time and memory against transformers' LLaMA; writes assets/benchmarks
+bench: $(VENV)/dev chromium ## time and memory against transformers' LLaMA; writes assets/benchmarks
 	$(PYTHON) -m analysis.efficiency --out assets/benchmarks
+	$(PYTHON) -m tests.benchmarks.browser --out assets/benchmarks

@@ -1,0 +1,1 @@
+"""Benchmarks that need more than the packages; `make bench` runs them."""
