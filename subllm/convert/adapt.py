@@ -33,11 +33,13 @@ from ..modeling import SubllmForCausalLM
 from ..schedule import LinearSchedule
 from .evaluate import Evaluation, evaluate
 from .learned import ROUTING_FILE, save_learned
+from .scorers import calibrate
 from .text import TokenBlocks
 
 PROJECTIONS = ("q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj")
 CONTROL_RATE = 0.3  # part of a threshold's error, as seen in one batch, that is corrected at once
 DRIFT_RATE = 0.05  # part of it that is also corrected in every later step: training keeps pushing scores up
+_CALIBRATION_BATCHES = 6
 _STATE_FILE = "state.pt"
 
 
@@ -178,6 +180,8 @@ class Adaptation:
                 if stopped():
                     raise ConversionError(f"Stopped at step {self.step}; run the command again to go on from there.")
         if not self.evaluations or self.evaluations[-1]["step"] < self.step:
+            texts = [self.blocks.batch(10**7 + index, options.batch_size) for index in range(_CALIBRATION_BATCHES)]
+            calibrate(self.model.eval(), self.directions, texts)
             self._evaluate(bar)
             self.save()
         bar.close()

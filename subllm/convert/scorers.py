@@ -6,6 +6,7 @@ from transformers import LlamaForCausalLM
 
 from ..modeling import SubllmForCausalLM
 
+_CALIBRATION_ROUNDS = 2
 _SCORE_SPREAD = 6.0  # between the 10th and the 90th percentile: few kept tokens have a weight between 0 and 1
 _RIDGE = 1e-3  # of the mean squared feature
 
@@ -54,6 +55,24 @@ def fit_scorers(model: SubllmForCausalLM, dense: LlamaForCausalLM, batches: list
         kept[span.index] = present & (stream @ weight > 0)
         directions.append(direction.to(model.device))
     return directions
+
+
+@torch.no_grad()
+def calibrate(model: SubllmForCausalLM, directions: list[Tensor], batches: list[Tensor]) -> None:
+    """Move every threshold so that its span keeps its nominal share of some text, outer spans first.
+
+    Args:
+        model: in evaluation mode; its scorers are shifted.
+        directions: per scorer, from `fit_scorers`.
+        batches: (B, T) token ids each.
+    """
+    for span, ratio in zip(model.config.parsed_structure.spans, model.config.retention_ratios, strict=True):
+        for _ in range(_CALIBRATION_ROUNDS):  # a step along the direction raises scores by about 1, not exactly
+            scores = []
+            for ids in batches:
+                record = model.model(ids.to(model.device), use_cache=False, output_routing=True).routing[span.index]
+                scores.append(record.scores[record.parent_mask])
+            model.model.subsamplers[span.index].weight -= torch.cat(scores).quantile(1 - ratio) * directions[span.index]
 
 
 def _ridge(features: Tensor, target: Tensor) -> Tensor:

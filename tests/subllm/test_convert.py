@@ -120,6 +120,8 @@ def test_llama_command_converts_resumes_and_reports(tiny_llama):
     assert model.config.structure == "T(TT)T"
     card = (out / "README.md").read_text()
     assert "perplexity" in card
+    last = json.loads((out / "training" / "log.jsonl").read_text().splitlines()[-1])
+    assert abs(last["retention"][0] - 0.64) < 0.08
     assert "subllm.convert llama" in card
     again = convert(*arguments)  # the run is complete: nothing is trained twice, the same checkpoint is written
     assert again.returncode == 0, again.stderr
