@@ -2,6 +2,7 @@
 
 import json
 import os
+import pydoc_data.topics
 import shutil
 import signal
 import subprocess
@@ -94,16 +95,16 @@ def test_the_demo_is_built_after_a_killed_build_and_then_found(demo):
 
 
 @pytest.mark.demo
-def test_the_demo_is_close_to_its_dense_twin(demo):
+def test_the_demo_predicts_text_of_another_kind_than_it_was_trained_on(demo):
     checkpoint = load_checkpoint(demo, "cpu", "float32")
     dense = load_dense(checkpoint)
     assert dense.is_twin
-    text = (Path(__file__).parents[2] / "LICENSE").read_text()
+    text = pydoc_data.topics.topics["customization"]  # technical prose that every Python carries
     ids = torch.tensor(checkpoint.tokenizer(text, verbose=False)["input_ids"][:1024]).reshape(2, 512)
     found = evaluate(checkpoint.model, dense.model, ids)
     assert found.dense_perplexity < 30  # the weights were read right
-    assert found.perplexity_ratio < 2.5
-    assert all(0.45 < share < 0.85 for share in found.retention)
+    assert found.perplexity_ratio < 4  # 3.2 here, where the model card has 1.5 for text of the kinds trained on
+    assert all(0.5 < share < 0.8 for share in found.retention)
 
 
 @pytest.mark.demo
