@@ -41,6 +41,5 @@ lint: $(VENV)/dev ## formatting, lint rules and types
 	$(PYTHON) -m ruff check .
 	$(PYTHON) -m mypy
 
-bench: $(VENV)/dev chromium ## time and memory against transformers' LLaMA; writes assets/benchmarks
+bench: $(VENV)/run ## time and memory against transformers' LLaMA; writes assets/benchmarks
 	$(PYTHON) -m analysis.efficiency --out assets/benchmarks
-	$(PYTHON) -m tests.benchmarks.browser --out assets/benchmarks

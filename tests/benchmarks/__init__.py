@@ -1,1 +1,0 @@
-"""Benchmarks that need more than the packages; `make bench` runs them."""
