@@ -80,7 +80,7 @@ def score_histogram(trace: Trace, span: int, words: Words = ENGLISH) -> go.Figur
     figure = go.Figure()
     edges = _edges(trace.scores[span][trace.present[span]])
     for name, mask, colour, pattern in (
-        (words["figure_dropped"], trace.present[span] & ~trace.kept[span], DROPPED, "/"),
+        (words["figure_dropped"], trace.dropped[span], DROPPED, "/"),
         (words["figure_kept"], trace.kept[span], KEPT, ""),
     ):
         counts, _ = np.histogram(trace.scores[span][mask], edges)
@@ -123,8 +123,7 @@ def bypass_contribution(trace: Trace, span: int, words: Words = ENGLISH, selecte
         words: labels by key, as in `ENGLISH`.
         selected: token to mark, or -1.
     """
-    share = trace.contribution_norm[span] / np.maximum(trace.stream_norm[span], 1e-12)
-    figure = _by_token(trace, span, share, words, selected)
+    figure = _by_token(trace, span, trace.contribution_share[span], words, selected)
     figure.update_layout(yaxis_title="‖β ⊙ a (f(x) − x)‖ / ‖x‖")
     return figure
 
@@ -257,7 +256,7 @@ def tokens_per_block(trace: Trace, words: Words = ENGLISH) -> go.Figure:
 def _by_token(trace: Trace, span: int, values: np.ndarray, words: Words, selected: int) -> go.Figure:
     figure = go.Figure()
     for label, mask, colour, symbol in (
-        (words["figure_dropped"], trace.present[span] & ~trace.kept[span], DROPPED, "x-thin-open"),
+        (words["figure_dropped"], trace.dropped[span], DROPPED, "x-thin-open"),
         (words["figure_kept"], trace.kept[span], KEPT, "circle"),
     ):
         positions = mask.nonzero()[0]

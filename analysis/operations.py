@@ -16,9 +16,9 @@ def linear_operations(config: LlamaConfig) -> int:
     Args:
         config: of the model.
     """
-    width, heads, head_dim = config.hidden_size, config.num_attention_heads, _head_dim(config)
+    width, heads, size = config.hidden_size, config.num_attention_heads, head_dim(config)
     key_value_heads = config.num_key_value_heads or heads
-    attention = 2 * width * head_dim * (2 * heads + 2 * key_value_heads)  # query and output, key and value
+    attention = 2 * width * size * (2 * heads + 2 * key_value_heads)  # query and output, key and value
     return attention + 3 * 2 * width * config.intermediate_size
 
 
@@ -29,7 +29,7 @@ def attention_operations(config: LlamaConfig, pairs: int) -> int:
         config: of the model.
         pairs: of a query and a key that it may see; T(T+1)/2 for T tokens and a causal kernel that skips the rest.
     """
-    return 4 * pairs * config.num_attention_heads * _head_dim(config)
+    return 4 * pairs * config.num_attention_heads * head_dim(config)
 
 
 def prefill_operations(config: LlamaConfig, block_tokens: Sequence[int]) -> int:
@@ -56,5 +56,6 @@ def decode_operations(config: LlamaConfig, keys: Sequence[int]) -> int:
     return blocks + 2 * config.hidden_size * config.vocab_size
 
 
-def _head_dim(config: LlamaConfig) -> int:
+def head_dim(config: LlamaConfig) -> int:
+    """Width of one attention head."""
     return config.head_dim or config.hidden_size // config.num_attention_heads

@@ -157,6 +157,16 @@ class Trace:
         return ~np.isnan(self.scores)
 
     @cached_property
+    def dropped(self) -> np.ndarray:
+        """(S, T) True where the token reached the span and was not kept."""
+        return self.present & ~self.kept
+
+    @cached_property
+    def contribution_share(self) -> np.ndarray:
+        """(S, T) `contribution_norm` over `stream_norm`; NaN where the token did not reach the span."""
+        return self.contribution_norm / np.maximum(self.stream_norm, 1e-12)
+
+    @cached_property
     def weights(self) -> np.ndarray:
         """(S, T) clamp(score, 0, 1) at kept tokens, 0 at all others."""
         return np.where(self.kept, np.clip(np.nan_to_num(self.scores), 0, 1), 0)

@@ -122,7 +122,7 @@ def _channels(trace: Trace) -> dict[str, tuple[str, np.ndarray]]:
     channels = {
         "score": ("levels", trace.scores),
         "weight": ("levels", np.where(trace.present, trace.weights, np.nan)),
-        "bypass": ("levels", trace.contribution_norm / np.maximum(trace.stream_norm, 1e-12)),
+        "bypass": ("levels", trace.contribution_share),
         "change": ("blocks", trace.change),
     }
     if not np.isnan(trace.divergence).all():

@@ -67,7 +67,6 @@ class RoutingView {
     }
     if (!fresh) return this.paint();
     this.write();
-    this.find();
     if (this.selected >= 0) this.select(this.selected);
   }
 
