@@ -58,8 +58,8 @@ class Comparison:
     peak_bytes: tuple[int, int]
 
     def ratio(self, slow: str, fast: str) -> float:
-        """Median seconds of one over those of the other."""
-        return median(self.seconds[slow]) / median(self.seconds[fast])
+        """Median ratio of passes that ran in turn."""
+        return median(a / b for a, b in zip(self.seconds[slow], self.seconds[fast], strict=True))
 
     def spread(self, name: str) -> float:
         """Slowest pass over the fastest."""
@@ -250,9 +250,9 @@ def _report(facts: dict[str, str], rows: list[Comparison]) -> str:
     listed = "\n".join(f"- {key}: {value}" for key, value in facts.items())
     return f"""# SUBLLM against LlamaForCausalLM
 
-Measured by `make bench`: the checkpoint, and its own weights with routing off, in turn. Ratios of medians; spread is
-the slowest pass over the fastest (dense, SUBLLM). "Limit" counts operations; "reached" is the speed-up over the limit.
-Cache and peak memory (of tensors, beyond the weights) are SUBLLM over dense.
+Measured by `make bench`: the checkpoint, and its own weights with routing off, in turn. Medians of the ratios of passes
+that ran in turn; spread is the slowest pass over the fastest (dense, SUBLLM). "Limit" counts operations; "reached" is
+the speed-up over the limit. Cache and peak memory (of tensors, beyond the weights) are SUBLLM over dense.
 
 {table(rows)}
 

@@ -35,8 +35,7 @@ ENGLISH: Words = {
     "figure_threshold": "threshold",
     "figure_score": "importance score",
     "figure_count": "tokens per bin",
-    "figure_position": "position in the prompt",
-    "figure_selected": "selected",
+    "figure_processed_share": "share of the processed stream in the output, mean of β · weight",
     "figure_in_run": "kept in this run",
     "figure_nominal": "nominal",
     "figure_share": "share of the tokens that reach it",
@@ -77,54 +76,36 @@ def score_histogram(trace: Trace, span: int, words: Words = ENGLISH) -> go.Figur
         span: number of the span, in order of opening.
         words: labels by key, as in `ENGLISH`.
     """
-    figure = go.Figure()
-    edges = _edges(trace.scores[span][trace.present[span]])
-    for name, mask, colour, pattern in (
-        (words["figure_dropped"], trace.dropped[span], DROPPED, "/"),
-        (words["figure_kept"], trace.kept[span], KEPT, ""),
-    ):
-        counts, _ = np.histogram(trace.scores[span][mask], edges)
-        figure.add_bar(
-            x=(edges[:-1] + edges[1:]) / 2,
-            y=counts,
-            width=np.diff(edges),
-            name=f"{name} ({int(mask.sum()):,})",
-            marker={"color": colour, "pattern": {"shape": pattern}, "line": {"width": 0}},
-            hovertemplate="%{x:.2f}: %{y}<extra></extra>",
-        )
+    scores = trace.scores[span]
+    figure = _histogram(trace, span, scores, _edges(scores[trace.present[span]]), words)
     figure.add_vline(x=0, line={"color": NEUTRAL, "dash": "dash"}, annotation_text=words["figure_threshold"])
-    figure.update_layout(
-        **_LAYOUT, barmode="stack", bargap=0, xaxis_title=words["figure_score"], yaxis_title=words["figure_count"]
-    )
+    figure.update_layout(xaxis_title=words["figure_score"])
     return figure
 
 
-def score_by_position(trace: Trace, span: int, words: Words = ENGLISH, selected: int = -1) -> go.Figure:
-    """Importance score of every token that reached a span against its position in the prompt.
+def bypass_contribution(trace: Trace, span: int, words: Words = ENGLISH) -> go.Figure:
+    """What a span added to its kept tokens through its bypass, relative to the stream before it; dropped: 0.
 
     Args:
         trace: of a prompt.
         span: number of the span.
         words: labels by key, as in `ENGLISH`.
-        selected: token to mark, or -1.
     """
-    figure = _by_token(trace, span, trace.scores[span], words, selected)
-    figure.add_hline(y=0, line={"color": NEUTRAL, "dash": "dash"})
-    figure.update_layout(yaxis_title=words["figure_score"])
+    figure = _shares(trace, span, trace.contribution_share[span], words)
+    figure.update_layout(xaxis_title="‖β ⊙ a (f(x) − x)‖ / ‖x‖")
     return figure
 
 
-def bypass_contribution(trace: Trace, span: int, words: Words = ENGLISH, selected: int = -1) -> go.Figure:
-    """What a span added to each token through its bypass, relative to the stream before it; 0 for dropped tokens.
+def processed_share(trace: Trace, span: int, words: Words = ENGLISH) -> go.Figure:
+    """Share of the processed stream in a span's output, for the tokens that reached it; dropped: 0.
 
     Args:
         trace: of a prompt.
         span: number of the span.
         words: labels by key, as in `ENGLISH`.
-        selected: token to mark, or -1.
     """
-    figure = _by_token(trace, span, trace.contribution_share[span], words, selected)
-    figure.update_layout(yaxis_title="‖β ⊙ a (f(x) − x)‖ / ‖x‖")
+    figure = _shares(trace, span, trace.processed_share[span], words)
+    figure.update_layout(xaxis_title=words["figure_processed_share"])
     return figure
 
 
@@ -253,32 +234,29 @@ def tokens_per_block(trace: Trace, words: Words = ENGLISH) -> go.Figure:
     return figure
 
 
-def _by_token(trace: Trace, span: int, values: np.ndarray, words: Words, selected: int) -> go.Figure:
+def _shares(trace: Trace, span: int, values: np.ndarray, words: Words) -> go.Figure:
+    """Histogram of numbers from 0 on."""
+    high = float(np.max(values, initial=0, where=trace.present[span]))
+    return _histogram(trace, span, values, np.linspace(0, high or 1, 41), words)
+
+
+def _histogram(trace: Trace, span: int, values: np.ndarray, edges: np.ndarray, words: Words) -> go.Figure:
+    """One number per token that reached a span, kept and dropped tokens apart."""
     figure = go.Figure()
-    for label, mask, colour, symbol in (
-        (words["figure_dropped"], trace.dropped[span], DROPPED, "x-thin-open"),
-        (words["figure_kept"], trace.kept[span], KEPT, "circle"),
+    for name, mask, colour, pattern in (
+        (words["figure_kept"], trace.kept[span], KEPT, ""),
+        (words["figure_dropped"], trace.dropped[span], DROPPED, "/"),
     ):
-        positions = mask.nonzero()[0]
-        figure.add_scattergl(
-            x=positions,
-            y=values[positions],
-            mode="markers",
-            name=label,
-            marker={"color": colour, "symbol": symbol, "size": 7},
-            text=[escape(repr(str(piece))) for piece in trace.pieces[positions]],
-            hovertemplate="%{x} %{text}<br>%{y:.3f}<extra></extra>",
+        counts, _ = np.histogram(values[mask], edges)
+        figure.add_bar(
+            x=(edges[:-1] + edges[1:]) / 2,
+            y=counts,
+            width=np.diff(edges),
+            name=f"{name} ({int(mask.sum()):,})",
+            marker={"color": colour, "pattern": {"shape": pattern}, "line": {"width": 0}},
+            hovertemplate="%{x:.2f}: %{y}<extra></extra>",
         )
-    if selected >= 0 and trace.present[span, selected]:
-        figure.add_scatter(
-            x=[selected],
-            y=[values[selected]],
-            mode="markers",
-            name=words["figure_selected"],
-            marker={"symbol": "circle-open", "size": 15, "color": "#f2a900", "line": {"width": 3}},
-            hoverinfo="skip",
-        )
-    figure.update_layout(**_LAYOUT, xaxis_title=words["figure_position"])
+    figure.update_layout(**_LAYOUT, barmode="stack", bargap=0, yaxis_title=words["figure_count"])
     return figure
 
 

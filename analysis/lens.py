@@ -1,5 +1,7 @@
-"""One token in depth: what the model would predict if read off after each block, and what each bypass added to it."""
+"""The logit lens: what the model would predict if it were read off after each block, and what each bypass added."""
 
+import math
+import time
 from dataclasses import dataclass
 from typing import Any
 
@@ -9,6 +11,10 @@ from torch import Tensor
 
 from subllm import StreamState, SubllmForCausalLM
 from subllm.structure import BLOCK, CLOSE, OPEN
+
+from .record import Progress, check_time, out_of_memory_said, silent
+
+_CHUNK = 256  # positions whose logits exist at once: (chunk, V)
 
 
 @dataclass(frozen=True, eq=False)
@@ -21,6 +27,8 @@ class Lens:
         probabilities: (L + 1,) of those.
         target_probabilities: (L + 1,) of the token that really follows; NaN at the end of the prompt.
         contributions: (S, D) what each span's bypass added to the token's stream; NaN where it did not reach the span.
+        norms: (S, 3) L2 norm of the token's stream before the span, at the end of its inside, and after the bypass;
+            NaN where it did not get there.
     """
 
     processed: np.ndarray
@@ -28,6 +36,7 @@ class Lens:
     probabilities: np.ndarray
     target_probabilities: np.ndarray
     contributions: np.ndarray
+    norms: np.ndarray
 
 
 @torch.inference_mode()
@@ -44,6 +53,7 @@ def read_off(model: SubllmForCausalLM, token_ids: np.ndarray, token: int) -> Len
     streams: list[Tensor] = []  # after the embedding and after each block, (D,)
     processed: list[bool] = []
     contributions = np.full((len(structure.spans), config.hidden_size), np.nan, dtype=np.float32)
+    norms = np.full((len(structure.spans), 3), np.nan, dtype=np.float32)
     stack: list[tuple[int, Tensor | None]] = []  # open spans, with the stream of the token before them
 
     def own(state: StreamState) -> Tensor | None:
@@ -64,6 +74,9 @@ def read_off(model: SubllmForCausalLM, token_ids: np.ndarray, token: int) -> Len
             stack.append((step.index, before))
         elif step.symbol == CLOSE:
             span, outer = stack.pop()
+            for place, stream in enumerate((outer, before, present)):
+                if stream is not None:
+                    norms[span, place] = stream.float().norm().item()
             if outer is not None and present is not None:
                 contributions[span] = (present - outer).float().cpu().numpy()
         elif step.symbol == BLOCK:
@@ -80,4 +93,47 @@ def read_off(model: SubllmForCausalLM, token_ids: np.ndarray, token: int) -> Len
     target = np.full(len(streams), np.nan, dtype=np.float32)
     if token + 1 < len(token_ids):
         target = logits[:, int(token_ids[token + 1])].cpu().numpy()
-    return Lens(np.asarray(processed), best.indices.cpu().numpy(), best.values.cpu().numpy(), target, contributions)
+    return Lens(
+        np.asarray(processed), best.indices.cpu().numpy(), best.values.cpu().numpy(), target, contributions, norms
+    )
+
+
+@torch.inference_mode()
+def confidence(
+    model: SubllmForCausalLM, token_ids: np.ndarray, seconds: float = math.inf, progress: Progress = silent
+) -> np.ndarray:
+    """Read off every token after every block: a head's work per token and block, often more than the forward itself.
+
+    Args:
+        model: in evaluation mode.
+        token_ids: (T,) the prompt.
+        seconds: time limit.
+        progress: told what is being done.
+
+    Returns:
+        (L, T) float16, probability of the most likely next token; NaN where the block did not process the token.
+
+    Raises:
+        RunStopped: at the time limit, or when memory runs out.
+    """
+    deadline = time.monotonic() + seconds
+    found = np.full((model.config.parsed_structure.num_blocks, len(token_ids)), np.nan, dtype=np.float16)
+    head: Any = model.lm_head
+    block = 0
+
+    def observe(state: StreamState) -> None:
+        nonlocal block
+        if state.symbol != BLOCK:
+            return
+        positions = state.positions[0].cpu().numpy()
+        for start in range(0, len(positions), _CHUNK):
+            check_time(deadline, f"after reading off {block} of {len(found)} blocks")
+            progress((block + start / len(positions)) / len(found), "lens", block=block, blocks=len(found))
+            chunk = slice(start, start + _CHUNK)
+            logits = head(model.model.norm(state.hidden_states[0, chunk])).float()
+            found[block, positions[chunk]] = (logits.amax(-1) - logits.logsumexp(-1)).exp().cpu().numpy()
+        block += 1
+
+    with out_of_memory_said(len(token_ids)):
+        model.model(torch.tensor(token_ids, device=model.device)[None], use_cache=False, observer=observe)
+    return found

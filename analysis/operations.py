@@ -45,6 +45,16 @@ def prefill_operations(config: LlamaConfig, block_tokens: Sequence[int]) -> int:
     return blocks + 2 * config.hidden_size * config.vocab_size
 
 
+def lens_operations(config: LlamaConfig, block_tokens: Sequence[int]) -> int:
+    """Operations of the head reading off every token after every block that processed it.
+
+    Args:
+        config: of the model.
+        block_tokens: tokens that each block processes.
+    """
+    return 2 * config.hidden_size * config.vocab_size * sum(map(int, block_tokens))
+
+
 def decode_operations(config: LlamaConfig, keys: Sequence[int]) -> int:
     """Operations of one new token.
 

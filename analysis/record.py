@@ -2,10 +2,10 @@
 
 import math
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
-from typing import Any
+from dataclasses import dataclass, replace
+from typing import Any, Protocol
 
 import numpy as np
 import torch
@@ -24,11 +24,27 @@ from .operations import head_dim
 from .prompt import Prompt, decode_pieces
 from .trace import Cost, Provenance, Trace
 
-Progress = Callable[[float, str], None]
+
+class Progress(Protocol):
+    """Told what a run is doing."""
+
+    def __call__(self, share: float, stage: str, **values: object) -> None:
+        """Take note.
+
+        Args:
+            share: done, 0 to 1.
+            stage: "reading", "continuing", "memory", "timing", "predictions" or "lens".
+            **values: numbers that say how far the stage is, by name.
+        """
+
+
+def silent(share: float, stage: str, **values: object) -> None:
+    """Progress that nobody looks at."""
+
 
 NEXT_TOKENS = 10
 _ENOUGH_SECONDS = 4.0  # repeat timed passes until about this long, so that short prompts get a steady median
-_MOST_REPEATS = 5
+_MOST_REPEATS = 15
 
 
 @dataclass(frozen=True)
@@ -46,7 +62,6 @@ class RunOptions:
     seconds: float = math.inf
 
 
-@torch.inference_mode()
 def record_trace(
     checkpoint: Checkpoint,
     dense: DenseModel | None,
@@ -54,9 +69,24 @@ def record_trace(
     options: RunOptions = RunOptions(),
     *,
     name: str = "",
-    progress: Progress = lambda share, text: None,
+    progress: Progress = silent,
 ) -> Trace:
-    """Run a prompt through a checkpoint.
+    """Run a prompt through a checkpoint: the last of `trace_stages`, which has the arguments and errors."""
+    *_, trace = trace_stages(checkpoint, dense, prompt, options, name=name, progress=progress)
+    return trace
+
+
+@torch.inference_mode()
+def trace_stages(
+    checkpoint: Checkpoint,
+    dense: DenseModel | None,
+    prompt: Prompt,
+    options: RunOptions = RunOptions(),
+    *,
+    name: str = "",
+    progress: Progress = silent,
+) -> Iterator[Trace]:
+    """Run a prompt through a checkpoint, and show what is known as soon as it is.
 
     Args:
         checkpoint: loaded.
@@ -64,7 +94,10 @@ def record_trace(
         prompt: tokenised.
         options: what else to do.
         name: of the checkpoint, for the trace.
-        progress: called with the share done, 0 to 1, and what is being done.
+        progress: told what is being done.
+
+    Yields:
+        The trace once the prompt is read; then with the continuation; then with costs and agreement.
 
     Raises:
         RunStopped: at the time limit, or when memory runs out.
@@ -72,34 +105,57 @@ def record_trace(
     model = checkpoint.model
     deadline = time.monotonic() + options.seconds
     ids = torch.tensor(prompt.token_ids, device=model.device)[None]
-    with _out_of_memory_said(prompt):
+    with out_of_memory_said(len(prompt.token_ids)):
         cache, hidden, records, change = _read(model, ids, deadline, progress)
         logits = model.lm_head(hidden[-1])
         cache_bytes = cache.used_bytes
+        trace = _first_trace(checkpoint, dense, prompt, name, logits, records, change)
+        yield trace
         new_ids, new_scores = _continue(model, cache, logits, options.new_tokens, deadline, progress)
-        probabilities, next_ids = logits.float().softmax(-1).topk(min(NEXT_TOKENS, logits.numel()))
         del cache
-        costs: tuple[Cost | None, Cost | None] = (None, None)
-        quality = empty_agreement(len(hidden))
-        if dense is not None and options.compare:
-            costs = _compare(model, dense, ids, cache_bytes, deadline, progress)
-            if time.monotonic() < deadline:
-                progress(0.9, "Comparing predictions")
-                dense_hidden = dense.model.model(ids, use_cache=False).last_hidden_state[0]
-                quality = agreement(model.lm_head, hidden, dense.model.lm_head, dense_hidden, ids[0])
-    levels = _levels(model, records, ids.shape[1])
-    structure = model.config.parsed_structure
-    progress(1.0, "Done")
+        trace = replace(
+            trace,
+            continuation=str(checkpoint.tokenizer.decode(new_ids)),
+            new_ids=new_ids,
+            new_pieces=decode_pieces(new_ids, checkpoint.tokenizer),
+            new_scores=new_scores,
+        )
+        yield trace
+        if dense is None or not options.compare:
+            return
+        costs = _compare(model, dense, ids, cache_bytes, deadline, progress)
+        quality: dict[str, Any] = {}
+        if time.monotonic() < deadline:
+            progress(0.9, "predictions")
+            dense_hidden = dense.model.model(ids, use_cache=False).last_hidden_state[0]
+            quality = agreement(model.lm_head, hidden, dense.model.lm_head, dense_hidden, ids[0])
+        yield replace(trace, cost=costs[0], dense_cost=costs[1], **quality)
+
+
+def _first_trace(
+    checkpoint: Checkpoint,
+    dense: DenseModel | None,
+    prompt: Prompt,
+    name: str,
+    logits: Tensor,
+    records: tuple[RoutingRecord, ...],
+    change: np.ndarray,
+) -> Trace:
+    """What is known once the prompt was read; `logits` (V,) are those after its last token."""
+    model = checkpoint.model
+    structure, length = model.config.parsed_structure, len(prompt.token_ids)
+    arrays: dict[str, Any] = _levels(model, records, length) | empty_agreement(length)
+    probabilities, next_ids = logits.float().softmax(-1).topk(min(NEXT_TOKENS, logits.numel()))
     return Trace(
         prompt=prompt.text,
-        continuation=str(checkpoint.tokenizer.decode(new_ids)),
+        continuation="",
         token_ids=prompt.token_ids,
         starts=prompt.starts,
         ends=prompt.ends,
         pieces=prompt.pieces,
-        **levels,
-        **quality,
+        **arrays,
         change=change,
+        confidence=np.full_like(change, np.nan),
         bypass_scale=_stack([bypass.scale for bypass in model.model.bypasses], model.config.hidden_size),
         block_spans=np.asarray([-1 if s is None else s for s in structure.block_spans], dtype=np.int64),
         span_parents=np.asarray([-1 if s.parent is None else s.parent for s in structure.spans], dtype=np.int64),
@@ -107,9 +163,9 @@ def record_trace(
         next_ids=next_ids.cpu().numpy(),
         next_probabilities=probabilities.cpu().numpy(),
         next_pieces=decode_pieces(next_ids.cpu().numpy(), checkpoint.tokenizer),
-        new_ids=new_ids,
-        new_pieces=decode_pieces(new_ids, checkpoint.tokenizer),
-        new_scores=new_scores,
+        new_ids=np.zeros(0, dtype=np.int64),
+        new_pieces=np.zeros(0, dtype=np.str_),
+        new_scores=np.zeros((len(structure.spans), 0), dtype=np.float32),
         provenance=Provenance(
             checkpoint=name or checkpoint.folder.name,
             digest=checkpoint.digest,
@@ -120,8 +176,6 @@ def record_trace(
             dense="" if dense is None else dense.description,
             versions=f"torch {torch.__version__}, transformers {transformers.__version__}",
         ),
-        cost=costs[0],
-        dense_cost=costs[1],
     )
 
 
@@ -130,24 +184,24 @@ def _read(
 ) -> tuple[SubllmCache, Tensor, tuple[RoutingRecord, ...], np.ndarray]:
     """The forward pass over the prompt: cache, last hidden states (T, D), routing, and change per block (L, T)."""
     steps = len(model.config.structure)
-    change = np.full((model.config.num_hidden_layers, ids.shape[1]), np.nan, dtype=np.float16)
-    stream: Tensor | None = None
-    block = 0
+    shares: list[tuple[Tensor, Tensor]] = []  # per block: (positions, change); read once the device is done
+    stream = torch.empty(0)
 
     def observe(state: StreamState) -> None:
-        nonlocal stream, block
-        _check(deadline, f"after {state.step} of {steps} steps through the model")
-        progress(0.4 * state.step / steps, f"Reading {ids.shape[1]:,} tokens, step {state.step} of {steps}")
+        nonlocal stream
+        check_time(deadline, f"after {state.step} of {steps} steps through the model")
+        progress(0.4 * state.step / steps, "reading", tokens=f"{ids.shape[1]:,}", step=state.step, steps=steps)
         if state.symbol == BLOCK:
-            if stream is not None and stream.numel():
-                before, after = stream[0], state.hidden_states[0]
-                share = (after - before).norm(dim=-1, dtype=torch.float32) / before.norm(dim=-1, dtype=torch.float32)
-                change[block, state.positions[0].cpu().numpy()] = share.cpu().numpy()
-            block += 1
+            before, after = stream[0], state.hidden_states[0]
+            share = (after - before).norm(dim=-1, dtype=torch.float32) / before.norm(dim=-1, dtype=torch.float32)
+            shares.append((state.positions[0], share))
         stream = state.hidden_states
 
     cache = SubllmCache(model.config)
     output = model.model(ids, past_key_values=cache, output_routing=True, observer=observe)
+    change = np.full((len(shares), ids.shape[1]), np.nan, dtype=np.float16)
+    for block, (positions, share) in enumerate(shares):
+        change[block, positions.cpu().numpy()] = share.cpu().numpy()
     return cache, output.last_hidden_state[0], output.routing, change
 
 
@@ -165,8 +219,8 @@ def _continue(
         token = int(logits.argmax())
         if token in stops:
             break
-        _check(deadline, f"after {len(ids)} new tokens")
-        progress(0.4 + 0.2 * len(ids) / length, f"Continuing, {len(ids)} of {length} tokens")
+        check_time(deadline, f"after {len(ids)} new tokens")
+        progress(0.4 + 0.2 * len(ids) / length, "continuing", done=len(ids), length=length)
         output = model(torch.tensor([[token]], device=logits.device), past_key_values=cache, output_routing=True)
         for span, record in enumerate(output.routing):
             if record.scores.shape[1]:
@@ -188,7 +242,7 @@ def _compare(
         dense.model(ids, past_key_values=DynamicCache(config=dense.model.config), logits_to_keep=1)
 
     device = model.device
-    progress(0.6, "Measuring memory")
+    progress(0.6, "memory")
     peaks = {}
     once = 0.0
     for key, run in (("subllm", read), ("dense", read_dense)):
@@ -198,7 +252,7 @@ def _compare(
     repeats = max(1, min(_MOST_REPEATS, int(_ENOUGH_SECONDS / (2 * once))))
     if time.monotonic() + 2 * repeats * once > deadline:
         return None, None
-    progress(0.8, f"Timing, {repeats} × both models in turn")
+    progress(0.8, "timing", repeats=repeats)
     seconds = alternate({"subllm": read, "dense": read_dense}, repeats, device)
     config = dense.model.config
     heads = config.num_key_value_heads or config.num_attention_heads
@@ -230,7 +284,16 @@ def _stack(tensors: list[Tensor], width: int) -> np.ndarray:
     return np.stack([t.float().cpu().numpy() for t in tensors]) if tensors else np.zeros((0, width), dtype=np.float32)
 
 
-def _check(deadline: float, where: str) -> None:
+def check_time(deadline: float, where: str) -> None:
+    """Stop a run that takes too long.
+
+    Args:
+        deadline: by `time.monotonic`.
+        where: the run is, for the message.
+
+    Raises:
+        RunStopped: after the deadline.
+    """
     if time.monotonic() > deadline:
         raise RunStopped(
             f"The run met its time limit {where}. Shorten the prompt or the continuation, or raise SUBLLM_MAX_SECONDS."
@@ -238,13 +301,21 @@ def _check(deadline: float, where: str) -> None:
 
 
 @contextmanager
-def _out_of_memory_said(prompt: Prompt) -> Iterator[None]:
+def out_of_memory_said(tokens: int) -> Iterator[None]:
+    """Turn a failed allocation into a message.
+
+    Args:
+        tokens: of the prompt.
+
+    Raises:
+        RunStopped: when memory runs out.
+    """
     try:
         yield
     except RuntimeError as error:
         if isinstance(error, torch.OutOfMemoryError) or "can't allocate memory" in str(error):
             raise RunStopped(
-                f"Memory ran out on a prompt of {len(prompt.token_ids):,} tokens ({str(error).splitlines()[0]}). "
+                f"Memory ran out on a prompt of {tokens:,} tokens ({str(error).splitlines()[0]}). "
                 "Shorten the prompt, or choose a smaller dtype."
             ) from error
         raise

@@ -47,6 +47,18 @@ def rule_overlap(trace: Trace, span: int) -> RuleOverlap:
     return RuleOverlap(int(kept.sum()), int(top.sum()), int((kept & top).sum()), (kept != top).nonzero()[0])
 
 
+def score_rank(trace: Trace, span: int, token: int) -> tuple[int, int]:
+    """Place of a token's score among those that reached a span, 1 for the highest; and how many reached it.
+
+    Args:
+        trace: of a prompt.
+        span: number of the span.
+        token: index into the prompt.
+    """
+    scores = trace.scores[span]
+    return 1 + int((scores > scores[token]).sum()), int(trace.present[span].sum())
+
+
 def run_lengths(trace: Trace, span: int) -> tuple[np.ndarray, np.ndarray]:
     """Lengths of the unbroken runs of kept tokens, and of the gaps between them, among those that reached a span.
 

@@ -12,6 +12,7 @@ Letters: T tokens of the prompt, S spans (subsampling modules in order of openin
 | `difference_norm` | (S, T) | L2 norm of f(x) - x, what the span changed; 0 at dropped tokens |
 | `contribution_norm` | (S, T) | L2 norm of β ⊙ a (f(x) - x), what was added to the stream; 0 at dropped tokens |
 | `change` | (L, T) | L2 norm of what the block added to the stream, over the stream's norm; NaN where not processed |
+| `confidence` | (L, T) | probability of the next token most likely after the block; NaN as above, or if not read off |
 | `bypass_scale` | (S, D) | β |
 | `block_spans` | (L,) | innermost span around each block, -1 where it runs on all tokens |
 | `span_parents` | (S,) | enclosing span, -1 on the full sequence |
@@ -37,7 +38,7 @@ import numpy as np
 
 from .errors import TraceError
 
-_FORMAT = 2
+_FORMAT = 3
 _META = "meta"
 
 
@@ -111,6 +112,7 @@ class Trace:
     difference_norm: np.ndarray
     contribution_norm: np.ndarray
     change: np.ndarray
+    confidence: np.ndarray
     bypass_scale: np.ndarray
     surprisal: np.ndarray
     dense_surprisal: np.ndarray
@@ -172,6 +174,11 @@ class Trace:
         return np.where(self.kept, np.clip(np.nan_to_num(self.scores), 0, 1), 0)
 
     @cached_property
+    def processed_share(self) -> np.ndarray:
+        """(S, T) share of f(x) in the span's output x + β a (f(x) - x), mean over channels; NaN where not reached."""
+        return np.where(self.present, self.weights * self.bypass_scale.mean(1, keepdims=True), np.nan)
+
+    @cached_property
     def retention(self) -> np.ndarray:
         """(S,) share of its parent's tokens that each span kept; NaN where none reached it."""
         reached = self.present.sum(1)
@@ -199,15 +206,10 @@ class Trace:
         return _perplexity(self.dense_surprisal)
 
     @cached_property
-    def depth(self) -> np.ndarray:
-        """(T,) how many spans process the token."""
-        return self.kept.sum(0)
-
-    @cached_property
     def digest(self) -> str:
         """Names this trace: equal digests mean the same checkpoint, tokens and routing."""
         total = hashlib.blake2b(json.dumps(asdict(self.provenance)).encode(), digest_size=12)
-        for array in (self.token_ids, self.scores, self.kept, self.new_ids):
+        for array in (self.token_ids, self.scores, self.kept):
             total.update(np.ascontiguousarray(array).tobytes())
         return total.hexdigest()
 

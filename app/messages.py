@@ -1,6 +1,7 @@
-"""Plain text into Streamlit's elements, which read Markdown."""
+"""Plain text and figures into Streamlit's elements, which read Markdown."""
 
 import re
+from typing import Any
 
 import streamlit as st
 
@@ -17,3 +18,14 @@ def plain(text: str) -> str:
 def show_error(error: Exception) -> None:
     """Show what a user can do something about."""
     st.error(plain(str(error)), icon=":material/error:")
+
+
+def plot(where: Any, figure: Any, key: str) -> None:
+    """Show a Plotly figure without its toolbar.
+
+    Args:
+        where: container.
+        figure: to show.
+        key: of the element.
+    """
+    where.plotly_chart(figure, key=key, config={"displayModeBar": False})

@@ -1,9 +1,11 @@
 """Models and traces that outlive a rerun, and the order in which users get the device. All caches are here."""
 
+import logging
 import threading
 from collections import OrderedDict, deque
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -12,13 +14,38 @@ import streamlit as st
 import torch
 
 from analysis import Trace
-from analysis.lens import Lens, read_off
-from analysis.prompt import Prompt, decode_pieces, read_prompt
-from analysis.record import RunOptions, record_trace
+from analysis.lens import Lens, confidence, read_off
+from analysis.prompt import decode_pieces, read_prompt
+from analysis.record import Progress, RunOptions, silent, trace_stages
 from subllm.checkpoints import Checkpoint, DenseModel, load_checkpoint, load_dense, pick_device, pick_dtype
 
 _MODELS, _TRACES = 2, 32
-Progress = Callable[[float, str], None]
+_log = logging.getLogger("app.runs")
+
+
+@dataclass(frozen=True)
+class Source:
+    """Where a trace came from: what it takes to load the same model again, and what to put into a link.
+
+    Attributes:
+        text: as typed.
+        chat: it went through the chat template.
+        choice: of checkpoint.
+        folder: of the checkpoint.
+        device: it ran on.
+        dtype: it ran in.
+    """
+
+    text: str
+    chat: bool
+    choice: str
+    folder: Path
+    device: str
+    dtype: str
+
+    def load(self) -> tuple[Checkpoint, DenseModel]:
+        """The checkpoint and its dense model; see `load`."""
+        return load(self.folder, self.device, self.dtype)
 
 
 def devices() -> list[str]:
@@ -104,7 +131,7 @@ class _Queue:
                         self._changed.wait(timeout=0.5)
                 if not ahead:
                     break
-                progress(0.0, f"Waiting: {ahead} {'run is' if ahead == 1 else 'runs are'} before yours")
+                progress(0.0, "waiting", ahead=ahead)
             yield
         finally:
             with self._changed:
@@ -117,64 +144,79 @@ def _shared() -> tuple[_Traces, _Queue]:
     return _Traces(), _Queue()
 
 
-def run(
-    checkpoint: Checkpoint,
-    dense: DenseModel,
-    name: str,
-    text: str,
-    options: RunOptions,
-    progress: Progress,
-    *,
-    chat: bool,
-    truncate: bool,
-    limit: int,
-) -> Trace:
-    """The trace of a prompt: from the cache if the same run was made before, else made now.
+def run(source: Source, options: RunOptions, progress: Progress, *, truncate: bool, limit: int) -> Iterator[Trace]:
+    """The trace of a prompt as it grows, or at once if the same run was made before.
+
+    The device is taken until the last stage, so a caller that stops early must close the iterator.
 
     Args:
-        checkpoint: loaded.
-        dense: to compare with.
-        name: of the checkpoint.
-        text: of the prompt.
+        source: of the trace.
         options: of the run.
-        progress: called with the share done and what is being done.
-        chat: use the chat template.
+        progress: told what is being done.
         truncate: cut a prompt that is too long.
         limit: most tokens that the operator allows.
+
+    Yields:
+        Stages of the trace, as `analysis.record.trace_stages` does.
 
     Raises:
         PromptError: if the prompt cannot be taken.
         RunStopped: at the time limit.
+        SubllmError: if the checkpoint cannot be loaded.
     """
+    checkpoint, dense = source.load()
     model = checkpoint.model
     most = min(limit, model.config.max_position_embeddings)
-    prompt: Prompt = read_prompt(text, checkpoint.tokenizer, most, chat=chat, truncate=truncate)
+    prompt = read_prompt(source.text, checkpoint.tokenizer, most, chat=source.chat, truncate=truncate)
     traces, queue = _shared()
     key = (
         checkpoint.digest,
         str(model.device),
         str(model.dtype),
-        name,
+        source.choice,
         prompt.text,
         prompt.token_ids.tobytes(),
         options,
     )
     trace = traces.get(key)
-    if trace is None:
-        with queue.turn(progress):
-            trace = record_trace(checkpoint, dense, prompt, options, name=name, progress=progress)
-        traces.put(key, trace)
-    return trace
+    if trace is not None:
+        _log.info("%s: %d tokens, known", source.choice, trace.num_tokens)
+        yield trace
+        return
+    with queue.turn(progress):
+        for trace in trace_stages(checkpoint, dense, prompt, options, name=source.choice, progress=progress):
+            _log.info("%s: %d tokens, a stage done", source.choice, trace.num_tokens)
+            yield trace
+    assert trace is not None
+    traces.put(key, trace)
 
 
-def follow(checkpoint: Checkpoint, trace: Trace, token: int) -> tuple[Lens, np.ndarray]:
+def follow(source: Source, trace: Trace, token: int) -> tuple[Lens, np.ndarray]:
     """One token of a trace in depth, and the readable text of what would be predicted after each block.
 
     Args:
-        checkpoint: that the trace is of.
+        source: of the trace.
         trace: of a prompt.
         token: index into it.
     """
-    with _shared()[1].turn(lambda share, text: None):
+    checkpoint, _ = source.load()
+    with _shared()[1].turn(silent):
         found = read_off(checkpoint.model, trace.token_ids, token)
     return found, decode_pieces(found.ids, checkpoint.tokenizer)
+
+
+def read_off_all(source: Source, trace: Trace, seconds: float, progress: Progress) -> Trace:
+    """The trace with `confidence`.
+
+    Args:
+        source: of the trace.
+        trace: of a prompt.
+        seconds: time limit.
+        progress: told what is being done.
+
+    Raises:
+        RunStopped: at the time limit.
+    """
+    checkpoint, _ = source.load()
+    with _shared()[1].turn(progress):
+        return replace(trace, confidence=confidence(checkpoint.model, trace.token_ids, seconds, progress))

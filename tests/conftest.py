@@ -8,7 +8,7 @@ import pytest
 import torch
 from safetensors.torch import load_file
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
-from transformers import PreTrainedTokenizerFast
+from transformers import AutoTokenizer, PreTrainedTokenizerFast
 
 from subllm import SubllmConfig, SubllmForCausalLM
 
@@ -78,6 +78,25 @@ def tiny_checkpoint(tmp_path_factory) -> Path:
     fields = {"vocab_size": len(tokenizer), "bos_token_id": 0, "eos_token_id": 0, "pad_token_id": 0}
     tiny_model("TT(T(T)T)T", max_position_embeddings=512, **fields).save_pretrained(folder)
     tokenizer.save_pretrained(folder)
+    return folder
+
+
+@pytest.fixture(scope="session")
+def odd_checkpoints(tiny_checkpoint, tmp_path_factory) -> Path:
+    """Folder of checkpoints whose levels keep "everything" or "nothing", or that have "no-levels"."""
+    folder = tmp_path_factory.mktemp("odd")
+    for name, structure in (("everything", "TT(T(T)T)T"), ("nothing", "TT(T(T)T)T"), ("no-levels", "TTTT")):
+        config = SubllmConfig.from_pretrained(tiny_checkpoint).to_dict()
+        config |= {"structure": structure, "num_hidden_layers": structure.count("T")}
+        config |= {"retention_ratio": 0.6 if "(" in structure else 1.0}
+        model = SubllmForCausalLM(SubllmConfig.from_dict(config)).eval()
+        with torch.no_grad():
+            model.model.embed_tokens.weight[:, 0] = 30.0  # a channel that the blocks do not turn around
+            for scorer in model.model.subsamplers:
+                scorer.weight.zero_()
+                scorer.weight[0] = 0.1 if name == "everything" else -0.1
+        model.save_pretrained(folder / name)
+        AutoTokenizer.from_pretrained(tiny_checkpoint).save_pretrained(folder / name)
     return folder
 
 

@@ -7,9 +7,12 @@ import pandas as pd
 import streamlit as st
 
 from analysis import Cost, Trace, figures
+from analysis.operations import lens_operations, prefill_operations
 from app.messages import plain
+from app.runs import Source
 from app.strings import language, say
 from app.strings import table as words
+from subllm.checkpoints import read_config
 
 
 def headline(trace: Trace) -> None:
@@ -18,20 +21,25 @@ def headline(trace: Trace) -> None:
     Args:
         trace: of a prompt.
     """
-    cells: list[tuple[str, str, str]] = [(say("prompt"), say("tokens", n=f"{trace.num_tokens:,}"), "")]
+    cells = [(say("prompt"), say("tokens", n=f"{trace.num_tokens:,}"), "", say("tokens_help"))]
     for span in range(trace.num_spans):
         level = figures.level_name(trace, span, words(language()))
         share = "–" if np.isnan(trace.retention[span]) else f"{trace.retention[span]:.0%}"
         cells.append(
-            (say("keeps", level=level), share, say("nominal_share", share=f"{trace.retention_ratios[span]:.0%}"))
+            (
+                say("keeps", level=level),
+                share,
+                say("nominal_share", share=f"{trace.retention_ratios[span]:.0%}"),
+                say("keeps_help"),
+            )
         )
     work = trace.block_tokens.sum() / max(trace.num_blocks * trace.num_tokens, 1)
-    cells.append((say("work"), f"{work:.0%}", say("of_dense")))
+    cells.append((say("work"), f"{work:.0%}", say("of_dense"), say("work_help")))
     if trace.cost and trace.dense_cost:
         speed = trace.dense_cost.median_seconds / trace.cost.median_seconds
-        cells.append((say("reading"), f"{speed:.2f}×", say("dense_speed")))
-    for column, (label, value, note) in zip(st.columns(len(cells)), cells, strict=True):
-        column.metric(label, value, note or None, delta_color="off", delta_arrow="off")
+        cells.append((say("reading"), f"{speed:.2f}×", say("dense_speed"), say("reading_help")))
+    for column, (label, value, note, explained) in zip(st.columns(len(cells)), cells, strict=True):
+        column.metric(label, value, note or None, delta_color="off", delta_arrow="off", help=explained)
 
 
 def table(trace: Trace) -> None:
@@ -81,3 +89,15 @@ def table(trace: Trace) -> None:
             )
         )
     )
+
+
+def lens_cost(trace: Trace, source: Source) -> float:
+    """Work of reading off every token after every block, over that of reading the prompt, both counted.
+
+    Args:
+        trace: of a prompt.
+        source: of the trace.
+    """
+    config = read_config(source.folder)
+    tokens = trace.block_tokens.tolist()
+    return lens_operations(config, tokens) / prefill_operations(config, tokens)

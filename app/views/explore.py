@@ -2,26 +2,40 @@
 
 import io
 import json
+from collections.abc import Generator
+from contextlib import closing
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import pandas as pd
 import streamlit as st
 
-from analysis import AnalysisError, Trace, figures
+from analysis import AnalysisError, Trace
 from analysis.record import RunOptions
-from analysis.statistics import rule_overlap
 from app import runs
 from app.components.routing_view import Shown, routing_view
 from app.messages import plain, show_error
 from app.settings import Settings
 from app.strings import LANGUAGES, language, say, table
-from app.views import costs
+from app.views import costs, levels, token
 from subllm import PromptTooLongError, SubllmError
 
 _PROMPTS = Path(__file__).parents[2] / "assets" / "prompts.json"
 _LONGEST_LINK = 600  # characters of a prompt that a link carries
 _EARLIER = 8
+
+
+@dataclass(frozen=True)
+class _Request:
+    """What the user asks for."""
+
+    settings: Settings
+    choice: str
+    device: str
+    dtype: str
+    options: RunOptions
+    text: str
+    chat: bool
 
 
 def show() -> None:
@@ -32,24 +46,67 @@ def show() -> None:
     st.write(say("intro"))
     choice, device, dtype, options = _sidebar(settings)
     text, chat, pressed = _prompt_form()
+    request = _Request(settings, choice, device, dtype, options, text, chat)
     message = st.container()  # stays above the results
-    arguments = (settings, choice, device, dtype, options, text, chat)
-    if pressed or linked:
-        st.session_state["too_long"] = None
-        with message:
-            _run(*arguments, truncate=False)
-    if too_long := st.session_state.get("too_long"):
+    too_long = st.session_state.pop("too_long", None)
+    cut = False
+    if too_long and not pressed:
         with message:
             show_error(too_long)
-            if st.button(say("cut", limit=f"{too_long.limit:,}")):
-                st.session_state["too_long"] = None
-                if _run(*arguments, truncate=True):
-                    st.rerun()  # without the message
-    trace = _chosen_trace()
-    if trace is None:
-        st.info(say("nothing_yet"), icon=":material/info:")
-        return
-    _results(trace)
+            cut = st.button(say("cut", limit=f"{too_long.limit:,}"), key="cut")
+        st.session_state["too_long"] = too_long
+    wanted = pressed or linked or cut
+    with closing(_run(request, message, truncate=cut) if wanted else _nothing()) as stages:
+        next(stages, None)
+        trace = _chosen_trace()
+        if trace is None:
+            st.info(say("nothing_yet"), icon=":material/info:")
+            return
+        _results(trace, settings)
+        if list(stages):  # the page shows the first stage while the others are made
+            st.rerun()
+
+
+def _nothing() -> Generator[bool]:
+    yield from ()
+
+
+def _run(request: _Request, message: Any, *, truncate: bool) -> Generator[bool]:
+    """Make the trace, stage by stage; on failure say why, and leave the last good one on screen.
+
+    Yields:
+        True whenever there is more to show.
+    """
+    st.session_state.pop("too_long", None)
+    place = message.empty()
+    columns = place.container().columns([6, 1], vertical_alignment="center")
+    bar = columns[0].progress(0.0, say("starting"))
+    columns[1].button(say("stop"), key="stop", width="stretch", help=say("stop_help"))  # any press ends this script run
+
+    def progress(share: float, stage: str, **values: object) -> None:
+        bar.progress(min(max(share, 0.0), 1.0), plain(say(f"progress_{stage}", **values)))
+
+    try:
+        folder = request.settings.locate(request.choice, progress)
+        progress(0.0, "loading")
+        source = runs.Source(request.text, request.chat, request.choice, folder, request.device, request.dtype)
+        limit = request.settings.max_tokens
+        first = True
+        for trace in runs.run(source, request.options, progress, truncate=truncate, limit=limit):
+            traces = [other for other in st.session_state.get("traces", []) if other.digest != trace.digest]
+            st.session_state["traces"] = [trace, *traces][:_EARLIER]
+            st.session_state.setdefault("sources", {})[trace.digest] = source
+            if first:
+                st.session_state.pop("earlier", None)  # show the new one
+            first = False
+            yield True
+    except PromptTooLongError as error:
+        st.session_state["too_long"] = error
+        st.rerun()
+    except (SubllmError, AnalysisError) as error:
+        place.empty()
+        with message:
+            show_error(error)
 
 
 def _read_link() -> bool:
@@ -70,11 +127,11 @@ def _read_link() -> bool:
 
 def _write_link(trace: Trace, shown: Shown) -> None:
     """Put into the address what restores this view; a long prompt is left out."""
-    prompt, chat, checkpoint = st.session_state["sources"][trace.digest][:3]
-    if not prompt or len(prompt) > _LONGEST_LINK:
+    source = st.session_state["sources"][trace.digest]
+    if len(source.text) > _LONGEST_LINK:
         st.query_params.from_dict({"lang": language()})
         return
-    fields = {"checkpoint": checkpoint, "prompt": prompt, "chat": int(chat), "lang": language()}
+    fields = {"checkpoint": source.choice, "prompt": source.text, "chat": int(source.chat), "lang": language()}
     fields |= {"level": shown.level, "selected": shown.selected, "colour": shown.colour}
     st.query_params.from_dict({key: str(value) for key, value in fields.items()})
 
@@ -118,46 +175,8 @@ def _prompt_form() -> tuple[str, bool, bool]:
     text = st.text_area(say("prompt"), key="prompt", height=140)
     left, right = st.columns([1, 4], vertical_alignment="center")
     pressed = left.button(say("run"), type="primary", width="stretch", icon=":material/play_arrow:")
-    chat = right.toggle(say("chat"), key="chat")
+    chat = right.toggle(say("chat"), key="chat", help=say("chat_help"))
     return text, chat, pressed
-
-
-def _run(
-    settings: Settings,
-    choice: str,
-    device: str,
-    dtype: str,
-    options: RunOptions,
-    text: str,
-    chat: bool,
-    *,
-    truncate: bool,
-) -> bool:
-    """Make the trace; on failure say why, and leave the last one on screen."""
-    bar = st.progress(0.0, say("starting"))
-
-    def progress(share: float, doing: str) -> None:
-        bar.progress(min(max(share, 0.0), 1.0), plain(doing))
-
-    try:
-        folder = settings.locate(choice, progress)
-        progress(0.0, say("loading"))
-        checkpoint, dense = runs.load(folder, device, dtype)
-        limit = settings.max_tokens
-        trace = runs.run(checkpoint, dense, choice, text, options, progress, chat=chat, truncate=truncate, limit=limit)
-    except PromptTooLongError as error:
-        st.session_state["too_long"] = error
-    except (SubllmError, AnalysisError) as error:
-        show_error(error)
-    else:
-        earlier = [other for other in st.session_state.get("traces", []) if other.digest != trace.digest]
-        st.session_state["traces"] = [trace, *earlier][:_EARLIER]
-        st.session_state.setdefault("sources", {})[trace.digest] = (text, chat, choice, folder, device, dtype)
-        st.session_state.pop("earlier", None)  # show the new one
-        return True
-    finally:
-        bar.empty()
-    return False
 
 
 def _chosen_trace() -> Trace | None:
@@ -171,101 +190,53 @@ def _chosen_trace() -> Trace | None:
 
 
 @st.fragment
-def _results(trace: Trace) -> None:
+def _results(trace: Trace, settings: Settings) -> None:
     words, where = table(language()), trace.provenance
-    st.subheader(say("read"))
+    source = st.session_state["sources"][trace.digest]
+    trace = st.session_state.get("read_off", {}).get(trace.digest, trace)
+    st.subheader(say("read"), help=say("read_help"))
     st.caption(plain(f"{where.checkpoint} · {where.structure} · {where.device} · {where.dtype} · {where.attention}"))
     costs.headline(trace)
-    before = Shown.parse(st.session_state.get("shown"), trace)
-    shown = routing_view(trace, before, words, key="routing")
+    shown = routing_view(trace, Shown.parse(st.session_state.get("shown"), trace), words, key="routing")
     st.session_state["shown"] = vars(shown)
     _write_link(trace, shown)
-    st.subheader(say("depth"))
-    _depth(trace, shown)
+    st.subheader(say("depth"), help=say("depth_help"))
+    token.show(trace, source, shown)
+    _read_off_all(trace, source, settings)
     st.subheader(say("say"))
-    _continuation(trace)
+    levels.continuation(trace)
     st.subheader(say("costs"))
     costs.table(trace)
     if trace.num_spans:
         st.subheader(say("by_level"))
-        _levels(trace, shown)
+        levels.show(trace, shown)
+    st.download_button(say("save"), lambda: _saved(trace), "trace.npz", icon=":material/download:", on_click="ignore")
+
+
+def _read_off_all(trace: Trace, source: runs.Source, settings: Settings) -> None:
+    """Offer the colour "confidence", which costs more than the run did."""
+    if "confidence" in Shown.colours(trace):
+        return
+    share = f"{costs.lens_cost(trace, source):.1f}"
+    if not st.button(say("lens_run"), icon=":material/layers:", help=say("lens_help", share=share)):
+        return
+    bar = st.progress(0.0)
+
+    def progress(share: float, stage: str, **values: object) -> None:
+        bar.progress(min(share, 1.0), say(f"progress_{stage}", **values))
+
+    try:
+        found = runs.read_off_all(source, trace, settings.max_seconds, progress)
+    except (SubllmError, AnalysisError) as error:
+        bar.empty()
+        show_error(error)
+        return
+    st.session_state["read_off"] = {trace.digest: found}
+    st.session_state["shown"]["colour"] = "confidence"
+    st.rerun(scope="fragment")
+
+
+def _saved(trace: Trace) -> bytes:
     file = io.BytesIO()
     trace.save(file)
-    st.download_button(say("save"), file.getvalue(), "trace.npz", icon=":material/download:", on_click="ignore")
-
-
-def _levels(trace: Trace, shown: Shown) -> None:
-    words, span = table(language()), shown.level
-    st.caption(say("level_here", level=figures.level_name(trace, span, words)))
-    names = ("tab_scores", "tab_positions", "tab_bypass", "tab_runs", "tab_scales")
-    scores, positions, bypass, runs_tab, scales = st.tabs([say(name) for name in names])
-    _plot(scores, figures.score_histogram(trace, span, words), "histogram")
-    rules = rule_overlap(trace, span)
-    scores.caption(
-        say(
-            "rules",
-            threshold=f"{rules.by_threshold:,}",
-            share=f"{trace.retention_ratios[span]:.0%}",
-            rank=f"{rules.by_rank:,}",
-            overlap=f"{rules.overlap:.0%}",
-            differing=f"{len(rules.differing):,}",
-        )
-    )
-    _plot(positions, figures.score_by_position(trace, span, words, shown.selected), "positions")
-    _plot(bypass, figures.bypass_contribution(trace, span, words, shown.selected), "bypass")
-    bypass.caption(say("bypass_help"))
-    _plot(runs_tab, figures.kept_runs(trace, span, words), "runs")
-    _plot(scales, figures.bypass_scales(trace, words), "scales")
-    scales.caption(say("scales_help"))
-    left, right = st.columns(2)
-    left.markdown(f"**{say('retention')}**")
-    _plot(left, figures.retention(trace, words), "retention")
-    right.markdown(f"**{say('blocks')}**")
-    _plot(right, figures.tokens_per_block(trace, words), "blocks")
-
-
-def _depth(trace: Trace, shown: Shown) -> None:
-    """One token in depth, on demand: it needs the model once more."""
-    if shown.selected < 0:
-        st.caption(say("depth_hint"))
-        return
-    key = (trace.digest, shown.selected)
-    folder, device, dtype = st.session_state["sources"][trace.digest][3:]
-    if st.button(say("depth_run", n=shown.selected), icon=":material/vertical_align_center:"):
-        with st.spinner(say("loading")):
-            checkpoint, _ = runs.load(folder, device, dtype)
-            st.session_state["lens"] = (key, *runs.follow(checkpoint, trace, shown.selected))
-    if st.session_state.get("lens", (None,))[0] != key:
-        return
-    _, found, pieces = st.session_state["lens"]
-    words = table(language())
-    left, right = st.columns(2)
-    _plot(left, figures.lens(found, pieces, words), "lens")
-    left.caption(say("depth_help"))
-    _plot(right, figures.contribution_histogram(trace, found, words), "channels")
-    right.caption(say("depth_channels"))
-
-
-def _plot(where: Any, figure: Any, key: str) -> None:
-    where.plotly_chart(figure, key=key, config={"displayModeBar": False})
-
-
-def _continuation(trace: Trace) -> None:
-    words = table(language())
-    left, right = st.columns(2)
-    with left:
-        st.caption(say("next_tokens"))
-        columns = {
-            say("token"): [repr(str(p)) for p in trace.next_pieces],
-            say("probability"): trace.next_probabilities,
-        }
-        bar = st.column_config.ProgressColumn(format="percent", min_value=0, max_value=1)
-        st.dataframe(pd.DataFrame(columns), hide_index=True, height="content", column_config={say("probability"): bar})
-    with right:
-        st.caption(say("continuation", n=len(trace.new_ids)))
-        st.text(trace.continuation or say("ends_here"))
-        if trace.num_spans and len(trace.new_ids):
-            kept = [
-                f"{figures.level_name(trace, s, words)}: {(row > 0).sum()}" for s, row in enumerate(trace.new_scores)
-            ]
-            st.caption(say("new_kept", n=len(trace.new_ids)) + " " + ", ".join(kept))
+    return file.getvalue()

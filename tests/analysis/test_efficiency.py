@@ -36,10 +36,10 @@ def test_one_token_decoded_is_the_difference_of_two_prompts():
     assert linear_operations(config) == 2 * (32 * 32 * 2 + 32 * 16 * 2 + 3 * 32 * 48)
 
 
-def test_ratios_and_spread_are_of_the_times_given():
-    row = Comparison(10, [0.5], {"a": [1.0, 4.0, 2.0], "b": [1.0, 1.0, 3.0]}, 1.0, 1.0, (1, 2), (1, 2))
+def test_ratios_are_of_passes_in_turn_and_spread_is_of_all():
+    row = Comparison(10, [0.5], {"a": [1.0, 4.0, 6.0], "b": [1.0, 1.0, 3.0]}, 1.0, 1.0, (1, 2), (1, 2))
     assert row.ratio("a", "b") == 2.0
-    assert row.spread("a") == 4.0
+    assert row.spread("a") == 6.0
 
 
 def test_the_command_measures_and_writes_a_table_and_json(tiny_checkpoint, tmp_path):

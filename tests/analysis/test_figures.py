@@ -1,40 +1,46 @@
 """Figures: what they draw is in the trace, and token text stays text."""
 
-from dataclasses import replace
-
 import numpy as np
 import pytest
 
 from analysis import figures
 from analysis.lens import read_off
+from analysis.prompt import read_prompt
+from analysis.record import RunOptions, record_trace
+from subllm.checkpoints import load_checkpoint
 
 
 @pytest.mark.parametrize("span", [0, 1])
 def test_the_histogram_counts_every_token_once_and_splits_at_the_threshold(trace, span):
-    dropped, kept = figures.score_histogram(trace, span).data
+    kept, dropped = figures.score_histogram(trace, span).data
     assert sum(dropped.y) == (trace.present[span] & ~trace.kept[span]).sum()
     assert sum(kept.y) == trace.kept[span].sum()
     assert all(x < 0 for x, y in zip(dropped.x, dropped.y, strict=True) if y)
     assert all(x > 0 for x, y in zip(kept.x, kept.y, strict=True) if y)
 
 
-@pytest.mark.parametrize("build", [figures.score_by_position, figures.bypass_contribution])
-def test_points_are_the_tokens_of_the_level(trace, build):
-    dropped, kept = build(trace, 1).data
-    np.testing.assert_array_equal(kept.x, trace.kept[1].nonzero()[0])
-    np.testing.assert_array_equal(dropped.x, (trace.present[1] & ~trace.kept[1]).nonzero()[0])
-    assert dropped.marker.symbol != kept.marker.symbol
-    if build is figures.bypass_contribution:
-        assert not np.asarray(dropped.y).any()
+@pytest.mark.parametrize("span", [0, 1])
+@pytest.mark.parametrize("build", [figures.bypass_contribution, figures.processed_share])
+def test_what_levels_add_is_counted_for_every_token_once_and_dropped_ones_add_nothing(trace, build, span):
+    kept, dropped = build(trace, span).data
+    assert sum(kept.y) == trace.kept[span].sum()
+    assert dropped.y[0] == sum(dropped.y) == trace.dropped[span].sum()
+    assert dropped.marker.pattern.shape != kept.marker.pattern.shape
 
 
-def test_token_text_is_escaped(trace):
-    pieces = trace.pieces.copy().astype("U40")
-    pieces[:] = "<a href='x'>&"
-    figure = figures.score_by_position(replace(trace, pieces=pieces), 0)
-    labels = [label for part in figure.data for label in part.text]
-    assert labels
-    assert all("<" not in label and "&lt;a href" in label for label in labels)
+@pytest.mark.parametrize("name", ["everything", "nothing"])
+@pytest.mark.parametrize("text", ["cat", "the cat sat on the mat"])
+def test_levels_that_keep_all_or_nothing_can_be_drawn(odd_checkpoints, name, text):
+    checkpoint = load_checkpoint(odd_checkpoints / name, "cpu", "float32")
+    trace = record_trace(checkpoint, None, read_prompt(text, checkpoint.tokenizer, 64), RunOptions(new_tokens=2))
+    assert trace.kept.all() if name == "everything" else not trace.kept.any()
+    for build in (figures.score_histogram, figures.bypass_contribution, figures.processed_share, figures.kept_runs):
+        for span in (0, 1):
+            shown = build(trace, span).data
+            if build is not figures.kept_runs:
+                assert sum(sum(bars.y) for bars in shown) == trace.present[span].sum()
+    assert figures.retention(trace).data
+    assert figures.tokens_per_block(trace).data
 
 
 def test_retention_and_blocks_show_the_trace(trace):
@@ -58,11 +64,3 @@ def test_runs_scales_and_the_lens_show_what_was_found(trace, checkpoint):
     assert all("<" not in label for label in best.text)
     histograms = figures.contribution_histogram(trace, found).data
     np.testing.assert_array_equal([h.x for h in histograms], found.contributions)
-
-
-def test_a_selected_token_is_marked_where_it_is(trace):
-    token = int(trace.kept[0].nonzero()[0][0])
-    marked = figures.score_by_position(trace, 0, selected=token).data[-1]
-    assert (marked.x[0], marked.y[0]) == (token, trace.scores[0, token])
-    absent = int((~trace.present[1]).nonzero()[0][0])
-    assert len(figures.score_by_position(trace, 1, selected=absent).data) == 2

@@ -8,7 +8,7 @@ import torch
 
 from analysis import RunStopped
 from analysis.prompt import read_prompt
-from analysis.record import RunOptions, record_trace
+from analysis.record import RunOptions, record_trace, trace_stages
 from subllm.checkpoints import load_dense
 
 from .conftest import TEXT
@@ -69,17 +69,32 @@ def test_the_time_limit_stops_a_run_and_says_where(checkpoint):
         record_trace(checkpoint, None, prompt, RunOptions(seconds=-1))
 
 
-def test_progress_goes_from_reading_to_done(checkpoint):
-    seen = []
+def test_a_trace_grows_stage_by_stage_and_keeps_its_name(checkpoint):
     prompt = read_prompt("the cat", checkpoint.tokenizer, 512)
-    options = RunOptions(new_tokens=3)
-    record_trace(
-        checkpoint, load_dense(checkpoint), prompt, options, progress=lambda share, text: seen.append((share, text))
+    seen = []
+    stages = list(
+        trace_stages(
+            checkpoint,
+            load_dense(checkpoint),
+            prompt,
+            RunOptions(new_tokens=3),
+            progress=lambda share, stage, **values: seen.append((share, stage)),
+        )
     )
-    shares = [share for share, _ in seen]
-    assert shares == sorted(shares)
-    assert seen[-1] == (1.0, "Done")
-    assert any("Reading 2 tokens" in text or "Reading" in text for _, text in seen)
+    assert [(len(t.new_ids) > 0, t.cost is not None, np.isnan(t.perplexity)) for t in stages] == [
+        (False, False, True),
+        (True, False, True),
+        (True, True, False),
+    ]
+    assert len({trace.digest for trace in stages}) == 1
+    assert [share for share, _ in seen] == sorted(share for share, _ in seen)
+    assert list(dict.fromkeys(stage for _, stage in seen)) == [
+        "reading",
+        "continuing",
+        "memory",
+        "timing",
+        "predictions",
+    ]
 
 
 def test_the_continuation_stops_where_positions_end(checkpoint):

@@ -42,7 +42,7 @@ def test_levels_nest_and_blocks_process_what_their_level_kept(trace):
     np.testing.assert_array_equal(trace.processed, np.stack(expected))
     np.testing.assert_array_equal(trace.block_tokens, np.stack(expected).sum(1))
     np.testing.assert_allclose(trace.retention, trace.kept.sum(1) / [trace.num_tokens, trace.kept[0].sum()])
-    np.testing.assert_array_equal(trace.depth, trace.kept[0].astype(int) + trace.kept[1])
+    np.testing.assert_allclose(trace.processed_share[0], trace.weights[0] * trace.bypass_scale[0].mean())
 
 
 def test_dropped_tokens_get_no_weight_and_no_contribution(trace):

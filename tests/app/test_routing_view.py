@@ -1,6 +1,6 @@
 """What the browser gets: the trace's arrays, with offsets as a browser counts."""
 
-import base64
+import json
 import re
 
 import numpy as np
@@ -14,8 +14,15 @@ from app.strings import LANGUAGES, table
 from subllm.checkpoints import load_checkpoint
 
 
-def unpack(text, dtype):
-    return np.frombuffer(base64.b64decode(text), dtype=dtype)
+def unpack(data):
+    """Header and arrays, as the browser reads them."""
+    start = 4 + int.from_bytes(data[:4], "little")
+    header = json.loads(data[4:start])
+    arrays = {
+        name: np.frombuffer(data[start + offset : start + offset + size], f"<{kind}")
+        for name, (kind, offset, size) in header["arrays"].items()
+    }
+    return header, arrays
 
 
 @pytest.fixture(scope="module")
@@ -30,18 +37,31 @@ def test_offsets_cut_the_text_in_utf16_as_the_tokenizer_did_in_characters(tiny_c
     checkpoint = load_checkpoint(tiny_checkpoint, "cpu", "float32")
     prompt = read_prompt("a 🦙 <b> 你 cat", checkpoint.tokenizer, 100)
     trace = record_trace(checkpoint, None, prompt, RunOptions(new_tokens=0))
-    data = view_data(trace, Shown(), table("en"))
+    header, arrays = unpack(view_data(trace, Shown(), table("en")))
     units = trace.prompt.encode("utf-16-le")
-    starts, ends = unpack(data["starts"], np.uint32), unpack(data["ends"], np.uint32)
+    starts, ends = arrays["starts"], arrays["ends"]
     for index in range(trace.num_tokens):
         shown = units[2 * starts[index] : 2 * ends[index]].decode("utf-16-le")
         assert shown == trace.prompt[trace.starts[index] : trace.ends[index]]
-    (channel,) = [entry for entry in data["channels"] if entry["key"] == "score"]
-    np.testing.assert_array_equal(unpack(data["kept"], np.uint8).reshape(2, -1), trace.kept)
-    np.testing.assert_array_equal(unpack(channel["values"], np.float32).reshape(2, -1), trace.scores)
-    for span, kept in zip(data["spans"], trace.kept.sum(1), strict=True):
+    np.testing.assert_array_equal(arrays["kept"].reshape(2, -1), trace.kept)
+    np.testing.assert_array_equal(arrays["score"].reshape(2, -1), trace.scores)
+    np.testing.assert_array_equal(arrays["change"].reshape(trace.num_blocks, -1), trace.change)
+    for span, kept in zip(header["spans"], trace.kept.sum(1), strict=True):
         assert f"{kept} of" in span["title"]
-    assert [(span["first"], span["last"], span["depth"]) for span in data["spans"]] == [(2, 4, 1), (3, 3, 2)]
+    assert [(span["first"], span["last"], span["depth"]) for span in header["spans"]] == [(2, 4, 1), (3, 3, 2)]
+
+
+def test_the_same_trace_makes_the_same_bytes_which_grow_with_tokens_and_blocks_only(tiny_checkpoint):
+    checkpoint = load_checkpoint(tiny_checkpoint, "cpu", "float32")
+    sizes = {}
+    for words in (50, 350):
+        prompt = read_prompt("cat " * words, checkpoint.tokenizer, 400)
+        trace = record_trace(checkpoint, None, prompt, RunOptions(new_tokens=0))
+        sizes[trace.num_tokens] = len(view_data(trace, Shown(), table("en")))
+        assert view_data(trace, Shown(), table("en")) == view_data(trace, Shown(), table("en"))
+    (few, small), (many, large) = sizes.items()
+    blocks = checkpoint.model.config.num_hidden_layers
+    assert (large - small) / (many - few) / blocks < 25
 
 
 def test_events_and_links_that_point_outside_of_the_trace_are_dropped(trace_of_two_levels):

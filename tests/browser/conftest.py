@@ -1,19 +1,19 @@
 """A real server and a real Chromium."""
 
-import shutil
+import os
 
 import pytest
 from playwright.sync_api import sync_playwright
 
-from .server import FLAGS, ROOT, serve
+from .server import FLAGS, ROOT, executable, serve
 
 
 @pytest.fixture(scope="session")
-def server(tiny_checkpoint, tmp_path_factory):
-    """Address of the app, with the tiny checkpoint to choose."""
+def server(tiny_checkpoint, odd_checkpoints, tmp_path_factory):
+    """Address of the app, with the tiny checkpoint and odd ones to choose."""
     log = tmp_path_factory.mktemp("server") / "log"
     variables = {
-        "SUBLLM_ROOTS": str(tiny_checkpoint.parent),
+        "SUBLLM_ROOTS": os.pathsep.join([str(tiny_checkpoint.parent), str(odd_checkpoints)]),
         "SUBLLM_HOME": str(tmp_path_factory.mktemp("home")),
         "SUBLLM_MAX_TOKENS": "400",
     }
@@ -24,9 +24,8 @@ def server(tiny_checkpoint, tmp_path_factory):
 
 @pytest.fixture(scope="session")
 def browser():
-    executable = shutil.which("chromium") or pytest.fail("chromium is not installed; run: make chromium")
     with sync_playwright() as playwright:
-        chromium = playwright.chromium.launch(executable_path=executable, args=FLAGS)
+        chromium = playwright.chromium.launch(executable_path=executable(), args=FLAGS)
         yield chromium
         chromium.close()
 

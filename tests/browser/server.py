@@ -1,6 +1,7 @@
 """The app in a process of its own."""
 
 import os
+import shutil
 import socket
 import subprocess
 import sys
@@ -21,6 +22,18 @@ FLAGS = [
     "--disable-component-update",
     "--disable-sync",
 ]
+
+
+def executable() -> str:
+    """Path of Chromium.
+
+    Raises:
+        FileNotFoundError: if it is not installed.
+    """
+    found = shutil.which("chromium")
+    if found is None:
+        raise FileNotFoundError("chromium is not installed; run: make chromium")
+    return found
 
 
 @contextmanager

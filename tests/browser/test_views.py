@@ -29,9 +29,13 @@ def test_search_walks_through_what_it_finds(page):
     run(page, TEXT)
     view = shown(page, TEXT)
     view.press("/")
-    search = page.get_by_role("searchbox", name="Search tokens")
+    search = page.get_by_role("searchbox", name="Search the text")
+    search.fill("THEN the dog")  # over several tokens, upper or lower case
+    found = "() => [...CSS.highlights.get('routing-found')].map((r) => r.startContainer.data.slice(r.startOffset, r.endOffset)).join('')"
+    assert page.evaluate(found) == " then the dog"
     search.fill("cat")
-    assert page.evaluate("() => CSS.highlights.get('routing-found').size") == 2
+    assert page.evaluate(found) == " cat cat"
+    page.get_by_text("2 found").wait_for()
     for _ in range(3):
         search.press("Enter")
     assert '"cat"' in status(page).inner_text() or '" cat"' in status(page).inner_text()

@@ -1,6 +1,6 @@
 """The prompt as text and as a map of blocks by tokens, in the browser: arrays in, no DOM node per token."""
 
-import base64
+import json
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -14,7 +14,7 @@ from analysis.figures import level_name
 
 _FOLDER = Path(__file__).parent
 _HTML, _CSS = ((_FOLDER / f"view.{kind}").read_text() for kind in ("html", "css"))
-_JS = "\n".join((_FOLDER / f"{part}.js").read_text() for part in ("model", "text", "map", "view"))
+_JS = "\n".join((_FOLDER / f"{part}.js").read_text() for part in ("model", "canvas", "text", "map", "lane", "view"))
 
 
 @dataclass(frozen=True)
@@ -44,8 +44,17 @@ class Shown:
         return cls(
             _within(fields.get("level"), 0, trace.num_spans - 1),
             _within(fields.get("selected"), -1, trace.num_tokens - 1),
-            colour if colour in _channels(trace) else cls.colour,
+            colour if colour in cls.colours(trace) else cls.colour,
         )
+
+    @staticmethod
+    def colours(trace: Trace) -> list[str]:
+        """What text and map can be coloured by.
+
+        Args:
+            trace: of a prompt.
+        """
+        return list(_channels(trace))
 
 
 def routing_view(trace: Trace, shown: Shown, words: Mapping[str, str], key: str) -> Shown:
@@ -60,8 +69,15 @@ def routing_view(trace: Trace, shown: Shown, words: Mapping[str, str], key: str)
     Returns:
         What the browser shows now.
     """
-    result = _component()(data=view_data(trace, shown, words), key=key, height="content", on_shown_change=lambda: None)
-    return Shown.parse(result.shown, trace) if result.shown else shown
+    first = st.session_state.setdefault(f"{key} begins with", {})
+    if trace.digest not in first:
+        first.clear()
+        first[trace.digest] = shown
+    # the same bytes at every rerun, which Streamlit then does not send again
+    data = view_data(trace, first[trace.digest], words)
+    result = _component()(data=data, key=key, height="content", on_shown_change=lambda: None)
+    said = result.shown or {}
+    return Shown.parse(said, trace) if said.get("id") == trace.digest else first[trace.digest]
 
 
 @st.cache_resource(show_spinner=False)
@@ -69,8 +85,11 @@ def _component() -> Any:
     return st.components.v2.component("subllm_routing_view", html=_HTML, css=_CSS, js=_JS)
 
 
-def view_data(trace: Trace, shown: Shown, words: Mapping[str, str]) -> dict[str, Any]:
-    """What the component needs, arrays as base64.
+def view_data(trace: Trace, shown: Shown, words: Mapping[str, str]) -> bytes:
+    """What the component needs: the length of a header (uint32), the header (JSON), and the arrays one after another.
+
+    The header's `arrays` says of each its type ("u1", "u4", "f2", "f4", little-endian), where it begins after the
+    header, and its bytes.
 
     Args:
         trace: of a prompt.
@@ -78,7 +97,6 @@ def view_data(trace: Trace, shown: Shown, words: Mapping[str, str]) -> dict[str,
         words: labels by key.
     """
     offsets = _utf16_offsets(trace.prompt)
-    plain = [trace.prompt[start:end] for start, end in zip(trace.starts, trace.ends, strict=True)]
     spans = []
     for span in range(trace.num_spans):
         inside = _inside(trace, span).nonzero()[0]
@@ -94,27 +112,43 @@ def view_data(trace: Trace, shown: Shown, words: Mapping[str, str]) -> dict[str,
                 "last": int(inside.max(initial=-1)),
             }
         )
-    return {
-        "id": trace.digest + words["view_token"],
+    channels = _channels(trace)
+    arrays: dict[str, tuple[str, int, int]] = {}
+    parts: list[bytes] = []
+    for name, kind, values in (
+        ("ids", "u4", trace.token_ids),
+        ("starts", "u4", offsets[trace.starts]),
+        ("ends", "u4", offsets[trace.ends]),
+        ("kept", "u1", trace.kept),
+        *((key, "f2" if values.dtype == np.float16 else "f4", values) for key, (_, values) in channels.items()),
+    ):
+        parts.append(np.ascontiguousarray(values, dtype=f"<{kind}").tobytes())
+        arrays[name] = (kind, sum(map(len, parts[:-1])), len(parts[-1]))
+    header = {
+        "id": trace.digest,
+        "version": f"{trace.digest} {words['view_token']} {' '.join(channels)}",
         "text": trace.prompt,
         "tokens": trace.num_tokens,
         # only those that the text itself does not say: parts of characters, and tokens without text
-        "pieces": {i: str(piece) for i, piece in enumerate(trace.pieces) if piece != plain[i]},
-        "ids": _pack(trace.token_ids, np.int32),
-        "starts": _pack(offsets[trace.starts], np.uint32),
-        "ends": _pack(offsets[trace.ends], np.uint32),
-        "kept": _pack(trace.kept, np.uint8),
+        "pieces": {
+            index: piece
+            for index, (piece, start, end) in enumerate(
+                zip(trace.pieces.tolist(), trace.starts.tolist(), trace.ends.tolist(), strict=True)
+            )
+            if piece != trace.prompt[start:end]
+        },
+        "arrays": arrays,
         "channels": [
-            {"key": key, "rows": rows, "label": words[f"channel_{key}"], "values": _pack(values, np.float32)}
-            for key, (rows, values) in _channels(trace).items()
+            {"key": key, "rows": rows, "label": words[f"channel_{key}"], "help": words[f"help_{key}"]}
+            for key, (rows, _) in channels.items()
         ],
         "blocks": trace.block_spans.tolist(),
         "spans": spans,
         "labels": {key.removeprefix("view_"): text for key, text in words.items() if key.startswith("view_")},
-        "level": shown.level,
-        "selected": shown.selected,
-        "colour": shown.colour,
+        "shown": vars(shown),
     }
+    encoded = json.dumps(header, ensure_ascii=False).encode()
+    return b"".join([len(encoded).to_bytes(4, "little"), encoded, *parts])
 
 
 def _channels(trace: Trace) -> dict[str, tuple[str, np.ndarray]]:
@@ -125,6 +159,8 @@ def _channels(trace: Trace) -> dict[str, tuple[str, np.ndarray]]:
         "bypass": ("levels", trace.contribution_share),
         "change": ("blocks", trace.change),
     }
+    if not np.isnan(trace.confidence).all():
+        channels["confidence"] = ("blocks", trace.confidence)
     if not np.isnan(trace.divergence).all():
         channels |= {"surprisal": ("all", trace.surprisal), "divergence": ("all", trace.divergence)}
     return channels
@@ -143,10 +179,6 @@ def _utf16_offsets(text: str) -> np.ndarray:
     """(len + 1,) position of every character in the text as a browser counts: characters beyond U+FFFF are two."""
     codes = np.frombuffer(text.encode("utf-32-le"), dtype=np.uint32)
     return np.concatenate([[0], np.cumsum(1 + (codes > 0xFFFF))])
-
-
-def _pack(array: np.ndarray, dtype: Any) -> str:
-    return base64.b64encode(np.ascontiguousarray(array, dtype=dtype).tobytes()).decode()
 
 
 def _inside(trace: Trace, span: int) -> np.ndarray:

@@ -1,8 +1,8 @@
-// Blocks down, tokens across, on a canvas: one pixel per token and three per block are painted once, then scaled.
+// Blocks down, tokens across, on a canvas. The tokens in the window are painted into one pixel column each, or several
+// into one where there are more of them than pixels; that picture is then scaled.
 
 const ROW = 9; // pixels per block
-const LEFT = 46; // pixels left of the cells, for block numbers and level brackets
-const AXIS = 18; // pixels below them
+const AXIS = 18; // pixels below the cells
 const MINI = 14; // height of the overview that shows while zoomed
 
 class MapView {
@@ -12,36 +12,55 @@ class MapView {
     for (const name of ["brackets", "cells", "cursor", "mini"]) this[name] = frame.querySelector(`.${name}`);
     this.from = 0;
     this.to = 1;
+    this.selected = this.block = -1;
   }
 
-  setData(data) {
+  // New data; the window stays where it is if these are other numbers about the same tokens.
+  setData(data, same) {
     this.data = data;
-    this.from = 0;
-    this.to = data.tokens;
+    if (!same) [this.from, this.to] = [0, data.tokens];
   }
 
   paint(channel) {
-    const { data } = this;
-    const image = new OffscreenCanvas(Math.max(data.tokens, 1), Math.max(data.blocks.length * 3, 1));
+    this.channel = channel;
+    this.overview = null;
+    this.draw();
+  }
+
+  // Picture of a window of tokens: three pixels per block, at most `columns` across.
+  raster(from, to, columns) {
+    const { data, channel } = this;
+    columns = Math.max(1, Math.min(columns, to - from));
+    const image = new OffscreenCanvas(columns, Math.max(data.blocks.length * 3, 1));
     const context = image.getContext("2d");
     const pixels = context.createImageData(image.width, image.height);
+    const every = (to - from) / columns;
     data.blocks.forEach((span, block) => {
-      const row = channel.rows === "blocks" ? block : span;
-      for (let token = 0; token < data.tokens; token++) {
-        const on = data.processed(block, token);
-        const plain = row < 0 && channel.rows !== "all";
-        const alpha = plain ? 0.45 : 0.3 + 0.15 * data.bin(channel, row, token);
+      const plain = span < 0 && channel.rows === "levels";
+      const bins = plain ? null : data.bins(channel, channel.rows === "blocks" ? block : span);
+      for (let column = 0; column < columns; column++) {
+        const first = Math.floor(from + column * every);
+        const last = Math.max(first + 1, Math.floor(from + (column + 1) * every));
+        let on = 0;
+        let bin = 0;
+        for (let token = first; token < last; token++) {
+          if (!data.processed(block, token)) continue;
+          on++;
+          bin += bins ? bins[token] : 0;
+        }
+        const share = on / (last - first);
+        const blue = share * (plain ? 0.45 : 0.3 + (0.15 * bin) / Math.max(on, 1));
         for (let line = 0; line < 3; line++) {
-          const at = 4 * ((block * 3 + line) * image.width + token);
-          pixels.data.set(on ? [47, 111, 179] : [200, 100, 30], at);
-          const hatch = (token + line) % 3 === 0 ? 0.45 : 0.06;
-          pixels.data[at + 3] = 255 * (on ? alpha * (line === 2 ? 0.8 : 1) : hatch);
+          const hatch = last - first > 1 ? 0.19 : (first + line) % 3 === 0 ? 0.45 : 0.06;
+          const orange = (1 - share) * hatch;
+          const at = 4 * ((block * 3 + line) * columns + column);
+          for (let c = 0; c < 3; c++) pixels.data[at + c] = (BLUE[c] * blue + ORANGE[c] * orange) / (blue + orange);
+          pixels.data[at + 3] = 255 * (blue * (line === 2 ? 0.8 : 1) + orange);
         }
       }
     });
     context.putImageData(pixels, 0, 0);
-    this.image = image;
-    this.draw();
+    return image;
   }
 
   draw() {
@@ -49,42 +68,34 @@ class MapView {
     const width = Math.max(this.frame.clientWidth - LEFT - 2, 50);
     const height = data.blocks.length * ROW;
     const zoomed = this.to - this.from < data.tokens;
-    const ratio = window.devicePixelRatio || 1;
     this.frame.style.height = `${height + AXIS + (zoomed ? MINI + 4 : 0)}px`;
     this.mini.hidden = !zoomed;
-    const place = (canvas, left, top, w, h) => {
-      Object.assign(canvas.style, { left: `${left}px`, top: `${top}px`, width: `${w}px`, height: `${h}px` });
-      canvas.width = Math.round(w * ratio);
-      canvas.height = Math.round(h * ratio);
-      const context = canvas.getContext("2d");
-      context.scale(ratio, ratio);
-      context.fillStyle = context.strokeStyle = getComputedStyle(this.frame).color;
-      return context;
-    };
     const cells = place(this.cells, LEFT, 0, width, height + AXIS);
-    cells.imageSmoothingEnabled = this.to - this.from > width;
-    cells.drawImage(this.image, this.from, 0, this.to - this.from, this.image.height, 0, 0, width, height);
+    const image = this.raster(this.from, this.to, this.cells.width);
+    cells.imageSmoothingEnabled = false;
+    cells.drawImage(image, 0, 0, width, height);
     this.drawAxis(cells, width, height);
     this.drawBrackets(place(this.brackets, 0, 0, LEFT, height + AXIS), height);
     place(this.cursor, LEFT, 0, width, height);
     if (zoomed) {
       const mini = place(this.mini, LEFT, height + AXIS, width, MINI);
-      mini.drawImage(this.image, 0, 0, this.image.width, this.image.height, 0, 0, width, MINI);
+      this.overview ??= this.raster(0, data.tokens, this.mini.width);
+      mini.drawImage(this.overview, 0, 0, width, MINI);
       mini.lineWidth = 2;
       mini.strokeRect((this.from / data.tokens) * width, 1, ((this.to - this.from) / data.tokens) * width, MINI - 2);
     }
     this.drawCursor();
+    this.onWindow();
   }
 
   drawAxis(context, width, height) {
-    context.font = "11px sans-serif";
     const shown = this.to - this.from;
-    const ticks = Math.min(8, shown);
+    const ticks = Math.min(8, shown, Math.floor(width / 60));
     for (let i = 0; i < ticks; i++) {
       const token = Math.round(this.from + (i * (shown - 1)) / Math.max(ticks - 1, 1));
       context.textAlign = i === 0 ? "left" : i === ticks - 1 ? "right" : "center";
       const x = i === 0 ? 0 : i === ticks - 1 ? width : ((token + 0.5 - this.from) * width) / shown;
-      context.fillText(String(token), x, height + 14);
+      context.fillText(token.toLocaleString(), x, height + 14);
     }
   }
 
@@ -106,25 +117,16 @@ class MapView {
     context.fillText(this.data.labels.token, 0, height + 14);
   }
 
-  // Columns of the selected token and of the one under the pointer.
-  drawCursor(selected = this.selected ?? -1, hovered = -1) {
+  drawCursor(selected = this.selected, hovered = -1) {
     this.selected = selected;
-    const ratio = window.devicePixelRatio || 1;
-    const context = this.cursor.getContext("2d");
-    context.clearRect(0, 0, this.cursor.width, this.cursor.height);
-    const width = this.cursor.clientWidth / (this.to - this.from);
-    context.lineWidth = 2;
-    for (const [token, colour] of [[hovered, "#888"], [selected, "#f2a900"]]) {
-      if (token < this.from || token >= this.to) continue;
-      context.strokeStyle = colour;
-      context.strokeRect((token - this.from) * width, 0, Math.max(width, 2), this.cursor.height / ratio);
-    }
+    const context = drawColumns(this.cursor, this, selected, hovered);
+    if (this.block < 0) return;
+    context.strokeStyle = SELECTED;
+    context.strokeRect(0, this.block * ROW, this.cursor.clientWidth, ROW);
   }
 
   tokenAt(event) {
-    const box = this.cells.getBoundingClientRect();
-    const token = Math.floor(this.from + ((event.clientX - box.left) / box.width) * (this.to - this.from));
-    return Math.max(0, Math.min(this.data.tokens - 1, token));
+    return columnAt(event, this.cells, this);
   }
 
   blockAt(event) {

@@ -1,17 +1,19 @@
 // What the view shows: the trace's arrays and the states of its tokens. No DOM here.
 
 const BINS = 5; // fifths of the values shown
+const SAMPLE = 20000; // values that the edges between the fifths are taken from
 
 class RoutingData {
-  constructor(data) {
-    Object.assign(this, data); // text, tokens, blocks, spans, channels, pieces, labels
-    const decode = (text, Type) => new Type(Uint8Array.from(atob(text), (c) => c.charCodeAt(0)).buffer);
-    this.ids = decode(data.ids, Int32Array);
-    this.starts = decode(data.starts, Uint32Array);
-    this.ends = decode(data.ends, Uint32Array);
-    this.kept = decode(data.kept, Uint8Array);
-    this.values = Object.fromEntries(data.channels.map((c) => [c.key, decode(c.values, Float32Array)]));
+  // `bytes`: length of the header (uint32), header (JSON), arrays at the offsets that the header gives.
+  constructor(bytes) {
+    const start = 4 + new DataView(bytes.buffer, bytes.byteOffset).getUint32(0, true);
+    Object.assign(this, JSON.parse(new TextDecoder().decode(bytes.subarray(4, start)))); // text, tokens, blocks, spans, …
+    for (const [name, [type, offset, size]] of Object.entries(this.arrays)) {
+      const buffer = bytes.slice(start + offset, start + offset + size).buffer;
+      this[name] = type === "f2" ? halfFloats(new Uint16Array(buffer)) : new { u1: Uint8Array, u4: Uint32Array, f4: Float32Array }[type](buffer);
+    }
     this.edgesOf = new Map();
+    this.binsOf = new Map();
   }
 
   channel(key) {
@@ -22,7 +24,7 @@ class RoutingData {
   state(level, token) {
     const at = level * this.tokens + token;
     if (this.kept[at]) return "kept";
-    return Number.isNaN(this.values.score[at]) ? "absent" : "dropped";
+    return Number.isNaN(this.score[at]) ? "absent" : "dropped";
   }
 
   processed(block, token) {
@@ -30,32 +32,78 @@ class RoutingData {
     return span < 0 || this.kept[span * this.tokens + token] === 1;
   }
 
-  // Value of a channel at a row: rows are levels, blocks, or one row for all.
-  value(channel, row, token) {
-    return this.values[channel.key][(channel.rows === "all" ? 0 : row) * this.tokens + token];
+  // Row of a channel: rows are levels, blocks, or one row for all.
+  row(channel, index) {
+    const from = channel.rows === "all" ? 0 : index * this.tokens;
+    return this[channel.key].subarray(from, from + this.tokens);
   }
 
-  // Four edges between the fifths of a channel's values: over its row, or over all rows for blocks.
-  edges(channel, row) {
-    const name = channel.rows === "levels" ? `${channel.key} ${row}` : channel.key;
+  value(channel, index, token) {
+    return this.row(channel, index)[token];
+  }
+
+  // (tokens) which fifth each value of a row is in, 0 where there is none.
+  bins(channel, index) {
+    const name = `${channel.key} ${channel.rows === "all" ? 0 : index}`;
+    if (!this.binsOf.has(name)) {
+      const [a, b, c, d] = this.edges(channel, index);
+      this.binsOf.set(name, Uint8Array.from(this.row(channel, index), (v) => (v > a) + (v > b) + (v > c) + (v > d)));
+    }
+    return this.binsOf.get(name);
+  }
+
+  // Four edges between the fifths of a channel's values: over the kept tokens of its row, over all rows for blocks.
+  edges(channel, index) {
+    const name = channel.rows === "levels" ? `${channel.key} ${index}` : channel.key;
     if (!this.edgesOf.has(name)) {
-      const all = this.values[channel.key];
-      const from = channel.rows === "levels" ? row * this.tokens : 0;
-      const to = channel.rows === "levels" ? from + this.tokens : all.length;
-      const shown = all.slice(from, to).filter((v, i) => !Number.isNaN(v) && (channel.rows !== "levels" || this.kept[from + i]));
-      shown.sort();
-      this.edgesOf.set(name, shown.length ? [0.2, 0.4, 0.6, 0.8].map((q) => shown[Math.floor(q * (shown.length - 1))]) : []);
+      const levels = channel.rows === "levels";
+      const values = levels ? this.row(channel, index) : this[channel.key];
+      const step = Math.ceil(values.length / SAMPLE);
+      const shown = values.filter((v, i) => i % step === 0 && !Number.isNaN(v) && (!levels || this.kept[index * this.tokens + i])).sort();
+      this.edgesOf.set(name, [0.2, 0.4, 0.6, 0.8].map((q) => shown[Math.floor(q * (shown.length - 1))] ?? Infinity));
     }
     return this.edgesOf.get(name);
   }
 
-  bin(channel, row, token) {
-    const value = this.value(channel, row, token);
-    if (Number.isNaN(value)) return 0;
-    return this.edges(channel, row).filter((edge) => value > edge).length;
+  // Place of a token's score among those that reached a level, the highest first.
+  rank(level, token) {
+    const scores = this.row(this.channel("score"), level);
+    return 1 + scores.reduce((above, score) => above + (score > scores[token]), 0);
+  }
+
+  reached(level) {
+    return this.row(this.channel("score"), level).reduce((count, score) => count + !Number.isNaN(score), 0);
   }
 
   piece(token) {
     return this.pieces[token] ?? this.text.slice(this.starts[token], this.ends[token]);
   }
+
+  // The first token that ends after a character, by bisection.
+  tokenAfter(offset, ends = this.ends) {
+    let low = 0;
+    let high = this.tokens - 1;
+    while (low < high) {
+      const middle = (low + high) >> 1;
+      if (ends[middle] > offset) high = middle;
+      else low = middle + 1;
+    }
+    return low;
+  }
+
+  // Where a text occurs: [first token, last token], upper and lower case alike; it may run over several tokens.
+  find(query) {
+    if (!query) return [];
+    const pattern = new RegExp(query.replace(/[\\^$.*+?()[\]{}|/-]/g, "\\$&"), "gi");
+    return [...this.text.matchAll(pattern)].map((match) => [this.tokenAfter(match.index), this.tokenAfter(match.index + match[0].length - 1)]);
+  }
+}
+
+function halfFloats(halves) {
+  if (typeof Float16Array === "function") return Float32Array.from(new Float16Array(halves.buffer));
+  return Float32Array.from(halves, (bits) => {
+    const [sign, exponent, fraction] = [bits >> 15 ? -1 : 1, (bits >> 10) & 31, bits & 1023];
+    if (exponent === 31) return fraction ? NaN : sign * Infinity;
+    return sign * (exponent ? 2 ** (exponent - 15) * (1 + fraction / 1024) : 2 ** -24 * fraction);
+  });
 }

@@ -1,17 +1,25 @@
 // The prompt as one text node. Tokens are coloured with the CSS Custom Highlight API, so there is no DOM node per token
-// and the text can be selected, copied and searched.
+// and the text can be selected, copied and searched. In long prompts only what is in view is coloured.
 
-const HIGHLIGHTS = ["dropped", "absent", "found", "hover", "selected"].map((name) => `routing-${name}`);
-for (let bin = 0; bin < BINS; bin++) HIGHLIGHTS.push(`routing-kept-${bin}a`, `routing-kept-${bin}b`);
+const STATES = ["dropped", "absent"];
+for (let bin = 0; bin < BINS; bin++) STATES.push(`kept-${bin}a`, `kept-${bin}b`);
+const MARKS = { found: 1, hover: 2, selected: 3 }; // what lies on top of the states, by priority
+const FEW = 2000; // tokens that are coloured whether they are in view or not
 
 class TextView {
   constructor(element, root) {
     this.element = element;
     this.root = root;
+    element.addEventListener("scroll", () => {
+      this.frame ??= requestAnimationFrame(() => {
+        this.frame = undefined;
+        this.colour();
+      });
+    });
   }
 
   close() {
-    for (const name of HIGHLIGHTS) CSS.highlights?.delete(name);
+    for (const name of [...STATES, ...Object.keys(MARKS)]) CSS.highlights?.delete(`routing-${name}`);
   }
 
   // With `visible`, white space and tokens without text get a sign; the text is then no longer the prompt to copy.
@@ -41,27 +49,53 @@ class TextView {
   }
 
   paint(level, channel) {
-    if (!CSS.highlights) return;
+    this.level = level;
+    this.channel = channel;
+    this.from = this.to = 0;
+    this.colour();
+  }
+
+  // Colour the tokens in view, or all of them.
+  colour(all = this.data.tokens <= FEW) {
     const { data } = this;
-    const ranges = new Map(HIGHLIGHTS.map((name) => [name, []]));
-    for (let token = 0; token < data.tokens; token++) {
-      const range = this.range(token);
-      if (!range || !data.spans.length) continue;
-      if (token && this.starts[token] === this.starts[token - 1] && this.ends[token] === this.ends[token - 1]) continue;
-      const state = data.state(level, token);
-      const name = state === "kept" ? `kept-${data.bin(channel, level, token)}${token % 2 ? "b" : "a"}` : state;
-      ranges.get(`routing-${name}`).push(range);
+    if (!CSS.highlights || !data.spans.length) return this.close();
+    const [from, to] = all ? [0, data.tokens] : this.inView(0);
+    if (from >= this.from && to <= this.to) return;
+    [this.from, this.to] = all ? [from, to] : this.inView(1);
+    const highlights = Object.fromEntries(STATES.map((name) => [name, new Highlight()]));
+    const bins = data.bins(this.channel, this.level);
+    for (let token = this.from; token < this.to; token++) {
+      const again = token && this.starts[token] === this.starts[token - 1] && this.ends[token] === this.ends[token - 1];
+      const range = again ? null : this.range(token);
+      if (!range) continue;
+      const state = data.state(this.level, token);
+      highlights[state === "kept" ? `kept-${bins[token]}${token % 2 ? "b" : "a"}` : state].add(range);
     }
-    for (const [name, list] of ranges) {
-      if (!["routing-selected", "routing-hover", "routing-found"].includes(name)) CSS.highlights.set(name, new Highlight(...list));
-    }
+    for (const name of STATES) CSS.highlights.set(`routing-${name}`, highlights[name]);
+  }
+
+  // First token in view and the one after the last, with so many frames more above and below.
+  inView(frames) {
+    const { top, bottom, height } = this.element.getBoundingClientRect();
+    const firstBelow = (y) => {
+      let low = 0;
+      let high = this.data.tokens;
+      while (low < high) {
+        const middle = (low + high) >> 1;
+        if ((this.box(middle)?.bottom ?? -Infinity) > y) high = middle;
+        else low = middle + 1;
+      }
+      return low;
+    };
+    return [firstBelow(top - frames * height), Math.min(this.data.tokens, firstBelow(bottom + frames * height) + 1)];
   }
 
   // Mark tokens: "selected", "hover" or "found".
   mark(kind, tokens) {
+    if (!CSS.highlights) return;
     const highlight = new Highlight(...tokens.map((token) => this.range(token)).filter(Boolean));
-    highlight.priority = { found: 1, hover: 2, selected: 3 }[kind];
-    CSS.highlights?.set(`routing-${kind}`, highlight);
+    highlight.priority = MARKS[kind];
+    CSS.highlights.set(`routing-${kind}`, highlight);
   }
 
   range(token) {
@@ -77,41 +111,33 @@ class TextView {
     const frame = this.element.getBoundingClientRect();
     if (!box || (box.top >= frame.top && box.bottom <= frame.bottom)) return;
     this.element.scrollTop += box.top - frame.top - frame.height / 2;
+    this.colour();
   }
 
-  box(token) {
-    if (!this.range(token)) return null;
+  // A range in the document: unlike those of highlights it can be asked where it is.
+  place(token) {
     const range = document.createRange();
     range.setStart(this.element.firstChild, this.starts[token]);
     range.setEnd(this.element.firstChild, this.ends[token]);
-    return range.getBoundingClientRect();
+    return range;
+  }
+
+  // Where a token stands; one without text stands where the next one with text does.
+  box(token) {
+    while (token >= 0 && token < this.data.tokens && this.starts[token] === this.ends[token]) token++;
+    return token < 0 || token >= this.data.tokens ? null : this.place(token).getBoundingClientRect();
   }
 
   tokenAt(event) {
     const caret = document.caretPositionFromPoint?.(event.clientX, event.clientY, { shadowRoots: [this.root] });
     if (!caret || caret.offsetNode !== this.element.firstChild) return -1;
     for (const offset of [caret.offset, caret.offset - 1]) { // the caret may stand right of the character that was hit
-      const token = this.tokenOf(offset);
-      if (token < 0) continue;
-      const range = document.createRange();
-      range.setStart(this.element.firstChild, this.starts[token]);
-      range.setEnd(this.element.firstChild, this.ends[token]);
-      for (const r of range.getClientRects()) {
+      const token = this.data.tokenAfter(offset, this.ends);
+      if (offset < this.starts[token] || offset >= this.ends[token]) continue;
+      for (const r of this.place(token).getClientRects()) {
         if (r.left <= event.clientX && event.clientX <= r.right && r.top <= event.clientY && event.clientY <= r.bottom) return token;
       }
     }
     return -1;
-  }
-
-  // The first token of the character at an offset, by bisection.
-  tokenOf(offset) {
-    let low = 0;
-    let high = this.data.tokens - 1;
-    while (low < high) {
-      const middle = (low + high) >> 1;
-      if (this.ends[middle] > offset) high = middle;
-      else low = middle + 1;
-    }
-    return this.starts[low] <= offset && offset < this.ends[low] ? low : -1;
   }
 }

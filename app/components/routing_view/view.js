@@ -1,4 +1,4 @@
-// The controls, and what links text, map and the numbers of one token.
+// The controls, and what links text, map, lane and the numbers of one token.
 
 const views = new WeakMap();
 
@@ -16,27 +16,25 @@ export default function (component) {
 
 class RoutingView {
   constructor(root) {
-    for (const name of ["levels", "legend", "token", "title", "colour", "visible", "search", "zoom"]) {
+    for (const name of ["levels", "legend", "token", "title", "laneTitle", "colour", "visible", "search", "matches", "zoom"]) {
       this[name] = root.querySelector(`.${name}`);
     }
+    this.root = root;
     this.text = new TextView(root.querySelector(".text"), root);
-    this.map = new MapView(root.querySelector(".map"));
+    this.lane = new LaneView(root.querySelector(".lane"));
+    this.map = new MapView(root.querySelector(".map"), () => this.drawLane());
     this.level = 0;
     this.selected = -1;
+    this.found = [];
     const { cells, mini } = this.map;
-    this.text.element.addEventListener("click", (event) => this.select(this.text.tokenAt(event)));
-    this.text.element.addEventListener("mousemove", (event) => this.hover(this.text.tokenAt(event)));
-    cells.addEventListener("mousemove", (event) => this.drag(event) || this.hover(this.map.tokenAt(event), this.map.blockAt(event)));
-    for (const element of [this.text.element, cells]) {
-      element.addEventListener("keydown", (event) => this.walk(event));
-      element.addEventListener("mouseleave", () => this.hover(-1));
-    }
+    this.listen(this.text.element, (event) => this.text.tokenAt(event));
+    this.listen(cells, (event) => this.map.tokenAt(event), (event) => this.map.blockAt(event));
+    this.listen(this.lane.points, (event) => this.lane.tokenAt(event));
     cells.addEventListener("mousedown", (event) => (this.grip = { x: event.clientX, from: this.map.from, moved: false }));
-    cells.addEventListener("click", (event) => this.grip?.moved || this.select(this.map.tokenAt(event)));
     cells.addEventListener("wheel", (event) => {
       if (!event.ctrlKey && !event.shiftKey) return; // the page scrolls
       event.preventDefault();
-      this.map.zoom(event.deltaY > 0 ? 1.25 : 0.8, this.map.tokenAt(event));
+      this.map.zoom((event.deltaY || event.deltaX) > 0 ? 1.25 : 0.8, this.map.tokenAt(event));
     }, { passive: false });
     mini.addEventListener("mousemove", (event) => event.buttons && this.pan(event));
     mini.addEventListener("mousedown", (event) => this.pan(event));
@@ -48,43 +46,63 @@ class RoutingView {
     this.search.addEventListener("input", () => this.find());
     this.search.addEventListener("keydown", (event) => event.key === "Enter" && this.next(event.shiftKey ? -1 : 1));
     this.resize = new ResizeObserver(() => this.data && this.map.draw());
+    this.print = () => this.data && this.text.colour(true);
+  }
+
+  // What all views of tokens do alike: hover, click, keys.
+  listen(element, tokenAt, blockAt = () => -1) {
+    element.addEventListener("mousemove", (event) => this.drag(event) || this.hover(tokenAt(event), blockAt(event)));
+    element.addEventListener("mouseleave", () => this.hover(-1));
+    element.addEventListener("keydown", (event) => this.walk(event, element === this.map.cells));
+    element.addEventListener("click", (event) => {
+      if (this.grip?.moved) return (this.grip = null); // that was dragging
+      this.map.block = blockAt(event);
+      this.select(tokenAt(event));
+    });
   }
 
   close() {
     this.text.close();
     this.resize.disconnect();
+    removeEventListener("beforeprint", this.print);
   }
 
-  show(data) {
+  show(bytes) {
     this.resize.observe(this.map.frame);
-    const fresh = this.data?.id !== data.id;
-    if (fresh) {
-      this.data = new RoutingData(data);
-      this.level = Math.max(0, Math.min(data.level ?? this.level, data.spans.length - 1));
-      this.selected = Math.min(data.selected ?? -1, data.tokens - 1);
-      this.map.setData(this.data);
-      this.label();
+    addEventListener("beforeprint", this.print);
+    const data = new RoutingData(bytes);
+    if (this.data?.version === data.version) return this.paint();
+    const same = this.data?.id === data.id; // then only numbers were added, or the language changed
+    this.data = data;
+    this.map.setData(data, same);
+    if (!same) {
+      this.level = Math.max(0, Math.min(data.shown.level, data.spans.length - 1));
+      this.selected = Math.min(data.shown.selected, data.tokens - 1);
+      this.map.block = -1;
+      this.search.value = "";
     }
-    if (!fresh) return this.paint();
+    this.label(same);
     this.write();
-    if (this.selected >= 0) this.select(this.selected);
+    if (!same && this.selected >= 0) this.select(this.selected);
   }
 
   // Labels, in the language of the page, and the choice of colours.
-  label() {
-    const { labels, channels } = this.data;
-    for (const element of [...this.colour.parentElement.parentElement.querySelectorAll("[data-label]"), ...this.zoom.children]) {
+  label(same) {
+    const { labels, channels, shown, spans } = this.data;
+    this.token.style.setProperty("--lines", spans.length + 2);
+    for (const element of this.root.querySelectorAll("[data-label]")) {
       const label = labels[element.dataset.label];
-      if (element.dataset.label.startsWith("zoom")) element.setAttribute("aria-label", element.title = label);
+      if (element.tagName === "BUTTON") element.setAttribute("aria-label", (element.title = label));
       else element.textContent = label;
     }
     this.search.placeholder = labels.search;
     this.search.setAttribute("aria-label", labels.search);
     this.text.element.setAttribute("aria-label", labels.text);
     this.map.cells.setAttribute("aria-label", labels.map);
+    this.lane.points.setAttribute("aria-label", labels.lane);
     this.levels.setAttribute("aria-label", labels.levels);
     this.legend.setAttribute("aria-label", labels.legend);
-    const before = this.colour.value || this.data.colour;
+    const before = same ? this.colour.value : shown.colour;
     this.colour.replaceChildren(...channels.map((channel) => new Option(channel.label, channel.key)));
     this.colour.value = this.data.channel(before).key;
   }
@@ -95,44 +113,72 @@ class RoutingView {
     this.find();
   }
 
+  // The channel that colours text and lane: they have no rows for blocks.
+  get tokenChannel() {
+    const channel = this.data.channel(this.colour.value);
+    return channel.rows === "blocks" ? this.data.channel("score") : channel;
+  }
+
   paint() {
     const channel = this.data.channel(this.colour.value);
     this.drawControls(channel);
-    this.text.paint(this.level, channel.rows === "blocks" ? this.data.channel("score") : channel);
+    this.text.paint(this.level, this.tokenChannel);
     this.map.paint(channel);
     this.title.textContent = this.data.labels.mapTitle
       .replace("{blocks}", this.data.blocks.length).replace("{tokens}", this.data.tokens.toLocaleString()).replace("{colour}", channel.label);
-    this.text.mark("selected", [this.selected]);
-    this.describe(this.selected);
+    this.mark();
     this.report();
+  }
+
+  drawLane() {
+    const { data, tokenChannel: channel } = this;
+    const empty = !data.spans.length && channel.rows === "levels";
+    this.lane.frame.hidden = this.laneTitle.hidden = empty;
+    if (empty) return;
+    this.lane.draw(data, this.level, channel, this.map);
+    const level = channel.rows === "levels" ? `, ${data.spans[this.level].name}` : "";
+    this.laneTitle.textContent = data.labels.laneTitle.replace("{colour}", channel.label) + level;
+    this.lane.drawCursor(this.selected, -1);
   }
 
   drawControls(channel) {
     const { data } = this;
+    const { labels } = data;
+    this.colour.title = channel.help;
     this.levels.replaceChildren(
       ...data.spans.map((span, index) => {
         const button = document.createElement("button");
         button.type = "button";
         button.setAttribute("role", "radio");
         button.setAttribute("aria-checked", String(index === this.level));
+        button.tabIndex = index === this.level ? 0 : -1;
         button.textContent = span.title;
-        button.addEventListener("click", () => {
-          this.level = index;
+        button.title = labels.levelHelp;
+        const choose = (level) => {
+          this.level = level;
           this.paint();
-          this.levels.children[index].focus();
+          this.levels.children[level].focus();
+        };
+        button.addEventListener("click", () => choose(index));
+        button.addEventListener("keydown", (event) => {
+          const step = { ArrowRight: 1, ArrowDown: 1, ArrowLeft: -1, ArrowUp: -1 }[event.key];
+          if (!step) return;
+          event.preventDefault();
+          choose((index + step + data.spans.length) % data.spans.length);
         });
         return button;
       }),
     );
     if (!data.spans.length) {
-      this.legend.textContent = data.labels.dense;
+      this.legend.textContent = labels.dense;
       return;
     }
     const kept = document.createElement("li");
-    kept.append(`${data.labels.kept} (${channel.label}) `);
+    kept.title = channel.help;
+    kept.append(`${labels.kept} (${channel.label}) `);
     for (let bin = 0; bin < BINS; bin++) {
       const swatch = document.createElement("i");
-      swatch.style.backgroundColor = `rgb(47 111 179 / ${0.13 + 0.15 * bin})`;
+      swatch.style.backgroundColor = `rgb(${BLUE.join(" ")} / ${0.13 + 0.15 * bin})`;
       kept.append(swatch);
     }
     const entries = [kept];
@@ -140,12 +186,21 @@ class RoutingView {
       const item = document.createElement("li");
       const sample = document.createElement("s");
       sample.className = name;
-      sample.textContent = data.labels[name];
+      sample.textContent = labels[name];
+      item.title = labels[`${name}Help`];
       item.append(sample);
       entries.push(item);
     }
     this.legend.replaceChildren(...entries);
-    if (!CSS.highlights) this.legend.append(data.labels.oldBrowser);
+    if (!CSS.highlights) this.legend.append(labels.oldBrowser);
+  }
+
+  // Show what is selected everywhere.
+  mark() {
+    this.text.mark("selected", [this.selected]);
+    this.map.drawCursor(this.selected);
+    this.lane.drawCursor(this.selected, -1);
+    this.describe(this.selected, this.map.block);
   }
 
   hover(token, block = -1) {
@@ -154,11 +209,13 @@ class RoutingView {
     this.hoveredBlock = block;
     this.text.mark("hover", [token]);
     this.map.drawCursor(this.selected, token);
-    this.describe(token < 0 ? this.selected : token, block);
+    this.lane.drawCursor(this.selected, token);
+    if (token < 0) this.describe(this.selected, this.map.block);
+    else this.describe(token, block);
   }
 
   drag(event) {
-    if (!event.buttons || !this.grip) return false;
+    if (!event.buttons || !this.grip || event.currentTarget !== this.map.cells) return false;
     const tokens = ((event.clientX - this.grip.x) / this.map.cells.clientWidth) * (this.map.to - this.map.from);
     this.grip.moved ||= Math.abs(event.clientX - this.grip.x) > 3;
     if (this.grip.moved) this.map.moveTo(this.grip.from - tokens);
@@ -170,66 +227,72 @@ class RoutingView {
     this.map.moveTo(((event.clientX - box.left) / box.width) * this.data.tokens - (this.map.to - this.map.from) / 2);
   }
 
-  walk(event) {
+  // Left and right walk the tokens; up and down walk the blocks on the map, the levels elsewhere.
+  walk(event, blocks) {
     if (event.key === "/") {
       event.preventDefault();
       return this.search.focus();
     }
-    if (event.key === "Escape") return this.select(-1);
-    if (event.key === "ArrowUp" || event.key === "ArrowDown") {
-      event.preventDefault();
-      const step = event.key === "ArrowDown" ? 1 : -1;
-      this.level = Math.max(0, Math.min(this.data.spans.length - 1, this.level + step));
-      return this.paint();
-    }
-    const step = { ArrowRight: 1, ArrowLeft: -1 }[event.key];
+    const limit = (value, most) => Math.max(0, Math.min(most, value));
+    const down = { ArrowDown: 1, ArrowUp: -1 }[event.key];
+    const right = { ArrowRight: 1, ArrowLeft: -1 }[event.key];
     const end = { Home: 0, End: this.data.tokens - 1 }[event.key];
-    if (step === undefined && end === undefined) return;
+    if (event.key === "Escape") {
+      this.map.block = -1;
+      return this.select(-1);
+    }
+    if (down === undefined && right === undefined && end === undefined) return;
     event.preventDefault();
-    this.select(end ?? Math.max(0, Math.min(this.data.tokens - 1, this.selected + step)));
+    if (down !== undefined && blocks) {
+      this.map.block = limit(this.map.block + down, this.data.blocks.length - 1);
+      this.mark();
+    } else if (down !== undefined) {
+      this.level = limit(this.level + down, Math.max(0, this.data.spans.length - 1));
+      this.paint();
+    } else {
+      this.select(end ?? limit(this.selected + right, this.data.tokens - 1));
+    }
   }
 
   select(token) {
     this.selected = token;
-    this.text.mark("selected", [token]);
-    this.map.drawCursor(token);
     if (token >= 0) {
       this.text.reveal(token);
       this.map.reveal(token);
     }
-    this.describe(token);
+    this.mark();
     this.report();
   }
 
   // Tell the page what is shown, once it has stayed so for a moment: for links and for what Python draws.
   report() {
     clearTimeout(this.pending);
-    const shown = JSON.stringify({ level: this.level, selected: this.selected, colour: this.colour.value });
-    if (shown === this.reported) return;
+    const shown = { id: this.data.id, level: this.level, selected: this.selected, colour: this.colour.value };
+    if (JSON.stringify(shown) === this.reported) return;
     this.pending = setTimeout(() => {
-      this.reported = shown;
-      this.send?.("shown", JSON.parse(shown));
+      this.reported = JSON.stringify(shown);
+      this.send?.("shown", shown);
     }, 150);
   }
 
   find() {
-    const query = this.search.value.toLowerCase();
-    this.matches = [];
-    for (let token = 0; query && token < this.data.tokens; token++) {
-      if (this.data.piece(token).toLowerCase().includes(query)) this.matches.push(token);
-    }
-    this.text.mark("found", this.matches);
-    this.search.title = query ? `${this.matches.length}` : "";
+    const query = this.search.value;
+    this.found = this.data.find(query);
+    const tokens = new Set();
+    for (const [first, last] of this.found) for (let token = first; token <= last; token++) tokens.add(token);
+    this.text.mark("found", [...tokens]);
+    this.matches.textContent = query ? this.data.labels.matches.replace("{n}", this.found.length.toLocaleString()) : "";
   }
 
   next(step) {
-    if (!this.matches.length) return;
-    const after = this.matches.findIndex((token) => token > this.selected);
-    const before = this.matches.findLastIndex((token) => token < this.selected);
-    const index = step > 0 ? (after < 0 ? 0 : after) : before < 0 ? this.matches.length - 1 : before;
-    this.select(this.matches[index]);
+    if (!this.found.length) return;
+    const after = this.found.findIndex(([first]) => first > this.selected);
+    const before = this.found.findLastIndex(([first]) => first < this.selected);
+    const index = step > 0 ? (after < 0 ? 0 : after) : before < 0 ? this.found.length - 1 : before;
+    this.select(this.found[index][0]);
   }
 
+  // The numbers of a token; with a block, also those there.
   describe(token, block = -1) {
     const { data } = this;
     const { labels } = data;
@@ -238,26 +301,35 @@ class RoutingView {
       this.token.textContent = labels.hint;
       return;
     }
+    const term = (key, channel) => {
+      const element = document.createElement("abbr");
+      element.textContent = labels[key];
+      element.title = data.channel(channel).help;
+      return element;
+    };
     const name = document.createElement("b");
-    name.textContent = JSON.stringify(data.piece(token));
-    this.token.append(`${labels.tokenNumber} ${token} `, name, ` (id ${data.ids[token]})`);
-    if (block >= 0) {
-      this.token.append(`, ${labels.block} ${block}: ${data.processed(block, token) ? labels.processed : labels.unchanged}`);
-    }
-    const surprise = data.values.surprisal?.[token];
-    if (surprise !== undefined && !Number.isNaN(surprise)) {
-      this.token.append(`, ${labels.surprise.replace("{nats}", surprise.toFixed(2))}`);
+    const piece = data.piece(token);
+    name.textContent = JSON.stringify(piece.length > 60 ? `${piece.slice(0, 60)}…` : piece);
+    this.token.append(`${labels.tokenNumber} ${token.toLocaleString()} `, name, ` (id ${data.ids[token]})`);
+    if (data.surprisal && !Number.isNaN(data.surprisal[token])) {
+      this.token.append(", ", term("surprise", "surprisal"), ` ${data.surprisal[token].toFixed(2)} nats`);
     }
     data.spans.forEach((span, index) => {
       const state = data.state(index, token);
       const at = (key) => data.value(data.channel(key), index, token);
-      const parts = [labels[`${state}State`]];
-      if (state !== "absent") parts.push(`${labels.score} ${at("score").toFixed(3)} (${labels.threshold} 0)`);
-      if (state === "kept") {
-        parts.push(`${labels.weight} ${Math.max(0, Math.min(1, at("score"))).toFixed(3)}`);
-        parts.push(`${labels.added} ${(100 * at("bypass")).toFixed(1)}%`);
-      }
-      this.token.append(`\n${span.name}: ${parts.join(", ")}`);
+      this.token.append(`\n${span.name}: ${labels[`${state}State`]}`);
+      if (state === "absent") return;
+      const rank = labels.rank.replace("{rank}", data.rank(index, token).toLocaleString()).replace("{n}", data.reached(index).toLocaleString());
+      this.token.append(", ", term("score", "score"), ` ${at("score").toFixed(3)} (${labels.threshold} 0, ${rank})`);
+      if (state !== "kept") return;
+      this.token.append(", ", term("weight", "weight"), ` ${at("weight").toFixed(3)}, `);
+      this.token.append(term("added", "bypass"), ` ${(100 * at("bypass")).toFixed(1)}%`);
     });
+    if (block < 0) return;
+    this.token.append(`\n${labels.block} ${block}: ${data.processed(block, token) ? labels.processed : labels.unchanged}`);
+    for (const channel of data.channels.filter((c) => c.rows === "blocks")) {
+      const value = data.value(channel, block, token);
+      if (!Number.isNaN(value)) this.token.append(`, ${channel.label} ${value.toFixed(3)}`);
+    }
   }
 }
