@@ -97,7 +97,8 @@ def trace_stages(
         progress: told what is being done.
 
     Yields:
-        The trace once the prompt is read; then with the continuation; then with costs and agreement.
+        The trace once the prompt is read; then with the continuation, if there is any; then with costs and agreement,
+        if they are wanted.
 
     Raises:
         RunStopped: at the time limit, or when memory runs out.
@@ -120,7 +121,8 @@ def trace_stages(
             new_pieces=decode_pieces(new_ids, checkpoint.tokenizer),
             new_scores=new_scores,
         )
-        yield trace
+        if len(new_ids):
+            yield trace
         if dense is None or not options.compare:
             return
         costs = _compare(model, dense, ids, cache_bytes, deadline, progress)

@@ -48,22 +48,17 @@ def show() -> None:
     text, chat, pressed = _prompt_form()
     request = _Request(settings, choice, device, dtype, options, text, chat)
     message = st.container()  # stays above the results
-    too_long = st.session_state.pop("too_long", None)
-    cut = False
-    if too_long and not pressed:
-        with message:
-            show_error(too_long)
-            cut = st.button(say("cut", limit=f"{too_long.limit:,}"), key="cut")
-        st.session_state["too_long"] = too_long
+    cut = not pressed and _show_failure(message)
     wanted = pressed or linked or cut
     with closing(_run(request, message, truncate=cut) if wanted else _nothing()) as stages:
-        next(stages, None)
+        running = next(stages, False)
         trace = _chosen_trace()
-        if trace is None:
+        if trace is not None:
+            _results(trace, settings, whole=not running)
+        elif not wanted:
             st.info(say("nothing_yet"), icon=":material/info:")
-            return
-        _results(trace, settings)
-        if list(stages):  # the page shows the first stage while the others are made
+        if wanted:
+            list(stages)  # what is known first is on screen while the rest is made
             st.rerun()
 
 
@@ -77,7 +72,7 @@ def _run(request: _Request, message: Any, *, truncate: bool) -> Generator[bool]:
     Yields:
         True whenever there is more to show.
     """
-    st.session_state.pop("too_long", None)
+    st.session_state.pop("failure", None)
     place = message.empty()
     columns = place.container().columns([6, 1], vertical_alignment="center")
     bar = columns[0].progress(0.0, say("starting"))
@@ -100,13 +95,19 @@ def _run(request: _Request, message: Any, *, truncate: bool) -> Generator[bool]:
                 st.session_state.pop("earlier", None)  # show the new one
             first = False
             yield True
-    except PromptTooLongError as error:
-        st.session_state["too_long"] = error
-        st.rerun()
     except (SubllmError, AnalysisError) as error:
-        place.empty()
-        with message:
-            show_error(error)
+        st.session_state["failure"] = error
+
+
+def _show_failure(message: Any) -> bool:
+    """Say why the last run failed; True if the user wants a prompt that is too long to be cut."""
+    failure = st.session_state.get("failure")
+    with message:
+        if failure is not None:
+            show_error(failure)
+        if isinstance(failure, PromptTooLongError):
+            return st.button(say("cut", limit=f"{failure.limit:,}"), key="cut")
+    return False
 
 
 def _read_link() -> bool:
@@ -190,7 +191,8 @@ def _chosen_trace() -> Trace | None:
 
 
 @st.fragment
-def _results(trace: Trace, settings: Settings) -> None:
+def _results(trace: Trace, settings: Settings, *, whole: bool) -> None:
+    """What is known about a run; while it goes on, only what is known first."""
     words, where = table(language()), trace.provenance
     source = st.session_state["sources"][trace.digest]
     trace = st.session_state.get("read_off", {}).get(trace.digest, trace)
@@ -200,6 +202,8 @@ def _results(trace: Trace, settings: Settings) -> None:
     shown = routing_view(trace, Shown.parse(st.session_state.get("shown"), trace), words, key="routing")
     st.session_state["shown"] = vars(shown)
     _write_link(trace, shown)
+    if not whole:
+        return
     st.subheader(say("depth"), help=say("depth_help"))
     token.show(trace, source, shown)
     _read_off_all(trace, source, settings)

@@ -27,7 +27,24 @@ from tests.conftest import byte_tokenizer, tiny_model
 
 LENGTHS = (512, 2048, 8192, 32768)
 _STRUCTURE = "TTTTTT(TTTT(TTTTTT)TTTT)TTTTTTTTTT"
-_WORDS = ["the", "cat", "sat", "on", "a", "mat", "and", "then", "dog", "saw", "that", "moon", "over", "hills", "by", "night"]
+_WORDS = [
+    "the",
+    "cat",
+    "sat",
+    "on",
+    "a",
+    "mat",
+    "and",
+    "then",
+    "dog",
+    "saw",
+    "that",
+    "moon",
+    "over",
+    "hills",
+    "by",
+    "night",
+]
 _VIEW = "document.querySelector('[data-testid=stBidiComponentIsolated]')?.shadowRoot?.querySelector"
 
 # Date.now() of the first frame after the view shows so many characters
@@ -74,7 +91,8 @@ _CLICK = f"""async ([x, y]) => {{
     const cells = {_VIEW}('.cells');
     const box = cells.getBoundingClientRect();
     const at = {{ clientX: box.left + box.width * x, clientY: box.top + box.height * y, bubbles: true }};
-    return await frameCost(() => {{ for (const kind of ['mousedown', 'click']) cells.dispatchEvent(new MouseEvent(kind, at)); }});
+    const press = () => ['mousedown', 'click'].forEach((kind) => cells.dispatchEvent(new MouseEvent(kind, at)));
+    return await frameCost(press);
 }}"""
 
 

@@ -1,25 +1,30 @@
-// The prompt as one text node. Tokens are coloured with the CSS Custom Highlight API, so there is no DOM node per token
-// and the text can be selected, copied and searched. In long prompts only what is in view is coloured.
+// The prompt as text, in a few long pieces. Tokens are coloured with the CSS Custom Highlight API, so there is no DOM node
+// per token and the text can be selected, copied and searched. A browser works through all highlights of a piece whenever
+// the page changes: so only what is in view is coloured, and what follows the pointer is drawn on a canvas.
 
 const STATES = ["dropped", "absent"];
 for (let bin = 0; bin < BINS; bin++) STATES.push(`kept-${bin}a`, `kept-${bin}b`);
-const MARKS = { found: 1, hover: 2, selected: 3 }; // what lies on top of the states, by priority
-const FEW = 2000; // tokens that are coloured whether they are in view or not
+const FOUND = "found";
+const PIECE = 128; // tokens
+const MARGIN = 0.5; // heights of the view that are coloured above and below it
 
 class TextView {
   constructor(element, root) {
     this.element = element;
     this.root = root;
+    this.body = element.querySelector(".body");
+    this.marks = element.parentElement.querySelector(".marks");
     element.addEventListener("scroll", () => {
       this.frame ??= requestAnimationFrame(() => {
         this.frame = undefined;
         this.colour();
+        this.mark();
       });
     });
   }
 
   close() {
-    for (const name of [...STATES, ...Object.keys(MARKS)]) CSS.highlights?.delete(`routing-${name}`);
+    for (const name of [...STATES, FOUND]) CSS.highlights?.delete(`routing-${name}`);
   }
 
   // With `visible`, white space and tokens without text get a sign; the text is then no longer the prompt to copy.
@@ -28,8 +33,7 @@ class TextView {
     if (!visible) {
       this.starts = data.starts;
       this.ends = data.ends;
-      this.element.textContent = data.text;
-      return;
+      return this.fill(data.text);
     }
     this.starts = new Uint32Array(data.tokens);
     this.ends = new Uint32Array(data.tokens);
@@ -45,7 +49,23 @@ class TextView {
       this.ends[token] = length;
       parts.push(shown);
     }
-    this.element.textContent = parts.join("");
+    this.fill(parts.join(""));
+  }
+
+  // Cut the text where a token begins and the one before has ended.
+  fill(text) {
+    const cuts = [0];
+    for (let token = PIECE; token < this.data.tokens; token++) {
+      if (this.starts[token] < this.ends[token - 1]) continue;
+      if (this.starts[token] > cuts.at(-1)) cuts.push(this.starts[token]);
+      token += PIECE - 1;
+    }
+    this.pieces = cuts.map((start, index) => ({ start, node: document.createTextNode(text.slice(start, cuts[index + 1])) }));
+    this.body.replaceChildren(...this.pieces.map(({ node }) => {
+      const span = document.createElement("span");
+      span.append(node);
+      return span;
+    }));
   }
 
   paint(level, channel) {
@@ -56,12 +76,12 @@ class TextView {
   }
 
   // Colour the tokens in view, or all of them.
-  colour(all = this.data.tokens <= FEW) {
+  colour(all = false) {
     const { data } = this;
     if (!CSS.highlights || !data.spans.length) return this.close();
     const [from, to] = all ? [0, data.tokens] : this.inView(0);
     if (from >= this.from && to <= this.to) return;
-    [this.from, this.to] = all ? [from, to] : this.inView(1);
+    [this.from, this.to] = all ? [from, to] : this.inView(MARGIN);
     const highlights = Object.fromEntries(STATES.map((name) => [name, new Highlight()]));
     const bins = data.bins(this.channel, this.level);
     for (let token = this.from; token < this.to; token++) {
@@ -90,19 +110,53 @@ class TextView {
     return [firstBelow(top - frames * height), Math.min(this.data.tokens, firstBelow(bottom + frames * height) + 1)];
   }
 
-  // Mark tokens: "selected", "hover" or "found".
-  mark(kind, tokens) {
-    if (!CSS.highlights) return;
+  markFound(tokens) {
     const highlight = new Highlight(...tokens.map((token) => this.range(token)).filter(Boolean));
-    highlight.priority = MARKS[kind];
-    CSS.highlights.set(`routing-${kind}`, highlight);
+    highlight.priority = 1;
+    CSS.highlights?.set(`routing-${FOUND}`, highlight);
   }
 
+  // Draw boxes around the selected token and the one under the pointer.
+  mark(selected = this.selected, hovered = -1) {
+    this.selected = selected;
+    this.hovered = hovered;
+    const frame = this.element.getBoundingClientRect();
+    if (this.marks.clientWidth !== Math.round(frame.width) || this.marks.clientHeight !== Math.round(frame.height)) {
+      place(this.marks, 0, 0, Math.round(frame.width), Math.round(frame.height));
+    }
+    const context = this.marks.getContext("2d");
+    context.clearRect(0, 0, frame.width, frame.height);
+    context.lineWidth = 2;
+    for (const [token, edge, fill] of [[hovered, "#888", "rgb(128 128 128 / 0.3)"], [selected, SELECTED, "rgb(242 194 48 / 0.35)"]]) {
+      const lines = this.range(token) ? this.liveRange(token).getClientRects() : [];
+      context.strokeStyle = edge;
+      context.fillStyle = fill;
+      for (const line of lines) {
+        const box = [line.left - frame.left, line.top - frame.top, line.width, line.height];
+        context.fillRect(...box);
+        context.strokeRect(...box);
+      }
+    }
+  }
+
+  // The piece that has a character.
+  piece(offset) {
+    let low = 0;
+    let high = this.pieces.length - 1;
+    while (low < high) {
+      const middle = (low + high + 1) >> 1;
+      if (this.pieces[middle].start <= offset) low = middle;
+      else high = middle - 1;
+    }
+    return this.pieces[low];
+  }
+
+  // Where a token's text is; null if it has none.
   range(token) {
-    const node = this.element.firstChild;
-    if (!node || token < 0 || this.starts[token] === this.ends[token]) return null;
+    if (!this.pieces || token < 0 || this.starts[token] === this.ends[token]) return null;
+    const { node, start } = this.piece(this.starts[token]);
     return new StaticRange({
-      startContainer: node, startOffset: this.starts[token], endContainer: node, endOffset: this.ends[token],
+      startContainer: node, startOffset: this.starts[token] - start, endContainer: node, endOffset: this.ends[token] - start,
     });
   }
 
@@ -115,26 +169,29 @@ class TextView {
   }
 
   // A range in the document: unlike those of highlights it can be asked where it is.
-  place(token) {
+  liveRange(token) {
+    const { startContainer: node, startOffset, endOffset } = this.range(token);
     const range = document.createRange();
-    range.setStart(this.element.firstChild, this.starts[token]);
-    range.setEnd(this.element.firstChild, this.ends[token]);
+    range.setStart(node, startOffset);
+    range.setEnd(node, endOffset);
     return range;
   }
 
   // Where a token stands; one without text stands where the next one with text does.
   box(token) {
     while (token >= 0 && token < this.data.tokens && this.starts[token] === this.ends[token]) token++;
-    return token < 0 || token >= this.data.tokens ? null : this.place(token).getBoundingClientRect();
+    return token < 0 || token >= this.data.tokens ? null : this.liveRange(token).getBoundingClientRect();
   }
 
   tokenAt(event) {
     const caret = document.caretPositionFromPoint?.(event.clientX, event.clientY, { shadowRoots: [this.root] });
-    if (!caret || caret.offsetNode !== this.element.firstChild) return -1;
-    for (const offset of [caret.offset, caret.offset - 1]) { // the caret may stand right of the character that was hit
+    const piece = this.pieces.find(({ node }) => node === caret?.offsetNode);
+    if (!piece) return -1;
+    const at = piece.start + caret.offset;
+    for (const offset of [at, at - 1]) { // the caret may stand right of the character that was hit
       const token = this.data.tokenAfter(offset, this.ends);
       if (offset < this.starts[token] || offset >= this.ends[token]) continue;
-      for (const r of this.place(token).getClientRects()) {
+      for (const r of this.liveRange(token).getClientRects()) {
         if (r.left <= event.clientX && event.clientX <= r.right && r.top <= event.clientY && event.clientY <= r.bottom) return token;
       }
     }

@@ -1,5 +1,6 @@
 // The controls, and what links text, map, lane and the numbers of one token.
 
+const REST = 60; // milliseconds
 const views = new WeakMap();
 
 export default function (component) {
@@ -45,7 +46,12 @@ class RoutingView {
     this.visible.addEventListener("change", () => this.write());
     this.search.addEventListener("input", () => this.find());
     this.search.addEventListener("keydown", (event) => event.key === "Enter" && this.next(event.shiftKey ? -1 : 1));
-    this.resize = new ResizeObserver(() => this.data && this.map.draw());
+    this.resize = new ResizeObserver(() => {
+      if (!this.data) return;
+      this.map.draw();
+      this.text.colour();
+      this.mark();
+    });
     this.print = () => this.data && this.text.colour(true);
   }
 
@@ -197,21 +203,27 @@ class RoutingView {
 
   // Show what is selected everywhere.
   mark() {
-    this.text.mark("selected", [this.selected]);
-    this.map.drawCursor(this.selected);
-    this.lane.drawCursor(this.selected, -1);
+    this.drawMarks(-1);
     this.describe(this.selected, this.map.block);
   }
 
+  drawMarks(hovered) {
+    this.text.mark(this.selected, hovered);
+    this.map.drawCursor(this.selected, hovered);
+    this.lane.drawCursor(this.selected, hovered);
+  }
+
+  // Marks follow the pointer at once; the numbers, which change the page, once it rests.
   hover(token, block = -1) {
     if (token === this.hovered && block === this.hoveredBlock) return;
     this.hovered = token;
     this.hoveredBlock = block;
-    this.text.mark("hover", [token]);
-    this.map.drawCursor(this.selected, token);
-    this.lane.drawCursor(this.selected, token);
-    if (token < 0) this.describe(this.selected, this.map.block);
-    else this.describe(token, block);
+    this.drawMarks(token);
+    clearTimeout(this.resting);
+    this.resting = setTimeout(() => {
+      if (token < 0) this.describe(this.selected, this.map.block);
+      else this.describe(token, block);
+    }, REST);
   }
 
   drag(event) {
@@ -280,7 +292,7 @@ class RoutingView {
     this.found = this.data.find(query);
     const tokens = new Set();
     for (const [first, last] of this.found) for (let token = first; token <= last; token++) tokens.add(token);
-    this.text.mark("found", [...tokens]);
+    this.text.markFound([...tokens]);
     this.matches.textContent = query ? this.data.labels.matches.replace("{n}", this.found.length.toLocaleString()) : "";
   }
 
