@@ -36,9 +36,6 @@ ENGLISH: Words = {
     "figure_score": "importance score",
     "figure_count": "tokens per bin",
     "figure_processed_share": "share of the processed stream in the output, mean of β · weight",
-    "figure_in_run": "kept in this run",
-    "figure_nominal": "nominal",
-    "figure_share": "share of the tokens that reach it",
     "figure_block": "block",
     "figure_processed": "tokens processed",
     "figure_dense": "dense",
@@ -192,28 +189,6 @@ def contribution_histogram(trace: Trace, found: "Lens", words: Words = ENGLISH) 
     figure.update_layout(
         **_LAYOUT, barmode="overlay", xaxis_title=words["figure_added"], yaxis_title=words["figure_channels"]
     )
-    return figure
-
-
-def retention(trace: Trace, words: Words = ENGLISH) -> go.Figure:
-    """Actual against nominal share kept by each span."""
-    names = [level_name(trace, span, words) for span in range(trace.num_spans)]
-    figure = go.Figure()
-    for label, values, colour, pattern in (
-        (words["figure_in_run"], trace.retention, KEPT, ""),
-        (words["figure_nominal"], trace.retention_ratios, NEUTRAL, "/"),
-    ):
-        figure.add_bar(
-            x=names,
-            y=values,
-            name=label,
-            marker={"color": colour, "pattern": {"shape": pattern}},
-            text=[f"{value:.0%}" for value in values],
-            textposition="outside",
-            hovertemplate="%{x}: %{y:.1%}<extra></extra>",
-        )
-    figure.update_layout(**_LAYOUT, barmode="group", yaxis={"title": words["figure_share"]})
-    figure.update_yaxes(tickformat=".0%", range=[0, 1.1])
     return figure
 
 

@@ -1,21 +1,19 @@
 """The app: navigation and an error boundary. Start it with `python -m streamlit run app/main.py`."""
 
 import logging
-import os
 from pathlib import Path
 
 import streamlit as st
 
 from analysis import AnalysisError
-from app.messages import show_error
+from app.messages import show_error, start_logging
 from app.strings import say
 from app.views import explore
 from subllm import SubllmError
 
 _ICON = str(Path(__file__).parents[1] / "assets" / "icon.svg")
 
-logging.basicConfig(format="%(asctime)s %(levelname)s %(name)s: %(message)s")
-logging.getLogger("app").setLevel(os.environ.get("SUBLLM_LOG_LEVEL", "WARNING").upper())
+start_logging()
 st.set_page_config(page_title="SUBLLM explorer", page_icon=_ICON, layout="wide")
 page = st.navigation([st.Page(explore.show, title="Explore", icon=":material/filter_alt:", url_path="explore")])
 try:

@@ -1,5 +1,7 @@
-"""Plain text and figures into Streamlit's elements, which read Markdown."""
+"""What the app says: plain text and figures in Streamlit's elements, which read Markdown, and its log."""
 
+import logging
+import os
 import re
 from typing import Any
 
@@ -29,3 +31,13 @@ def plot(where: Any, figure: Any, key: str) -> None:
         key: of the element.
     """
     where.plotly_chart(figure, key=key, config={"displayModeBar": False})
+
+
+def start_logging() -> None:
+    """Give the app's own log a form and a level, once; the logs of libraries are theirs."""
+    log = logging.getLogger("app")
+    log.setLevel(os.environ.get("SUBLLM_LOG_LEVEL", "WARNING").upper())
+    if not log.handlers:
+        handler = logging.StreamHandler()
+        handler.setFormatter(logging.Formatter("%(asctime)s %(levelname)s %(name)s: %(message)s"))
+        log.addHandler(handler)

@@ -144,7 +144,9 @@ def _shared() -> tuple[_Traces, _Queue]:
     return _Traces(), _Queue()
 
 
-def run(source: Source, options: RunOptions, progress: Progress, *, truncate: bool, limit: int) -> Iterator[Trace]:
+def run(
+    source: Source, options: RunOptions, progress: Progress, *, truncate: bool, limit: int
+) -> Iterator[tuple[Trace, bool]]:
     """The trace of a prompt as it grows, or at once if the same run was made before.
 
     The device is taken until the last stage, so a caller that stops early must close the iterator.
@@ -157,7 +159,7 @@ def run(source: Source, options: RunOptions, progress: Progress, *, truncate: bo
         limit: most tokens that the operator allows.
 
     Yields:
-        Stages of the trace, as `analysis.record.trace_stages` does.
+        Stages of the trace, as `analysis.record.trace_stages` does, and whether that is all.
 
     Raises:
         PromptError: if the prompt cannot be taken.
@@ -181,12 +183,13 @@ def run(source: Source, options: RunOptions, progress: Progress, *, truncate: bo
     trace = traces.get(key)
     if trace is not None:
         _log.info("%s: %d tokens, known", source.choice, trace.num_tokens)
-        yield trace
+        yield trace, True
         return
+    whole = not (options.compare or options.new_tokens)
     with queue.turn(progress):
         for trace in trace_stages(checkpoint, dense, prompt, options, name=source.choice, progress=progress):
             _log.info("%s: %d tokens, a stage done", source.choice, trace.num_tokens)
-            yield trace
+            yield trace, whole
     assert trace is not None
     traces.put(key, trace)
 

@@ -61,12 +61,11 @@ def table(trace: Trace) -> None:
     if not np.isnan(trace.perplexity):
         rows.append((say("cost_perplexity"), trace.perplexity, trace.dense_perplexity))
     columns = {
-        "": [name for name, _, _ in rows],
         "SUBLLM": [f"{value:,.2f}" for _, value, _ in rows],
         say("dense"): [f"{value:,.2f}" for _, _, value in rows],
         f"SUBLLM / {say('dense')}": [f"{ours / dense:.2f}" for _, ours, dense in rows],
     }
-    st.dataframe(pd.DataFrame(columns), hide_index=True, height="content")
+    st.table(pd.DataFrame(columns, index=[name for name, _, _ in rows]))
     if not np.isnan(trace.divergence).all():
         share, divergence = f"{trace.agrees.mean():.0%}", f"{np.nanmean(trace.divergence):.2f}"
         st.caption(say("agreement", share=share, kl=divergence))

@@ -51,14 +51,14 @@ def show() -> None:
     cut = not pressed and _show_failure(message)
     wanted = pressed or linked or cut
     with closing(_run(request, message, truncate=cut) if wanted else _nothing()) as stages:
-        running = next(stages, False)
+        more = next(stages, False)
         trace = _chosen_trace()
         if trace is not None:
-            _results(trace, settings, whole=not running)
+            _results(trace, settings, whole=not more)
         elif not wanted:
             st.info(say("nothing_yet"), icon=":material/info:")
-        if wanted:
-            list(stages)  # what is known first is on screen while the rest is made
+        list(stages)  # what is known first is on screen while the rest is made
+        if more or (wanted and "failure" in st.session_state):
             st.rerun()
 
 
@@ -70,7 +70,7 @@ def _run(request: _Request, message: Any, *, truncate: bool) -> Generator[bool]:
     """Make the trace, stage by stage; on failure say why, and leave the last good one on screen.
 
     Yields:
-        True whenever there is more to show.
+        Whether there will be more to show.
     """
     st.session_state.pop("failure", None)
     place = message.empty()
@@ -87,14 +87,15 @@ def _run(request: _Request, message: Any, *, truncate: bool) -> Generator[bool]:
         source = runs.Source(request.text, request.chat, request.choice, folder, request.device, request.dtype)
         limit = request.settings.max_tokens
         first = True
-        for trace in runs.run(source, request.options, progress, truncate=truncate, limit=limit):
+        for trace, whole in runs.run(source, request.options, progress, truncate=truncate, limit=limit):
             traces = [other for other in st.session_state.get("traces", []) if other.digest != trace.digest]
             st.session_state["traces"] = [trace, *traces][:_EARLIER]
             st.session_state.setdefault("sources", {})[trace.digest] = source
             if first:
                 st.session_state.pop("earlier", None)  # show the new one
             first = False
-            yield True
+            yield not whole
+        place.empty()
     except (SubllmError, AnalysisError) as error:
         st.session_state["failure"] = error
 

@@ -19,15 +19,12 @@ def show(trace: Trace, shown: Shown) -> None:
     """
     words, span = table(language()), shown.level
     st.caption(say("level_here", level=figures.level_name(trace, span, words)))
-    names = [say(f"tab_{name}") for name in ("retention", "scores", "bypass", "share", "runs", "scales")]
+    names = [say(f"tab_{name}") for name in ("overview", "scores", "bypass", "share", "runs", "scales", "blocks")]
     tabs = st.tabs(names, on_change="rerun", key="statistics")  # only the open one is drawn
-    retention, scores, bypass, share, lengths, scales = tabs
-    if retention.open:
-        left, right = retention.columns(2)
-        plot(left, figures.retention(trace, words), "retention")
-        left.caption(say("retention"))
-        plot(right, figures.tokens_per_block(trace, words), "blocks")
-        right.caption(say("blocks"))
+    overview, scores, bypass, share, lengths, scales, blocks = tabs
+    if overview.open:
+        overview.table(_overview(trace))
+        overview.caption(say("overview_help"))
     if scores.open:
         plot(scores, figures.score_histogram(trace, span, words), "histogram")
         rules = rule_overlap(trace, span)
@@ -53,6 +50,25 @@ def show(trace: Trace, shown: Shown) -> None:
     if scales.open:
         plot(scales, figures.bypass_scales(trace, words), "scales")
         scales.caption(say("scales_help"))
+    if blocks.open:
+        plot(blocks, figures.tokens_per_block(trace, words), "blocks")
+        blocks.caption(say("blocks_help"))
+
+
+def _overview(trace: Trace) -> pd.DataFrame:
+    """Kept tokens of every level, and how far the rule of training would be from that."""
+    rows = {}
+    for span in range(trace.num_spans):
+        rules = rule_overlap(trace, span)
+        reached, kept = int(trace.present[span].sum()), int(trace.kept[span].sum())
+        rows[figures.level_name(trace, span, table(language()))] = {
+            say("overview_reached"): f"{reached:,}",
+            say("overview_kept"): f"{kept:,}",
+            say("overview_share"): f"{kept / reached:.1%}" if reached else "–",
+            say("overview_nominal"): f"{trace.retention_ratios[span]:.1%}",
+            say("overview_overlap"): f"{rules.overlap:.0%}",
+        }
+    return pd.DataFrame.from_dict(rows, orient="index")
 
 
 def continuation(trace: Trace) -> None:

@@ -39,14 +39,10 @@ def test_levels_that_keep_all_or_nothing_can_be_drawn(odd_checkpoints, name, tex
             shown = build(trace, span).data
             if build is not figures.kept_runs:
                 assert sum(sum(bars.y) for bars in shown) == trace.present[span].sum()
-    assert figures.retention(trace).data
     assert figures.tokens_per_block(trace).data
 
 
-def test_retention_and_blocks_show_the_trace(trace):
-    actual, nominal = figures.retention(trace).data
-    np.testing.assert_allclose(actual.y, trace.retention)
-    np.testing.assert_allclose(nominal.y, trace.retention_ratios)
+def test_blocks_show_the_trace(trace):
     np.testing.assert_array_equal(figures.tokens_per_block(trace).data[0].y, trace.block_tokens)
 
 

@@ -22,6 +22,8 @@ from playwright.sync_api import Page, sync_playwright
 from transformers import PreTrainedTokenizerFast
 
 from analysis.efficiency import machine
+from subllm.checkpoints import routing_off
+from subllm.convert.scorers import calibrate, fit_scorers
 from tests.browser.server import FLAGS, executable, serve
 from tests.conftest import byte_tokenizer, tiny_model
 
@@ -106,7 +108,10 @@ def make_checkpoint(folder: Path, positions: int) -> PreTrainedTokenizerFast:
     tokenizer = byte_tokenizer()
     sizes = {"hidden_size": 32, "num_attention_heads": 2, "num_key_value_heads": 1, "vocab_size": len(tokenizer)}
     ends = {"bos_token_id": 0, "eos_token_id": 0, "pad_token_id": 0}
-    model = tiny_model(_STRUCTURE, max_position_embeddings=positions, **sizes, **ends)
+    model = tiny_model(_STRUCTURE, max_position_embeddings=positions, retention_ratio=0.64, **sizes, **ends)
+    text = torch.tensor(tokenizer(make_text(tokenizer, 2048))["input_ids"])[None]
+    batches = [text]
+    calibrate(model, fit_scorers(model, routing_off(model), batches), batches)
     model.save_pretrained(folder)
     tokenizer.save_pretrained(folder)
     return tokenizer
