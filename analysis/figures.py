@@ -171,7 +171,7 @@ def lens(found: "Lens", pieces: np.ndarray, words: Words = ENGLISH) -> go.Figure
 
 
 def contribution_histogram(trace: Trace, found: "Lens", words: Words = ENGLISH) -> go.Figure:
-    """What each span's bypass added to one token, as a distribution over channels.
+    """What each span's bypass added to one token, as a distribution over channels; spans that dropped it are left out.
 
     Args:
         trace: of the prompt.
@@ -180,7 +180,7 @@ def contribution_histogram(trace: Trace, found: "Lens", words: Words = ENGLISH) 
     """
     figure = go.Figure()
     for span, values in enumerate(found.contributions):
-        if not np.isnan(values).any():
+        if values.any() and not np.isnan(values).any():
             pattern = {"shape": ("", "/", "x", ".")[span % 4]}
             name = level_name(trace, span, words)
             figure.add_histogram(

@@ -237,7 +237,6 @@ def _read_off_all(trace: Trace, source: runs.Source, settings: Settings) -> None
         show_error(error)
         return
     st.session_state["read_off"] = {trace.digest: found}
-    st.session_state["shown"]["colour"] = "confidence"
     st.rerun(scope="fragment")
 
 

@@ -37,9 +37,11 @@ def show(trace: Trace, source: runs.Source, shown: Shown) -> None:
     left, right = st.columns(2)
     plot(left, figures.lens(found, pieces, words(language())), "lens")
     left.caption(say("lens_caption"))
-    if trace.num_spans:
+    if trace.kept[:, shown.selected].any():
         plot(right, figures.contribution_histogram(trace, found, words(language())), "channels")
         right.caption(say("depth_channels"))
+    elif trace.num_spans:
+        right.caption(say("depth_nothing"))
 
 
 def _numbers(trace: Trace, found: Lens, token: int) -> None:
@@ -63,7 +65,7 @@ def _numbers(trace: Trace, found: Lens, token: int) -> None:
             }
         )
     if rows:
-        st.dataframe(pd.DataFrame(rows), hide_index=True, height="content")
+        st.table(pd.DataFrame(rows).set_index(say("depth_level")))
         st.caption(say("depth_numbers"))
 
 

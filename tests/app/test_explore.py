@@ -38,7 +38,7 @@ def test_a_prompt_runs_and_its_numbers_are_shown(page):
     assert not page.error
     shown = metrics(page)
     assert re.fullmatch(r"\d+ tokens", shown["Prompt"])
-    assert {"Level 1 keeps", "Level 2 keeps", "Reading the prompt", "Tokens × blocks computed"} <= set(shown)
+    assert {"Level 1 keeps", "Level 2 keeps", "Reading the prompt", "Work"} <= set(shown)
     assert len(page.dataframe) == 1
     assert len(page.table) == 2
     assert "Measured on this machine" in " ".join(caption.value for caption in page.caption)

@@ -5,6 +5,8 @@ import os
 import pytest
 from playwright.sync_api import sync_playwright
 
+from tests.benchmarks.browser import make_checkpoint
+
 from .server import FLAGS, ROOT, executable, serve
 
 
@@ -12,10 +14,11 @@ from .server import FLAGS, ROOT, executable, serve
 def server(tiny_checkpoint, odd_checkpoints, tmp_path_factory):
     """Address of the app, with the tiny checkpoint and odd ones to choose."""
     log = tmp_path_factory.mktemp("server") / "log"
+    make_checkpoint(odd_checkpoints / "long", 8192)
     variables = {
         "SUBLLM_ROOTS": os.pathsep.join([str(tiny_checkpoint.parent), str(odd_checkpoints)]),
         "SUBLLM_HOME": str(tmp_path_factory.mktemp("home")),
-        "SUBLLM_MAX_TOKENS": "400",
+        "SUBLLM_MAX_TOKENS": "8192",
     }
     with serve(log, variables) as address:
         yield address

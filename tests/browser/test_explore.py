@@ -44,7 +44,7 @@ def expected(tiny_checkpoint):
     checkpoint = load_checkpoint(tiny_checkpoint, "cpu", "float32")
 
     def record(text):
-        return record_trace(checkpoint, None, read_prompt(text, checkpoint.tokenizer, 400), RunOptions(new_tokens=0))
+        return record_trace(checkpoint, None, read_prompt(text, checkpoint.tokenizer, 512), RunOptions(new_tokens=0))
 
     return record
 
@@ -126,10 +126,10 @@ def test_bad_prompts_are_said_and_the_last_result_stays(page):
     run(page, "   ")
     page.get_by_text("white space only").wait_for()
     shown(page, text)
-    run(page, "xyz " * 300)
-    page.get_by_text("at most 400 fit here").wait_for()
-    page.get_by_role("button", name="Cut it to the first 400").click()
-    page.get_by_text("400 tokens", exact=True).wait_for()
+    run(page, "xyz " * 400)
+    page.get_by_text("at most 512 fit here").wait_for()
+    page.get_by_role("button", name="Cut it to the first 512").click()
+    page.get_by_text("512 tokens", exact=True).wait_for()
     shown(page, "xyz xyz")
 
 

@@ -25,7 +25,8 @@ class LaneView {
     }
     if (!(high >= low)) return;
     const size = (to - from) * 4 > width ? 2 : 4;
-    const y = (value) => 6 + (LANE - 12) * (high > low ? (high - value) / (high - low) : 0.5);
+    const squeeze = this.scale(values, from, to);
+    const y = (value) => 6 + (LANE - 12) * (high > low ? (squeeze(high) - squeeze(value)) / (squeeze(high) - squeeze(low)) : 0.5);
     const x = (token) => LEFT + ((token + 0.5 - from) * width) / (to - from);
     context.textAlign = "right";
     context.fillText(high.toFixed(2), LEFT - 4, 10);
@@ -55,6 +56,13 @@ class LaneView {
       context.lineTo(left + size / 2, top - size / 2);
     }
     context.stroke();
+  }
+
+  // Linear up to the typical size of a value, logarithmic beyond it: a few large scores would flatten all others.
+  scale(values, from, to) {
+    const sizes = values.slice(from, to).filter((v) => v).map(Math.abs).sort();
+    const typical = sizes.find((_, i) => i >= sizes.length / 2) || 1;
+    return (value) => Math.asinh(value / typical);
   }
 
   drawCursor(selected, hovered) {

@@ -79,6 +79,7 @@ class RoutingView {
     const data = new RoutingData(bytes);
     if (this.data?.version === data.version) return this.paint();
     const same = this.data?.id === data.id; // then only numbers were added, or the language changed
+    const added = same && data.channels.find(({ key, rows }) => rows === "blocks" && !this.data[key]);
     this.data = data;
     this.map.setData(data, same);
     if (!same) {
@@ -87,14 +88,14 @@ class RoutingView {
       this.map.block = -1;
       this.search.value = "";
     }
-    this.label(same);
+    this.label(added ? added.key : same ? this.colour.value : data.shown.colour);
     this.write();
     if (!same && this.selected >= 0) this.select(this.selected);
   }
 
-  // Labels, in the language of the page, and the choice of colours.
-  label(same) {
-    const { labels, channels, shown, spans } = this.data;
+  // Labels, in the language of the page, and the choice of colours, with the one to begin with.
+  label(colour) {
+    const { labels, channels, spans } = this.data;
     this.token.style.setProperty("--lines", spans.length + 2);
     for (const element of this.root.querySelectorAll("[data-label]")) {
       const label = labels[element.dataset.label];
@@ -108,9 +109,8 @@ class RoutingView {
     this.lane.points.setAttribute("aria-label", labels.lane);
     this.levels.setAttribute("aria-label", labels.levels);
     this.legend.setAttribute("aria-label", labels.legend);
-    const before = same ? this.colour.value : shown.colour;
     this.colour.replaceChildren(...channels.map((channel) => new Option(channel.label, channel.key)));
-    this.colour.value = this.data.channel(before).key;
+    this.colour.value = this.data.channel(colour).key;
   }
 
   write() {
