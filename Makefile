@@ -41,5 +41,6 @@ lint: $(VENV)/dev ## formatting, lint rules and types
 	$(PYTHON) -m ruff check .
 	$(PYTHON) -m mypy
 
-bench: $(VENV)/run ## time and memory against transformers' LLaMA; writes assets/benchmarks
+bench: $(VENV)/dev chromium ## time, memory and the page in a browser; writes assets/benchmarks
 	$(PYTHON) -m analysis.efficiency --out assets/benchmarks
+	$(PYTHON) -m tests.benchmarks.browser --out assets/benchmarks

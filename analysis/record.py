@@ -13,7 +13,7 @@ import transformers
 from torch import Tensor
 from transformers import DynamicCache
 
-from subllm import RoutingRecord, StreamState, SubllmCache
+from subllm import RoutingRecord, StreamState, SubllmCache, SubllmForCausalLM
 from subllm.checkpoints import Checkpoint, DenseModel
 from subllm.structure import BLOCK
 
@@ -107,7 +107,7 @@ def trace_stages(
     deadline = time.monotonic() + options.seconds
     ids = torch.tensor(prompt.token_ids, device=model.device)[None]
     with out_of_memory_said(len(prompt.token_ids)):
-        cache, hidden, records, change = _read(model, ids, deadline, progress)
+        cache, hidden, records, change = read(model, ids, deadline, progress)
         logits = model.lm_head(hidden[-1])
         cache_bytes = cache.used_bytes
         trace = _first_trace(checkpoint, dense, prompt, name, logits, records, change)
@@ -181,11 +181,25 @@ def _first_trace(
     )
 
 
-def _read(
-    model: Any, ids: Tensor, deadline: float, progress: Progress
+@torch.inference_mode()
+def read(
+    model: SubllmForCausalLM, ids: Tensor, deadline: float = math.inf, progress: Progress = silent
 ) -> tuple[SubllmCache, Tensor, tuple[RoutingRecord, ...], np.ndarray]:
-    """The forward pass over the prompt: cache, last hidden states (T, D), routing, and change per block (L, T)."""
-    steps = len(model.config.structure)
+    """One forward pass over a prompt, recording all that a trace holds of it.
+
+    Args:
+        model: in evaluation mode.
+        ids: (1, T) token ids.
+        deadline: by `time.monotonic`.
+        progress: told what is being done.
+
+    Returns:
+        The cache; last hidden states (T, D); the routing; change per block (L, T).
+
+    Raises:
+        RunStopped: after the deadline.
+    """
+    steps = len(model.config.parsed_structure.text)
     shares: list[tuple[Tensor, Tensor]] = []  # per block: (positions, change); read once the device is done
     stream = torch.empty(0)
 
