@@ -30,6 +30,7 @@ run: $(VENV)/run ## set up, build the demo checkpoint, start the app
 
 test: $(VENV)/dev chromium ## set up what tests need, and run them
 	$(PYTHON) -m pytest
+	@echo "Screenshots of the journeys: build/screenshots"
 
 test-demo: $(VENV)/dev ## tests that need the base of the demo checkpoint (93 MB)
 	$(PYTHON) -m pytest -m demo

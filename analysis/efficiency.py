@@ -254,8 +254,8 @@ def _report(facts: dict[str, str], rows: list[Comparison]) -> str:
 
 Measured by `make bench`: the checkpoint, and its own weights with routing off, in turn. Medians of the ratios of passes
 that ran in turn; spread is the slowest pass over the fastest (dense, SUBLLM). "Limit" counts operations; "reached" is
-the speed-up over the limit. "Recording" is of the routing, "trace" of all that the page shows. Cache and peak memory (of
-tensors, beyond the weights) are SUBLLM over dense.
+the speed-up over the limit. "Recording" is of the routing, "trace" of all that the page shows. Cache and peak memory
+(of tensors, beyond the weights) are SUBLLM over dense.
 
 {table(rows)}
 
