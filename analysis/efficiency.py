@@ -27,10 +27,13 @@ from subllm.checkpoints import Checkpoint, load_checkpoint, pick_device, pick_dt
 from subllm.demo import build_demo
 
 from . import record
+from .errors import AnalysisError
 from .measure import alternate, device_name, peak_bytes
 from .operations import decode_operations, prefill_operations
+from .record import Progress, out_of_memory_said, silent
 
 LENGTHS = (512, 2048, 4096, 8192)
+DISTURBED = 1.5  # slowest pass over the fastest, beyond which a measurement says that it was disturbed
 _NEW_TOKENS = 24
 
 
@@ -66,9 +69,16 @@ class Comparison:
         """Slowest pass over the fastest."""
         return max(self.seconds[name]) / min(self.seconds[name])
 
+    @property
+    def disturbed(self) -> bool:
+        """Whether passes of the same thing differ so much that something else must have run."""
+        return max(self.spread("subllm"), self.spread("dense")) > DISTURBED
+
 
 @torch.inference_mode()
-def compare(model: SubllmForCausalLM, dense: LlamaForCausalLM, ids: Tensor, repeats: int) -> Comparison:
+def compare(
+    model: SubllmForCausalLM, dense: LlamaForCausalLM, ids: Tensor, repeats: int, progress: Progress = silent
+) -> Comparison:
     """Measure one prompt.
 
     Args:
@@ -76,6 +86,7 @@ def compare(model: SubllmForCausalLM, dense: LlamaForCausalLM, ids: Tensor, repe
         dense: of the same weights.
         ids: (1, T + new tokens): prompt, and what follows it.
         repeats: timed passes of each.
+        progress: told how many passes are done.
     """
     device, config = model.device, model.config
     prompt, rest = ids[:, :-_NEW_TOKENS], ids[:, -_NEW_TOKENS:]
@@ -91,9 +102,19 @@ def compare(model: SubllmForCausalLM, dense: LlamaForCausalLM, ids: Tensor, repe
         "trace": lambda: record.read(model, prompt),
         "dense structure": lambda: read(plain, SubllmCache(plain.config)),
     }
-    peaks = peak_bytes(passes["subllm"], device), peak_bytes(passes["dense"], device)
-    passes["dense structure"]()
-    seconds = alternate(passes, repeats, device)
+    total = 3 + len(passes) * repeats
+
+    def before(done: int) -> None:
+        progress(done / total, "passes", done=done, total=total, tokens=f"{prompt.shape[1]:,}")
+
+    with out_of_memory_said(prompt.shape[1]):
+        before(0)
+        peak = peak_bytes(passes["subllm"], device)
+        before(1)
+        peaks = peak, peak_bytes(passes["dense"], device)
+        before(2)
+        passes["dense structure"]()
+        seconds = alternate(passes, repeats, device, lambda done: before(3 + done))
     cache, dense_cache = SubllmCache(config), DynamicCache(config=dense.config)
     records = read(model, cache, output_routing=True).routing
     read(dense, dense_cache)
@@ -160,6 +181,24 @@ def benchmark_text() -> str:
     return "\n\n".join(text for _, text in sorted(pydoc_data.topics.topics.items()))
 
 
+def prompt_of(checkpoint: Checkpoint, length: int) -> Tensor:
+    """(1, length + new tokens) ids of technical English.
+
+    Args:
+        checkpoint: whose tokenizer and positions count.
+        length: of the prompt, in tokens.
+
+    Raises:
+        AnalysisError: if the length is not positive, or longer than the model's positions or the text.
+    """
+    ids = checkpoint.tokenizer(benchmark_text(), verbose=False, return_tensors="pt")["input_ids"]
+    longest = min(checkpoint.model.config.max_position_embeddings, ids.shape[1] - _NEW_TOKENS)
+    if not 0 < length <= longest:
+        raise AnalysisError(f"A prompt of {length:,} tokens cannot be measured; allowed are 1 to {longest:,}.")
+    start = min(1000, ids.shape[1] - length - _NEW_TOKENS)
+    return ids[:, start : start + length + _NEW_TOKENS].to(checkpoint.model.device)
+
+
 def table(rows: list[Comparison]) -> str:
     """Markdown table of comparisons; every ratio is measured but for the limits, which are counted."""
     lines = [
@@ -180,7 +219,7 @@ def table(rows: list[Comparison]) -> str:
     return "\n".join(lines)
 
 
-def machine(device: torch.device) -> dict[str, str]:
+def machine(device: torch.device | str) -> dict[str, str]:
     """What a measurement ran on."""
     processor = platform.processor() or platform.machine()
     cpu = Path("/proc/cpuinfo")
@@ -190,19 +229,11 @@ def machine(device: torch.device) -> dict[str, str]:
         ]
         processor = names[0] if names else processor
     return {
-        "device": device_name(device),
+        "device": device_name(torch.device(device)),
         "processor": f"{processor}, {os.cpu_count()} cores",
         "system": f"{platform.system()} {platform.machine()}, Python {platform.python_version()}",
         "versions": f"torch {torch.__version__}, transformers {transformers.__version__}",
     }
-
-
-def _load(arguments: argparse.Namespace) -> tuple[Checkpoint, LlamaForCausalLM, Tensor]:
-    device = arguments.device or pick_device()
-    folder = arguments.checkpoint or build_demo()
-    checkpoint = load_checkpoint(folder, device, arguments.dtype or pick_dtype(device))
-    ids = checkpoint.tokenizer(benchmark_text(), verbose=False, return_tensors="pt")["input_ids"].to(device)
-    return checkpoint, routing_off(checkpoint.model), ids
 
 
 def main() -> int:
@@ -215,19 +246,18 @@ def main() -> int:
     parser.add_argument("--dtype", help="such as float32 or bfloat16; the device's default if left out")
     parser.add_argument("--out", type=Path, help="folder for the table and the JSON file")
     arguments = parser.parse_args()
+    device = arguments.device or pick_device()
     try:
-        checkpoint, dense, ids = _load(arguments)
+        folder = arguments.checkpoint or build_demo()
+        checkpoint = load_checkpoint(folder, device, arguments.dtype or pick_dtype(device))
+        prompts = [prompt_of(checkpoint, length) for length in arguments.lengths]
+        dense = routing_off(checkpoint.model)
         rows = []
-        for length in arguments.lengths:
-            longest = min(checkpoint.model.config.max_position_embeddings, ids.shape[1])
-            if not 0 < length <= longest:
-                print(f"error: a length is {length}; allowed are 1 to {longest}", file=sys.stderr)  # noqa: T201
-                return 1
-            start = min(1000, ids.shape[1] - length - _NEW_TOKENS)
-            window = ids[:, start : start + length + _NEW_TOKENS]
-            rows.append(compare(checkpoint.model, dense, window, arguments.repeats))
-            print(f"{length} tokens: {rows[-1].ratio('dense', 'subllm'):.2f}×", file=sys.stderr)  # noqa: T201
-    except SubllmError as error:
+        for ids in prompts:
+            rows.append(compare(checkpoint.model, dense, ids, arguments.repeats))
+            speed = rows[-1].ratio("dense", "subllm")
+            print(f"{rows[-1].tokens} tokens: {speed:.2f}×", file=sys.stderr)  # noqa: T201
+    except (SubllmError, AnalysisError) as error:
         print(f"error: {error}", file=sys.stderr)  # noqa: T201
         return 1
     facts = machine(checkpoint.model.device) | {

@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     from .lens import Lens
 
 KEPT, DROPPED, NEUTRAL = "#2f6fb3", "#c2702f", "#8a8f98"
-_LAYOUT = {
+LAYOUT = {
     "margin": {"l": 55, "r": 15, "t": 40, "b": 45},
     "height": 320,
     "legend": {"orientation": "h", "y": 1.14, "x": 0},
@@ -49,6 +49,21 @@ ENGLISH: Words = {
     "figure_after_block": "after block (−1: embedding)",
     "figure_added": "added to the channel",
     "figure_channels": "channels",
+    "figure_prefill": "reading the prompt",
+    "figure_decode": "per new token",
+    "figure_training": "training step",
+    "figure_limit": "limit by counted operations",
+    "figure_tokens": "tokens",
+    "figure_speedup": "dense time over SUBLLM time",
+    "figure_cache": "cache",
+    "figure_peak": "peak memory",
+    "figure_milliseconds": "milliseconds",
+    "figure_projections": "attention projections",
+    "figure_attention": "attention",
+    "figure_mlp": "MLP",
+    "figure_norms": "norms and additions",
+    "figure_routing": "routing",
+    "figure_head": "head",
 }
 
 
@@ -123,7 +138,7 @@ def kept_runs(trace: Trace, span: int, words: Words = ENGLISH) -> go.Figure:
         values, counts = np.unique(lengths, return_counts=True)
         marker = {"color": colour, "pattern": {"shape": pattern}}
         figure.add_bar(x=values, y=counts, name=name, marker=marker, hovertemplate="%{x}: %{y}<extra></extra>")
-    figure.update_layout(**_LAYOUT, barmode="group", xaxis_title=words["figure_length"])
+    figure.update_layout(**LAYOUT, barmode="group", xaxis_title=words["figure_length"])
     return figure
 
 
@@ -134,7 +149,7 @@ def bypass_scales(trace: Trace, words: Words = ENGLISH) -> go.Figure:
         dash = ("solid", "dash", "dot", "dashdot")[span % 4]
         name = level_name(trace, span, words)
         figure.add_scatter(y=np.sort(scales), mode="lines", name=name, line={"dash": dash, "color": KEPT})
-    figure.update_layout(**_LAYOUT, xaxis_title=words["figure_channel"], yaxis_title="β")
+    figure.update_layout(**LAYOUT, xaxis_title=words["figure_channel"], yaxis_title="β")
     return figure
 
 
@@ -166,7 +181,7 @@ def lens(found: "Lens", pieces: np.ndarray, words: Words = ENGLISH) -> go.Figure
             if colour == KEPT
             else "%{x}: %{y:.3f}<extra></extra>",
         )
-    figure.update_layout(**_LAYOUT, xaxis_title=words["figure_after_block"], yaxis_title=words["figure_probability"])
+    figure.update_layout(**LAYOUT, xaxis_title=words["figure_after_block"], yaxis_title=words["figure_probability"])
     return figure
 
 
@@ -187,7 +202,7 @@ def contribution_histogram(trace: Trace, found: "Lens", words: Words = ENGLISH) 
                 x=values, name=name, opacity=0.65, nbinsx=60, marker={"color": KEPT, "pattern": pattern}
             )
     figure.update_layout(
-        **_LAYOUT, barmode="overlay", xaxis_title=words["figure_added"], yaxis_title=words["figure_channels"]
+        **LAYOUT, barmode="overlay", xaxis_title=words["figure_added"], yaxis_title=words["figure_channels"]
     )
     return figure
 
@@ -204,7 +219,7 @@ def tokens_per_block(trace: Trace, words: Words = ENGLISH) -> go.Figure:
     )
     figure.add_hline(y=trace.num_tokens, line={"color": NEUTRAL, "dash": "dash"}, annotation_text=words["figure_dense"])
     figure.update_layout(
-        **_LAYOUT, showlegend=False, xaxis_title=words["figure_block"], yaxis_title=words["figure_processed"]
+        **LAYOUT, showlegend=False, xaxis_title=words["figure_block"], yaxis_title=words["figure_processed"]
     )
     return figure
 
@@ -231,7 +246,7 @@ def _histogram(trace: Trace, span: int, values: np.ndarray, edges: np.ndarray, w
             marker={"color": colour, "pattern": {"shape": pattern}, "line": {"width": 0}},
             hovertemplate="%{x:.2f}: %{y}<extra></extra>",
         )
-    figure.update_layout(**_LAYOUT, barmode="stack", bargap=0, yaxis_title=words["figure_count"])
+    figure.update_layout(**LAYOUT, barmode="stack", bargap=0, yaxis_title=words["figure_count"])
     return figure
 
 

@@ -40,13 +40,16 @@ def peak_bytes(run: Pass, device: torch.device) -> int:
     return peak
 
 
-def alternate(passes: Mapping[str, Pass], repeats: int, device: torch.device) -> dict[str, list[float]]:
+def alternate(
+    passes: Mapping[str, Pass], repeats: int, device: torch.device, before: Callable[[int], None] = lambda done: None
+) -> dict[str, list[float]]:
     """Time passes in turn, so that a machine that slows down slows them all.
 
     Args:
         passes: by name; each should have run before, so that nothing is measured for the first time.
         repeats: timed runs of each; the order is reversed every other time.
         device: that they run on.
+        before: called before every run with how many are done.
 
     Returns:
         Seconds of every run, by name.
@@ -54,6 +57,7 @@ def alternate(passes: Mapping[str, Pass], repeats: int, device: torch.device) ->
     seconds: dict[str, list[float]] = {name: [] for name in passes}
     for repeat in range(repeats):
         for name in list(passes)[:: -1 if repeat % 2 else 1]:
+            before(sum(map(len, seconds.values())))
             seconds[name].append(timed(passes[name], device))
     return seconds
 

@@ -17,8 +17,7 @@ def linear_operations(config: LlamaConfig) -> int:
         config: of the model.
     """
     width, heads, size = config.hidden_size, config.num_attention_heads, head_dim(config)
-    key_value_heads = config.num_key_value_heads or heads
-    attention = 2 * width * size * (2 * heads + 2 * key_value_heads)  # query and output, key and value
+    attention = 2 * width * size * (2 * heads + 2 * key_value_heads(config))  # query and output, key and value
     return attention + 3 * 2 * width * config.intermediate_size
 
 
@@ -69,3 +68,8 @@ def decode_operations(config: LlamaConfig, keys: Sequence[int]) -> int:
 def head_dim(config: LlamaConfig) -> int:
     """Width of one attention head."""
     return config.head_dim or config.hidden_size // config.num_attention_heads
+
+
+def key_value_heads(config: LlamaConfig) -> int:
+    """Heads of keys and values; fewer than those of queries in grouped-query attention."""
+    return config.num_key_value_heads or config.num_attention_heads

@@ -20,7 +20,7 @@ from subllm.structure import BLOCK
 from .agreement import agreement, empty_agreement
 from .errors import RunStopped
 from .measure import alternate, device_name, peak_bytes, timed
-from .operations import head_dim
+from .operations import head_dim, key_value_heads
 from .prompt import Prompt, decode_pieces
 from .trace import Cost, Provenance, Trace
 
@@ -271,8 +271,7 @@ def _compare(
     progress(0.8, "timing", repeats=repeats)
     seconds = alternate({"subllm": read, "dense": read_dense}, repeats, device)
     config = dense.model.config
-    heads = config.num_key_value_heads or config.num_attention_heads
-    per_token = 2 * heads * head_dim(config) * torch.finfo(dense.model.dtype).bits // 8
+    per_token = 2 * key_value_heads(config) * head_dim(config) * torch.finfo(dense.model.dtype).bits // 8
     dense_cache = ids.shape[1] * config.num_hidden_layers * per_token
     return (
         Cost(tuple(seconds["subllm"]), peaks["subllm"], cache_bytes),

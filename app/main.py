@@ -8,14 +8,21 @@ import streamlit as st
 from analysis import AnalysisError
 from app.messages import show_error, start_logging
 from app.strings import say
-from app.views import explore
+from app.views import efficiency, explore
 from subllm import SubllmError
 
 _ICON = str(Path(__file__).parents[1] / "assets" / "icon.svg")
 
 start_logging()
 st.set_page_config(page_title="SUBLLM explorer", page_icon=_ICON, layout="wide")
-page = st.navigation([st.Page(explore.show, title="Explore", icon=":material/filter_alt:", url_path="explore")])
+page = st.navigation(
+    [
+        st.Page(
+            explore.show, title=say("page_explore"), icon=":material/filter_alt:", url_path="explore", default=True
+        ),
+        st.Page(efficiency.show, title=say("page_efficiency"), icon=":material/speed:", url_path="efficiency"),
+    ]
+)
 try:
     page.run()
 except (SubllmError, AnalysisError) as error:

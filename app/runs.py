@@ -14,6 +14,7 @@ import streamlit as st
 import torch
 
 from analysis import Trace
+from analysis.efficiency import Comparison, compare, prompt_of
 from analysis.lens import Lens, confidence, read_off
 from analysis.prompt import decode_pieces, read_prompt
 from analysis.record import Progress, RunOptions, silent, trace_stages
@@ -223,3 +224,21 @@ def read_off_all(source: Source, trace: Trace, seconds: float, progress: Progres
     checkpoint, _ = source.load()
     with _shared()[1].turn(progress):
         return replace(trace, confidence=confidence(checkpoint.model, trace.token_ids, seconds, progress))
+
+
+def compare_length(source: Source, length: int, repeats: int, progress: Progress) -> Comparison:
+    """Time and memory of a prompt of some length, next to the dense model.
+
+    Args:
+        source: of the checkpoint; its text is not used.
+        length: of the prompt, in tokens.
+        repeats: timed passes of each model.
+        progress: told what is being done.
+
+    Raises:
+        AnalysisError: if the checkpoint cannot read so long a prompt, or memory runs out.
+    """
+    checkpoint, dense = source.load()
+    ids = prompt_of(checkpoint, length)
+    with _shared()[1].turn(progress):
+        return compare(checkpoint.model, dense.model, ids, repeats, progress)

@@ -16,8 +16,8 @@ from app import runs
 from app.components.routing_view import Shown, routing_view
 from app.messages import plain, show_error
 from app.settings import Settings
-from app.strings import LANGUAGES, language, say, table
-from app.views import costs, levels, token
+from app.strings import language, say, table
+from app.views import chooser, costs, levels, token
 from subllm import PromptTooLongError, SubllmError
 
 _PROMPTS = Path(__file__).parents[2] / "assets" / "prompts.json"
@@ -139,25 +139,14 @@ def _write_link(trace: Trace, shown: Shown) -> None:
 
 
 def _sidebar(settings: Settings) -> tuple[str, str, str, RunOptions]:
-    choices = settings.choices()
     with st.sidebar:
-        if st.session_state.get("checkpoint") not in (None, *choices):
-            choices.append(st.session_state["checkpoint"])  # typed, or from a link
-        choice = st.selectbox(
-            say("checkpoint"), choices, key="checkpoint", accept_new_options=True, help=say("checkpoint_help")
-        )
-        device = st.selectbox(say("device"), runs.devices(), help=say("device_help"))
-        dtype = st.selectbox(say("dtype"), runs.dtypes(device), help=say("dtype_help"))
-        new_tokens = st.slider(say("new_tokens"), 0, 200, 40)
-        compare = st.toggle(say("compare"), value=True, help=say("compare_help"))
-        st.selectbox(
-            say("language"),
-            list(LANGUAGES),
-            index=list(LANGUAGES).index(language()),
-            format_func=LANGUAGES.__getitem__,
-            key="language",
-        )
-    return choice or choices[0], device, dtype, RunOptions(new_tokens, compare, settings.max_seconds)
+        choice, device, dtype = chooser.checkpoint(settings)
+        st.session_state.setdefault("new tokens", 40)
+        st.session_state.setdefault("compare", True)
+        new_tokens = st.slider(say("new_tokens"), 0, 200, key="new tokens", persist_state="session")
+        compare = st.toggle(say("compare"), key="compare", help=say("compare_help"), persist_state="session")
+        chooser.language_switch()
+    return choice, device, dtype, RunOptions(new_tokens, compare, settings.max_seconds)
 
 
 def _prompt_form() -> tuple[str, bool, bool]:
@@ -173,11 +162,18 @@ def _prompt_form() -> tuple[str, bool, bool]:
             st.session_state["prompt"], st.session_state["chat"] = entry["text"], entry["chat"]
 
     names = {name: entry.get(language(), name) for name, entry in examples.items()}
-    st.pills(say("examples"), list(examples), key="example", on_change=fill, format_func=names.__getitem__)
-    text = st.text_area(say("prompt"), key="prompt", height=140)
+    st.pills(
+        say("examples"),
+        list(examples),
+        key="example",
+        on_change=fill,
+        format_func=names.__getitem__,
+        persist_state="session",
+    )
+    text = st.text_area(say("prompt"), key="prompt", height=140, persist_state="session")
     left, right = st.columns([1, 4], vertical_alignment="center")
     pressed = left.button(say("run"), type="primary", width="stretch", icon=":material/play_arrow:")
-    chat = right.toggle(say("chat"), key="chat", help=say("chat_help"))
+    chat = right.toggle(say("chat"), key="chat", help=say("chat_help"), persist_state="session")
     return text, chat, pressed
 
 

@@ -1,0 +1,334 @@
+"""Predicted time and memory of a SUBLLM and of its dense twin, on hardware that is not at hand.
+
+Every module of every block needs operations, and bytes moved between memory and processor; it takes as long as the
+slower of the two at the hardware's peak rates (the roofline model: Williams, Waterman and Patterson, 2009). Real
+kernels stay below the peaks, so times are lower bounds; ratios of two models on the same hardware are what the
+prediction is for.
+
+Letters: T tokens per sequence, B sequences, S spans, L blocks. Attention is a fused kernel that skips masked pairs and
+keeps no score matrix.
+"""
+
+import json
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from subllm import SubllmConfig
+
+from .errors import AnalysisError
+from .operations import attention_operations, head_dim, key_value_heads
+
+HARDWARE = Path(__file__).parent.parent / "assets" / "hardware.json"
+BYTES = {"float32": 4, "float16": 2, "bfloat16": 2}
+_TRAINING = 3  # a backward pass does the forward's products twice
+_NORM_PASSES = 6  # times that norms and residual additions read or write the stream, per block
+
+
+@dataclass(frozen=True)
+class Hardware:
+    """Peak rates of a device.
+
+    Attributes:
+        name: of the device.
+        operations: per second, by dtype.
+        bandwidth: of its memory, bytes per second.
+        memory: bytes.
+        source: where the numbers are from.
+    """
+
+    name: str
+    operations: dict[str, float]
+    bandwidth: float
+    memory: float
+    source: str
+
+    @classmethod
+    def parse(cls, entry: Any) -> "Hardware":
+        """A row of the hardware table.
+
+        Args:
+            entry: with `name`, `teraflops` by dtype, `gigabytes_per_second`, `gigabytes`, `source`.
+
+        Raises:
+            AnalysisError: if a field is missing, unknown or not positive.
+        """
+        wanted = {"name", "teraflops", "gigabytes_per_second", "gigabytes", "source"}
+        name = entry.get("name", entry) if isinstance(entry, dict) else entry
+        if not isinstance(entry, dict) or set(entry) != wanted:
+            found = sorted(entry) if isinstance(entry, dict) else type(entry).__name__
+            raise AnalysisError(f"Hardware {name!r} has {found}; a row needs exactly {sorted(wanted)}.")
+        rates = entry["teraflops"]
+        if not isinstance(rates, dict) or not rates or set(rates) - set(BYTES):
+            raise AnalysisError(f"Hardware {name!r} has teraflops {rates!r}; allowed are rates for {sorted(BYTES)}.")
+        numbers = {**rates, **{key: entry[key] for key in ("gigabytes_per_second", "gigabytes")}}
+        for key, value in numbers.items():
+            if isinstance(value, bool) or not isinstance(value, int | float) or not value > 0:
+                raise AnalysisError(f"Hardware {name!r} has {key} {value!r}; it must be a positive number.")
+        return cls(
+            str(name),
+            {dtype: 1e12 * rate for dtype, rate in rates.items()},
+            1e9 * entry["gigabytes_per_second"],
+            1e9 * entry["gigabytes"],
+            str(entry["source"]),
+        )
+
+    def seconds(self, work: "Sequence[Work]", dtype: str) -> float:
+        """Least time for some work.
+
+        Args:
+            work: modules that run one after another.
+            dtype: of the computation; one that the device lacks runs at its fastest rate.
+        """
+        rate = self.operations.get(dtype) or max(self.operations.values())
+        return sum(max(part.operations / rate, part.bytes / self.bandwidth) for part in work)
+
+
+def load_hardware(path: Path = HARDWARE) -> list[Hardware]:
+    """The hardware table.
+
+    Args:
+        path: JSON list of rows.
+
+    Raises:
+        AnalysisError: if the file or a row cannot be read.
+    """
+    try:
+        rows = json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError) as error:
+        raise AnalysisError(f"The hardware table {path} cannot be read ({error}).") from error
+    if not isinstance(rows, list):
+        raise AnalysisError(f"The hardware table {path} holds a {type(rows).__name__}; it must be a list of rows.")
+    return [Hardware.parse(row) for row in rows]
+
+
+@dataclass(frozen=True)
+class Work:
+    """What one module does in one pass.
+
+    Attributes:
+        module: "projections", "attention", "mlp", "norms", "routing" or "head".
+        block: number of the block, or -1.
+        operations: multiplications and additions of matrix products.
+        bytes: read and written.
+    """
+
+    module: str
+    block: int
+    operations: float
+    bytes: float
+
+
+def level_tokens(config: SubllmConfig, tokens: float, retention: Sequence[float] | None = None) -> list[float]:
+    """(1 + S,) tokens present outside of all spans, and in each span.
+
+    Args:
+        config: of the model.
+        tokens: of the sequence.
+        retention: share that each span keeps of its parent's tokens; the nominal one if left out.
+    """
+    levels = [float(tokens)]
+    for span, share in zip(config.parsed_structure.spans, retention or config.retention_ratios, strict=True):
+        levels.append(share * levels[0 if span.parent is None else span.parent + 1])
+    return levels
+
+
+def block_tokens(config: SubllmConfig, levels: Sequence[float]) -> list[float]:
+    """(L,) tokens that each block processes.
+
+    Args:
+        config: of the model.
+        levels: as from `level_tokens`.
+    """
+    return [levels[0 if span is None else span + 1] for span in config.parsed_structure.block_spans]
+
+
+def prefill_work(config: SubllmConfig, levels: Sequence[float], batch: int = 1, dtype: str = "bfloat16") -> list[Work]:
+    """Reading prompts of equal length, with logits for the last token of each.
+
+    Args:
+        config: of the model.
+        levels: tokens per level of one prompt, as from `level_tokens`.
+        batch: prompts.
+        dtype: of weights and activations.
+    """
+    work = []
+    for block, tokens in enumerate(block_tokens(config, levels)):
+        work += _block(config, block, batch * tokens, batch * tokens * (tokens + 1) / 2, 0, dtype)
+    return [*work, *_routing(config, [batch * n for n in levels], dtype), _head(config, batch, dtype)]
+
+
+def decode_work(
+    config: SubllmConfig,
+    cached: Sequence[float],
+    kept: Sequence[float],
+    batch: int = 1,
+    dtype: str = "bfloat16",
+) -> list[Work]:
+    """One new token for every sequence; expected values, since each token is kept or dropped by itself.
+
+    Args:
+        config: of the model.
+        cached: (1 + S,) tokens in each level's cache, per sequence.
+        kept: (1 + S,) probability that a new token is present at each level; the first is 1.
+        batch: sequences.
+        dtype: of weights, activations and cache.
+    """
+    work = []
+    shares = block_tokens(config, kept)
+    for block, (share, keys) in enumerate(zip(shares, block_tokens(config, cached), strict=True)):
+        runs = 1 - (1 - share) ** batch  # that any sequence's token needs the block, and so its weights
+        parts = _block(config, block, batch * share, batch * share * (keys + 1), batch * share * keys, dtype, runs)
+        work += parts
+    return [*work, *_routing(config, [batch * share for share in kept], dtype), _head(config, batch, dtype)]
+
+
+def training_work(config: SubllmConfig, levels: Sequence[float], batch: int = 1, dtype: str = "bfloat16") -> list[Work]:
+    """One training step without the optimizer: forward and backward, logits for every token.
+
+    Args:
+        config: of the model.
+        levels: tokens per level of one sequence.
+        batch: sequences.
+        dtype: of weights and activations.
+    """
+    forward = prefill_work(config, levels, batch, dtype)[:-1]
+    head = _head(config, batch * levels[0], dtype)
+    return [Work(w.module, w.block, _TRAINING * w.operations, _TRAINING * w.bytes) for w in [*forward, head]]
+
+
+PHASES: tuple[str, ...] = ("prefill", "decode", "training")
+
+
+def phase_work(
+    config: SubllmConfig,
+    phase: str,
+    tokens: float,
+    batch: int = 1,
+    dtype: str = "bfloat16",
+    retention: Sequence[float] | None = None,
+) -> list[Work]:
+    """Work of one phase: reading prompts, writing the next token after them, or one training step.
+
+    Args:
+        config: of the model.
+        phase: one of `PHASES`.
+        tokens: per sequence.
+        batch: sequences.
+        dtype: of the computation.
+        retention: share that each span keeps; the nominal one if left out.
+    """
+    levels = level_tokens(config, tokens, retention)
+    if phase == "decode":
+        return decode_work(config, levels, level_tokens(config, 1, retention), batch, dtype)
+    return (training_work if phase == "training" else prefill_work)(config, levels, batch, dtype)
+
+
+def parameters(config: SubllmConfig) -> int:
+    """Weights of the model, scorers and bypass scales included.
+
+    Args:
+        config: of the model.
+    """
+    width, size, blocks = config.hidden_size, head_dim(config), config.parsed_structure.num_blocks
+    block = width * size * 2 * (config.num_attention_heads + key_value_heads(config))
+    block += 3 * width * config.intermediate_size + 2 * width
+    embeddings = config.vocab_size * width * (1 if config.tie_word_embeddings else 2)
+    biases = blocks * size * (config.num_attention_heads + 2 * key_value_heads(config)) if config.attention_bias else 0
+    biases += blocks * width if config.attention_bias else 0
+    biases += blocks * (2 * config.intermediate_size + width) if config.mlp_bias else 0
+    return blocks * block + biases + embeddings + width + 2 * width * len(config.parsed_structure.spans)
+
+
+def cache_bytes(config: SubllmConfig, levels: Sequence[float], batch: int = 1, dtype: str = "bfloat16") -> float:
+    """Keys and values of sequences.
+
+    Args:
+        config: of the model.
+        levels: tokens per level of one sequence.
+        batch: sequences.
+        dtype: of the cache.
+    """
+    per_token = 2 * key_value_heads(config) * head_dim(config) * BYTES[dtype]
+    return batch * per_token * sum(block_tokens(config, levels))
+
+
+def training_bytes(config: SubllmConfig, levels: Sequence[float], batch: int = 1) -> dict[str, float]:
+    """Memory of mixed-precision training with Adam on one device, nothing sharded and nothing recomputed.
+
+    Args:
+        config: of the model.
+        levels: tokens per level of one sequence.
+        batch: sequences.
+
+    Returns:
+        Bytes of "weights" (bfloat16), "gradients" (bfloat16), "optimizer" (float32 weights and two moments),
+        "activations" kept for the backward pass (bfloat16) and "logits" (bfloat16, and float32 with their gradient).
+    """
+    count, width, size = parameters(config), config.hidden_size, head_dim(config)
+    # inputs of both norms and what they give; queries, keys, values and the attention's output; gate, its activation,
+    # up, and their product
+    per_token = 4 * width + size * (2 * config.num_attention_heads + 2 * key_value_heads(config))
+    per_token += 4 * config.intermediate_size
+    tokens = batch * sum(block_tokens(config, levels))
+    return {
+        "weights": 2.0 * count,
+        "gradients": 2.0 * count,
+        "optimizer": 12.0 * count,
+        "activations": 2.0 * per_token * tokens,
+        "logits": (2.0 + 4.0 + 4.0) * batch * levels[0] * config.vocab_size,
+    }
+
+
+def dense(config: SubllmConfig) -> SubllmConfig:
+    """The same model without brackets.
+
+    Args:
+        config: of the SUBLLM.
+    """
+    blocks = config.parsed_structure.num_blocks
+    return SubllmConfig.from_dict(config.to_dict() | {"structure": "T" * blocks, "retention_ratio": 1.0})
+
+
+def _block(
+    config: SubllmConfig, block: int, tokens: float, pairs: float, past: float, dtype: str, weights: float = 1
+) -> list[Work]:
+    """One block on some tokens, which read `past` cached keys and values; its weights are read `weights` times."""
+    width, size, inner = config.hidden_size, head_dim(config), config.intermediate_size
+    heads, groups, each = config.num_attention_heads, key_value_heads(config), BYTES[dtype]
+    projection, mlp = width * size * 2 * (heads + groups), 3 * width * inner
+    return [
+        Work(
+            "projections",
+            block,
+            2 * tokens * projection,
+            each * (weights * projection + tokens * (2 * width + size * (2 * heads + 2 * groups))),
+        ),
+        Work(
+            "attention",
+            block,
+            attention_operations(config, 1) * pairs,
+            each * size * (tokens * (2 * heads + 2 * groups) + past * 2 * groups),
+        ),
+        Work("mlp", block, 2 * tokens * mlp, each * (weights * mlp + tokens * (2 * width + 5 * inner))),
+        Work("norms", block, 0, each * tokens * width * _NORM_PASSES),
+    ]
+
+
+def _routing(config: SubllmConfig, levels: Sequence[float], dtype: str) -> list[Work]:
+    """Scorers, gathers, upsampling and bypass of every span, for these tokens per level."""
+    work = []
+    for span in config.parsed_structure.spans:
+        parent = levels[0 if span.parent is None else span.parent + 1]
+        kept = levels[span.index + 1]
+        # scorer reads all; gather reads and writes the kept ones; the bypass reads both streams there, adds, and writes
+        moved = parent + 2 * kept + 5 * kept
+        work.append(Work("routing", -1, 2 * parent * config.hidden_size, BYTES[dtype] * config.hidden_size * moved))
+    return work
+
+
+def _head(config: SubllmConfig, tokens: float, dtype: str) -> Work:
+    size = config.hidden_size * config.vocab_size
+    moved = size + tokens * (config.hidden_size + config.vocab_size)
+    return Work("head", -1, 2 * tokens * size, BYTES[dtype] * moved)

@@ -1,0 +1,116 @@
+"""Predictions: operations and bytes are those of real forwards and tensors."""
+
+import json
+
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from analysis import AnalysisError
+from analysis.operations import prefill_operations
+from analysis.roofline import (
+    Hardware,
+    block_tokens,
+    cache_bytes,
+    decode_work,
+    dense,
+    level_tokens,
+    load_hardware,
+    parameters,
+    prefill_work,
+    training_bytes,
+    training_work,
+)
+from subllm import SubllmCache
+from tests.conftest import tiny_config, tiny_model
+
+ROW = {
+    "name": "x",
+    "teraflops": {"bfloat16": 2, "float32": 1},
+    "gigabytes_per_second": 10,
+    "gigabytes": 1,
+    "source": "a test",
+}
+structures = st.sampled_from(["TT", "T(T)T", "TT(T(T)T)T", "T(T)T(TT)T", "(T)"])
+
+
+@settings(max_examples=20, deadline=None)
+@given(structures, st.integers(1, 40), st.booleans(), st.booleans())
+def test_parameters_cache_and_operations_are_those_of_the_model(structure, length, tied, biased):
+    model = tiny_model(structure, tie_word_embeddings=tied, attention_bias=biased, mlp_bias=biased)
+    config = model.config
+    assert parameters(config) == sum(p.numel() for p in model.parameters())
+    cache = SubllmCache(config)
+    ids = torch.randint(1, config.vocab_size, (1, length))
+    with torch.inference_mode():
+        records = model(ids, past_key_values=cache, output_routing=True).routing
+    levels = [length, *(record.kept.shape[1] for record in records)]
+    assert cache_bytes(config, levels, dtype="float32") == cache.used_bytes
+    tokens = block_tokens(config, levels)
+    products = [w for w in prefill_work(config, levels, dtype="float32") if w.module != "routing"]
+    assert sum(w.operations for w in products) == prefill_operations(config, tokens)
+    trained = [w for w in training_work(config, levels) if w.module != "routing"]
+    head = 2 * config.hidden_size * config.vocab_size
+    assert sum(w.operations for w in trained) == 3 * (prefill_operations(config, tokens) + (length - 1) * head)
+
+
+def test_levels_hold_the_nominal_share_unless_told_otherwise():
+    config = tiny_config("T(T(T)T)T(T)", retention_ratio=[0.5, 0.5, 0.25])
+    assert level_tokens(config, 100) == [100, 50, 25, 25]
+    assert level_tokens(config, 100, [1, 0.1, 0]) == [100, 100, 10, 0]
+    assert block_tokens(config, [100, 50, 25, 24]) == [100, 50, 25, 50, 100, 24]
+    assert block_tokens(dense(config), [100]) == [100] * 6
+
+
+def test_the_slower_of_arithmetic_and_memory_counts():
+    hardware = Hardware.parse(ROW)
+    config = tiny_config("T(T)T", retention_ratio=0.5)
+    (one, *_) = prefill_work(config, level_tokens(config, 8), dtype="float32")
+    assert hardware.seconds([one], "float32") == max(one.operations / 1e12, one.bytes / 1e10)
+    assert hardware.seconds([one], "float16") == max(one.operations / 2e12, one.bytes / 1e10)
+
+
+def test_a_token_that_is_sure_to_be_dropped_costs_a_level_nothing_when_decoding():
+    config = tiny_config("T(T)T", retention_ratio=0.5)
+    kept = decode_work(config, [10, 5], [1, 1])
+    dropped = decode_work(config, [10, 5], [1, 0])
+    inside = [w for w in dropped if w.block == 1]
+    assert sum(w.operations + w.bytes for w in inside) == 0
+    assert sum(w.bytes for w in kept if w.block == 1) > 0
+    half, batched = (decode_work(config, [10, 5], [1, 0.5], batch) for batch in (1, 16))
+    weights = [next(w.bytes for w in work if (w.module, w.block) == ("mlp", 1)) for work in (half, batched)]
+    assert weights[1] < 16 * weights[0], "a batch reads the weights once"
+
+
+def test_training_memory_grows_with_the_tokens_in_the_blocks():
+    config = tiny_config("T(T)T", retention_ratio=0.5)
+    ours, theirs = (training_bytes(c, level_tokens(c, 64)) for c in (config, dense(config)))
+    assert ours["activations"] / theirs["activations"] == pytest.approx(2.5 / 3)
+    assert ours["logits"] == theirs["logits"]
+    assert ours["weights"] == 2 * parameters(config)
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"source": None}, "a row needs exactly"),
+        ({"more": 1}, "a row needs exactly"),
+        ({"teraflops": {"int4": 3}}, "allowed are rates for"),
+        ({"teraflops": {"bfloat16": -1}}, "bfloat16 -1; it must be a positive number"),
+        ({"gigabytes": "many"}, "gigabytes 'many'; it must be a positive number"),
+    ],
+)
+def test_bad_rows_are_refused(change, message, tmp_path):
+    row = {key: value for key, value in (ROW | change).items() if value is not None}
+    (tmp_path / "table.json").write_text(json.dumps([row]))
+    with pytest.raises(AnalysisError, match=message):
+        load_hardware(tmp_path / "table.json")
+
+
+def test_the_table_has_a_source_for_every_row(tmp_path):
+    rows = load_hardware()
+    assert len({row.name for row in rows}) == len(rows) > 10
+    assert all(row.source for row in rows)
+    with pytest.raises(AnalysisError, match="cannot be read"):
+        load_hardware(tmp_path / "missing.json")

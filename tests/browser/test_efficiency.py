@@ -1,0 +1,34 @@
+"""The page about savings: measure, then ask what another machine would do."""
+
+import re
+
+from analysis.paper import paper_rows
+from analysis.roofline import load_hardware
+
+
+def test_savings_are_measured_and_predicted(page, pictures):
+    page.get_by_label("Prompt", exact=True).fill("a prompt to come back to")
+    page.get_by_label("Prompt", exact=True).press("Control+Enter")
+    page.get_by_role("link", name="Efficiency").click()
+    page.get_by_role("heading", name="What do the dropped tokens save?").wait_for()
+    page.get_by_label("Remove 2048").or_(page.get_by_role("button", name="2048")).first.click()
+    page.get_by_role("button", name="Measure", exact=True).click()
+    page.get_by_text("Medians of the ratios").wait_for()
+    row = page.get_by_test_id("stTable").get_by_role("row").filter(has_text="512")
+    assert re.search(r"\d\.\d\d×", row.inner_text())
+    page.screenshot(path=pictures / "measured.png", full_page=True)
+    page.get_by_role("tab", name="Predicted").click()
+    page.get_by_role("heading", name="The paper's figures").wait_for()
+    (first,) = [hardware for hardware in load_hardware() if hardware.name == "NVIDIA H200 SXM"]
+    for line in paper_rows(first):
+        for ratio in line.predicted.values():
+            page.get_by_text(f"{ratio:.2f}×").first.wait_for()
+    page.screenshot(path=pictures / "predicted.png", full_page=True)
+    structure = page.get_by_role("textbox", name="Structure")
+    structure.fill("TT(T")
+    structure.press("Enter")
+    page.get_by_role("alert").filter(has_text="bracket").wait_for()
+    page.get_by_role("link", name="Explore").click()
+    page.get_by_role("button", name="Run", exact=True).wait_for()
+    assert page.get_by_label("Prompt", exact=True).input_value() == "a prompt to come back to"
+    assert page.get_by_role("combobox", name="Checkpoint").input_value() == "tiny" or page.get_by_text("tiny").count()
