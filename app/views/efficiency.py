@@ -1,6 +1,7 @@
 """What dropped tokens save: measured on this machine, and predicted for others; the two are never mixed."""
 
 import json
+import shlex
 from collections.abc import Generator
 from contextlib import closing
 from dataclasses import asdict
@@ -14,7 +15,7 @@ from analysis.efficiency import LENGTHS, Comparison, machine
 from analysis.record import silent
 from app import runs
 from app.messages import plain, plot, show_error
-from app.settings import Settings
+from app.settings import DEMO, Settings
 from app.strings import language, say, table
 from app.views import chooser, predicted
 from subllm import SubllmError
@@ -46,7 +47,8 @@ def _measured(settings: Settings, choice: str, device: str, dtype: str) -> None:
     lengths = left.multiselect(say("lengths"), allowed, allowed[:2], key="lengths", persist_state="session")
     repeats = right.slider(say("repeats"), 1, 9, 3, key="repeats", help=say("repeats_help"), persist_state="session")
     command = f"python -m analysis.efficiency --lengths {' '.join(map(str, lengths))} --repeats {repeats}"
-    st.code(f"{command} --device {device} --dtype {dtype}", language="bash")
+    which = "" if choice == DEMO else f" --checkpoint {shlex.quote(choice)}"
+    st.code(f"{command} --device {device} --dtype {dtype}{which}", language="bash")
     pressed = st.button(say("measure"), type="primary", icon=":material/speed:", disabled=not lengths)
     key = (choice, device, dtype, repeats)
     found: dict[int, Comparison] = st.session_state.setdefault("measured", {}).setdefault(key, {})
@@ -66,7 +68,7 @@ def _measure(
     repeats: int,
     found: dict[int, Comparison],
 ) -> Generator[None]:
-    """Measure what is not known yet; what was measured stays when one stops."""
+    """Measure what is not known yet, or all of it again; what was measured stays when one stops."""
     place = st.empty()
     columns = place.container().columns([6, 1], vertical_alignment="center")
     bar = columns[0].progress(0.0, say("starting"))
@@ -78,9 +80,8 @@ def _measure(
     try:
         folder = settings.locate(choice, progress)
         source = runs.Source("", False, choice, folder, device, dtype)
-        for length in lengths:
-            if length not in found:
-                found[length] = runs.compare_length(source, length, repeats, progress)
+        for length in [n for n in lengths if n not in found] or lengths:
+            found[length] = runs.compare_length(source, length, repeats, progress)
             yield
     except (SubllmError, AnalysisError) as error:
         show_error(error)
