@@ -5,6 +5,7 @@ from collections.abc import Sequence
 import plotly.graph_objects as go
 
 from subllm import SubllmConfig
+from subllm.structure import BLOCK
 
 from .efficiency import Comparison
 from .figures import DROPPED, ENGLISH, KEPT, LAYOUT, NEUTRAL, Words
@@ -69,6 +70,35 @@ def measured_memory(rows: Sequence[Comparison], words: Words = ENGLISH) -> go.Fi
             )
     figure.update_layout(**LAYOUT, barmode="group", xaxis_title=words["figure_tokens"], yaxis_title="MiB")
     figure.update_xaxes(type="category")
+    return figure
+
+
+def measured_steps(row: Comparison, words: Words = ENGLISH) -> go.Figure:
+    """Where the time of reading one prompt went: every block, and entering and leaving levels.
+
+    Args:
+        row: of one prompt length.
+        words: labels by key, as in `ENGLISH`.
+    """
+    figure = go.Figure()
+    blocks = [1000 * t for symbol, t in zip(row.structure, row.step_seconds, strict=False) if symbol == BLOCK]
+    at = [row.structure[:i].count(BLOCK) for i, symbol in enumerate(row.structure) if symbol != BLOCK]
+    routing = [1000 * t for symbol, t in zip(row.structure, row.step_seconds, strict=False) if symbol != BLOCK]
+    for name, x, y, colour, pattern in (
+        (words["figure_block"], list(range(len(blocks))), blocks, KEPT, ""),
+        (words["figure_routing"], [n - 0.5 for n in at], routing, DROPPED, "/"),
+    ):
+        figure.add_bar(
+            x=x,
+            y=y,
+            width=0.8 if colour == KEPT else 0.3,
+            name=name,
+            marker={"color": colour, "pattern": {"shape": pattern}},
+            hovertemplate="%{x}: %{y:,.2f} ms<extra></extra>",
+        )
+    figure.update_layout(
+        **LAYOUT, barmode="overlay", xaxis_title=words["figure_block"], yaxis_title=words["figure_milliseconds"]
+    )
     return figure
 
 

@@ -25,16 +25,17 @@ from transformers import DynamicCache, LlamaForCausalLM
 from subllm import SubllmCache, SubllmConfig, SubllmError, SubllmForCausalLM
 from subllm.checkpoints import Checkpoint, load_checkpoint, pick_device, pick_dtype, routing_off
 from subllm.demo import build_demo
+from subllm.structure import BLOCK
 
 from . import record
 from .errors import AnalysisError
-from .measure import alternate, device_name, peak_bytes
+from .measure import alternate, device_name, peak_bytes, step_seconds
 from .operations import decode_operations, prefill_operations
 from .record import Progress, out_of_memory_said, silent
 
 LENGTHS = (512, 2048, 4096, 8192)
 DISTURBED = 1.5  # slowest pass over the fastest, beyond which a measurement says that it was disturbed
-_NEW_TOKENS = 24
+_NEW_TOKENS = 48
 
 
 @dataclass(frozen=True)
@@ -42,6 +43,7 @@ class Comparison:
     """One prompt length.
 
     Attributes:
+        structure: of the model.
         tokens: of the prompt.
         retention: share that each subsampling module kept.
         seconds: of every timed pass, by what ran: "subllm", "dense", "recording" (the SUBLLM recording its routing),
@@ -51,8 +53,11 @@ class Comparison:
         decode_limit: the same for the new tokens.
         cache_bytes: keys and values of the prompt, SUBLLM and dense.
         peak_bytes: most memory of tensors at once while reading, SUBLLM and dense.
+        step_seconds: median for each character of the structure while reading; the rest (embedding, norm, head) last.
+        decode_blocks: blocks that processed each timed new token, in the order of "subllm decode".
     """
 
+    structure: str
     tokens: int
     retention: list[float]
     seconds: dict[str, list[float]]
@@ -60,6 +65,26 @@ class Comparison:
     decode_limit: float
     cache_bytes: tuple[int, int]
     peak_bytes: tuple[int, int]
+    step_seconds: list[float]
+    decode_blocks: list[int]
+
+    @property
+    def routing_share(self) -> float:
+        """Share of the time of reading that goes into entering and leaving spans."""
+        inside = zip(self.structure, self.step_seconds, strict=False)
+        return sum(seconds for symbol, seconds in inside if symbol != BLOCK) / sum(self.step_seconds)
+
+    def decode_by_blocks(self) -> dict[int, tuple[float, float]]:
+        """For every number of blocks that processed a new token: its time over the dense one's, and its blocks' share.
+
+        Times are medians of the ratios of tokens decoded in turn.
+        """
+        blocks = self.structure.count(BLOCK)
+        pairs = zip(self.decode_blocks, self.seconds["subllm decode"], self.seconds["dense decode"], strict=True)
+        ratios: dict[int, list[float]] = {}
+        for count, ours, dense in pairs:
+            ratios.setdefault(count, []).append(ours / dense)
+        return {count: (median(ratios[count]), count / blocks) for count in sorted(ratios)}
 
     def ratio(self, slow: str, fast: str) -> float:
         """Median ratio of passes that ran in turn."""
@@ -115,6 +140,8 @@ def compare(
         before(2)
         passes["dense structure"]()
         seconds = alternate(passes, repeats, device, lambda done: before(3 + done))
+        steps = [step_seconds(lambda observer: read(model, SubllmCache(config), observer=observer), device)
+                 for _ in range(repeats)]  # fmt: skip
     cache, dense_cache = SubllmCache(config), DynamicCache(config=dense.config)
     records = read(model, cache, output_routing=True).routing
     read(dense, dense_cache)
@@ -122,8 +149,9 @@ def compare(
     block_tokens = [levels[0 if span is None else span + 1] for span in config.parsed_structure.block_spans]
     sizes = cache.used_bytes, sum(_bytes(layer) for layer in dense_cache.layers)
     dense_tokens = [prompt.shape[1]] * len(block_tokens)
-    decode, limit = _decode(model, dense, cache, dense_cache, rest)
+    decode, decode_blocks, limit = _decode(model, dense, cache, dense_cache, rest)
     return Comparison(
+        structure=config.parsed_structure.text,
         tokens=prompt.shape[1],
         retention=[record.kept.shape[1] / max(record.scores.shape[1], 1) for record in records],
         seconds=seconds | decode,
@@ -131,16 +159,19 @@ def compare(
         decode_limit=limit,
         cache_bytes=sizes,
         peak_bytes=peaks,
+        step_seconds=[median(times) for times in zip(*steps, strict=True)],
+        decode_blocks=decode_blocks,
     )
 
 
 def _decode(
     model: SubllmForCausalLM, dense: LlamaForCausalLM, cache: SubllmCache, dense_cache: DynamicCache, rest: Tensor
-) -> tuple[dict[str, list[float]], float]:
-    """Seconds per new token, both models in turn, the same tokens fed to both; and the limit of their ratio."""
+) -> tuple[dict[str, list[float]], list[int], float]:
+    """Seconds per new token, both models in turn, the same tokens fed to both; blocks used; limit of their ratio."""
     config, owners = model.config, model.config.parsed_structure.block_spans
     operations = [0, 0]
     seconds: dict[str, list[float]] = {"subllm decode": [], "dense decode": []}
+    blocks: list[int] = []
     for index in range(rest.shape[1]):
         token = rest[:, index, None]
         before = [level.lengths[0] for level in cache.levels]
@@ -152,10 +183,12 @@ def _decode(
             seconds[name] += times
         after = [level.lengths[0] for level in cache.levels]
         levels = [0 if span is None else span + 1 for span in owners]
-        operations[0] += decode_operations(config, [after[n] for n in levels if after[n] > before[n]])
+        keys = [after[n] for n in levels if after[n] > before[n]]
+        blocks.append(len(keys))
+        operations[0] += decode_operations(config, keys)
         operations[1] += decode_operations(config, [after[0]] * len(levels))
-    half = rest.shape[1] // 4  # the first ones grow the buffers
-    return {name: times[half:] for name, times in seconds.items()}, operations[1] / operations[0]
+    first = rest.shape[1] // 4  # those before grow the buffers
+    return {name: times[first:] for name, times in seconds.items()}, blocks[first:], operations[1] / operations[0]
 
 
 def _dense_structure(dense: LlamaForCausalLM, config: SubllmConfig) -> SubllmForCausalLM:
@@ -203,8 +236,9 @@ def table(rows: list[Comparison]) -> str:
     """Markdown table of comparisons; every ratio is measured but for the limits, which are counted."""
     lines = [
         "| prompt tokens | kept per level | prefill speed-up (spread) | limit | reached | decode speed-up | limit "
-        "| cache | peak memory | recording costs | trace costs | dense structure costs |",
-        "| ---: | --- | ---: | ---: | ---: | ---: | ---: | ---: | ---: | ---: | ---: | ---: |",
+        "| cache | peak memory | recording costs | trace costs | dense structure costs | routing "
+        "| new token by blocks: time (share) |",
+        "| ---: | --- | ---: | ---: | ---: | ---: | ---: | ---: | ---: | ---: | ---: | ---: | ---: | --- |",
     ]
     for row in rows:
         speed = row.ratio("dense", "subllm")
@@ -214,9 +248,15 @@ def table(rows: list[Comparison]) -> str:
             f"| {speed / row.prefill_limit:.0%} | {row.ratio('dense decode', 'subllm decode'):.2f}× "
             f"| {row.decode_limit:.2f}× | {row.cache_bytes[0] / row.cache_bytes[1]:.2f}× "
             f"| {row.peak_bytes[0] / row.peak_bytes[1]:.2f}× | {row.ratio('recording', 'subllm') - 1:+.1%} "
-            f"| {row.ratio('trace', 'subllm') - 1:+.1%} | {row.ratio('dense structure', 'dense') - 1:+.1%} |"
+            f"| {row.ratio('trace', 'subllm') - 1:+.1%} | {row.ratio('dense structure', 'dense') - 1:+.1%} "
+            f"| {row.routing_share:.1%} | {_decode_cell(row)} |"
         )
     return "\n".join(lines)
+
+
+def _decode_cell(row: Comparison) -> str:
+    cells = row.decode_by_blocks().items()
+    return ", ".join(f"{blocks}: {time:.2f} ({share:.2f})" for blocks, (time, share) in cells)
 
 
 def machine(device: torch.device | str) -> dict[str, str]:
@@ -285,7 +325,9 @@ def _report(facts: dict[str, str], rows: list[Comparison]) -> str:
 Measured by `make bench`: the checkpoint, and its own weights with routing off, in turn. Medians of the ratios of passes
 that ran in turn; spread is the slowest pass over the fastest (dense, SUBLLM). "Limit" counts operations; "reached" is
 the speed-up over the limit. "Recording" is of the routing, "trace" of all that the page shows. Cache and peak memory
-(of tensors, beyond the weights) are SUBLLM over dense.
+(of tensors, beyond the weights) are SUBLLM over dense. "Routing" is the share of reading that goes into entering and
+leaving levels. The last column tells new tokens apart by how many blocks processed them: their time over the dense
+model's, and those blocks' share of all.
 
 {table(rows)}
 

@@ -2,9 +2,12 @@
 
 import time
 from collections.abc import Callable, Mapping
+from itertools import pairwise
 
 import torch
 from torch.profiler import ProfilerActivity, profile
+
+from subllm import StreamState
 
 Pass = Callable[[], object]
 
@@ -71,6 +74,28 @@ def timed(run: Pass, device: torch.device) -> float:
     if device.type == "cuda":
         torch.cuda.synchronize(device)
     return time.perf_counter() - started
+
+
+def step_seconds(run: Callable[[Callable[[StreamState], None]], object], device: torch.device) -> list[float]:
+    """Where the time of a forward pass goes.
+
+    Args:
+        run: the pass, given an observer.
+        device: that it runs on.
+
+    Returns:
+        Seconds of every character of the structure; last, those before the first and after the last.
+    """
+    marks: list[float] = []
+
+    def mark(state: StreamState) -> None:
+        if device.type == "cuda":
+            torch.cuda.synchronize(device)
+        marks.append(time.perf_counter())
+
+    total = timed(lambda: run(mark), device)
+    steps = [after - before for before, after in pairwise(marks)]
+    return [*steps, total - sum(steps)]
 
 
 def device_name(device: torch.device) -> str:

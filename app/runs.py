@@ -14,10 +14,12 @@ import streamlit as st
 import torch
 
 from analysis import Trace
+from analysis.calibration import this_machine
 from analysis.efficiency import Comparison, compare, prompt_of
 from analysis.lens import Lens, confidence, read_off
 from analysis.prompt import decode_pieces, read_prompt
 from analysis.record import Progress, RunOptions, silent, trace_stages
+from analysis.roofline import Hardware
 from subllm.checkpoints import Checkpoint, DenseModel, load_checkpoint, load_dense, pick_device, pick_dtype
 
 _MODELS, _TRACES = 2, 32
@@ -242,3 +244,14 @@ def compare_length(source: Source, length: int, repeats: int, progress: Progress
     ids = prompt_of(checkpoint, length)
     with _shared()[1].turn(progress):
         return compare(checkpoint.model, dense.model, ids, repeats, progress)
+
+
+def calibrate(device: str, dtype: str) -> Hardware:
+    """This machine as a row of the hardware table, measured while nobody else runs.
+
+    Args:
+        device: one of `devices`.
+        dtype: one of `dtypes`.
+    """
+    with _shared()[1].turn(silent):
+        return this_machine(device, dtype)

@@ -5,6 +5,7 @@ import shlex
 from collections.abc import Generator
 from contextlib import closing
 from dataclasses import asdict
+from pathlib import Path
 from typing import Any
 
 import pandas as pd
@@ -13,6 +14,8 @@ import streamlit as st
 from analysis import AnalysisError, cost_figures
 from analysis.efficiency import LENGTHS, Comparison, machine
 from analysis.record import silent
+from analysis.roofline import dense as dense_config
+from analysis.roofline import phase_work
 from app import runs
 from app.messages import plain, plot, show_error
 from app.settings import DEMO, Settings
@@ -56,7 +59,7 @@ def _measured(settings: Settings, choice: str, device: str, dtype: str) -> None:
         with closing(_measure(settings, choice, device, dtype, lengths, repeats, found)) as steps:
             list(steps)
     if found:
-        _report(choice, device, dtype, [found[length] for length in sorted(found)])
+        _report(choice, settings.locate(choice, silent), device, dtype, [found[length] for length in sorted(found)])
 
 
 def _measure(
@@ -88,7 +91,7 @@ def _measure(
     place.empty()
 
 
-def _report(choice: str, device: str, dtype: str, rows: list[Comparison]) -> None:
+def _report(choice: str, folder: Path, device: str, dtype: str, rows: list[Comparison]) -> None:
     words = table(language())
     st.table(_table(rows))
     st.caption(say("measured_note"))
@@ -100,6 +103,15 @@ def _report(choice: str, device: str, dtype: str, rows: list[Comparison]) -> Non
     left.caption(say("speedup_help"))
     plot(right, cost_figures.measured_memory(rows, words), "measured memory")
     right.caption(say("memory_help"))
+    last = rows[-1]
+    plot(st, cost_figures.measured_steps(last, words), "measured steps")
+    st.caption(say("steps_help", tokens=f"{last.tokens:,}", share=f"{last.routing_share:.1%}"))
+    cells = [
+        say("decode_cell", blocks=blocks, time=f"{time:.2f}", share=f"{share:.2f}")
+        for blocks, (time, share) in last.decode_by_blocks().items()
+    ]
+    st.caption(say("decode_help", cells="; ".join(cells)))
+    _check(folder, device, dtype, rows)
     facts = machine(device) | {"dtype": dtype, "checkpoint": choice}
     st.caption(plain(" · ".join(facts.values())))
     data: dict[str, Any] = {"facts": facts, "rows": [asdict(row) for row in rows]}
@@ -107,6 +119,35 @@ def _report(choice: str, device: str, dtype: str, rows: list[Comparison]) -> Non
         say("save_measured"), json.dumps(data, indent=1), "efficiency.json", icon=":material/download:",
         on_click="ignore",
     )  # fmt: skip
+
+
+def _check(folder: Path, device: str, dtype: str, rows: list[Comparison]) -> None:
+    """Measured against predicted for this machine, with the error."""
+    key = ("calibrated", device, dtype)
+    if st.button(say("check"), icon=":material/balance:", help=say("check_help")):
+        st.session_state[str(key)] = runs.calibrate(device, dtype)
+    hardware = st.session_state.get(str(key))
+    if hardware is None:
+        return
+    config = read_config(folder)
+    entries = []
+    for row in rows:
+        ours, dense = (
+            hardware.seconds(phase_work(each, "prefill", row.tokens, 1, dtype, retention), dtype)
+            for each, retention in ((config, row.retention), (dense_config(config), None))
+        )
+        measured, predicted = row.ratio("dense", "subllm"), dense / ours
+        entries.append(
+            {
+                say("measured_tokens"): f"{row.tokens:,}",
+                say("check_measured"): f"{measured:.2f}×",
+                say("check_predicted"): f"{predicted:.2f}×",
+                say("check_error"): f"{predicted / measured - 1:+.0%}",
+            }
+        )
+    st.table(pd.DataFrame(entries).set_index(say("measured_tokens")))
+    rate, bandwidth = f"{hardware.operations[dtype] / 1e9:,.0f}", f"{hardware.bandwidth / 1e9:,.1f}"
+    st.caption(plain(say("check_note", source=hardware.source, rate=rate, bandwidth=bandwidth)))
 
 
 def _table(rows: list[Comparison]) -> pd.DataFrame:

@@ -153,8 +153,8 @@ def _prompt_form() -> tuple[str, bool, bool]:
     examples = {entry["name"]: entry for entry in json.loads(_PROMPTS.read_text(encoding="utf-8"))}
     if "prompt" not in st.session_state:
         first = next(iter(examples.values()))
-        st.session_state["prompt"], st.session_state["chat"] = first["text"], first["chat"]
-        st.session_state["example"] = first["name"]
+        typed = st.session_state.get("typed", (first["text"], first["chat"], first["name"]))  # before another page
+        st.session_state["prompt"], st.session_state["chat"], st.session_state["example"] = typed
 
     def fill() -> None:
         entry = examples.get(st.session_state["example"])
@@ -162,18 +162,12 @@ def _prompt_form() -> tuple[str, bool, bool]:
             st.session_state["prompt"], st.session_state["chat"] = entry["text"], entry["chat"]
 
     names = {name: entry.get(language(), name) for name, entry in examples.items()}
-    st.pills(
-        say("examples"),
-        list(examples),
-        key="example",
-        on_change=fill,
-        format_func=names.__getitem__,
-        persist_state="session",
-    )
-    text = st.text_area(say("prompt"), key="prompt", height=140, persist_state="session")
+    st.pills(say("examples"), list(examples), key="example", on_change=fill, format_func=names.__getitem__)
+    text = st.text_area(say("prompt"), key="prompt", height=140)
     left, right = st.columns([1, 4], vertical_alignment="center")
     pressed = left.button(say("run"), type="primary", width="stretch", icon=":material/play_arrow:")
-    chat = right.toggle(say("chat"), key="chat", help=say("chat_help"), persist_state="session")
+    chat = right.toggle(say("chat"), key="chat", help=say("chat_help"))
+    st.session_state["typed"] = (text, chat, st.session_state["example"])
     return text, chat, pressed
 
 

@@ -36,10 +36,22 @@ def test_one_token_decoded_is_the_difference_of_two_prompts():
     assert linear_operations(config) == 2 * (32 * 32 * 2 + 32 * 16 * 2 + 3 * 32 * 48)
 
 
+def comparison(seconds, steps=(), decode_blocks=()):
+    return Comparison("T(T)T", 10, [0.5], seconds, 1.0, 1.0, (1, 2), (1, 2), list(steps), list(decode_blocks))
+
+
 def test_ratios_are_of_passes_in_turn_and_spread_is_of_all():
-    row = Comparison(10, [0.5], {"a": [1.0, 4.0, 6.0], "b": [1.0, 1.0, 3.0]}, 1.0, 1.0, (1, 2), (1, 2))
+    row = comparison({"a": [1.0, 4.0, 6.0], "b": [1.0, 1.0, 3.0]})
     assert row.ratio("a", "b") == 2.0
     assert row.spread("a") == 6.0
+
+
+def test_routing_is_the_time_at_brackets_and_new_tokens_are_told_apart():
+    row = comparison(
+        {"subllm decode": [3.0, 2.0, 2.2], "dense decode": [3.0, 4.0, 4.0]}, [1.0, 0.25, 1.0, 0.25, 1.0, 1.5], [3, 2, 2]
+    )
+    assert row.routing_share == pytest.approx(0.1)
+    assert row.decode_by_blocks() == {2: (pytest.approx(0.525), pytest.approx(2 / 3)), 3: (1.0, 1.0)}
 
 
 def test_the_command_measures_and_writes_a_table_and_json(tiny_checkpoint, tmp_path):
@@ -53,6 +65,8 @@ def test_the_command_measures_and_writes_a_table_and_json(tiny_checkpoint, tmp_p
         assert all(seconds > 0 for times in row["seconds"].values() for seconds in times)
         assert row["prefill_limit"] > 1
         assert row["cache_bytes"][0] < row["cache_bytes"][1]
+        assert len(row["step_seconds"]) == len(row["structure"]) + 1
+        assert set(row["decode_blocks"]) <= {3, 5, 6}, "blocks outside, in the first and in the second level"
     assert "| 64 |" in (tmp_path / "cpu-float32.md").read_text()
     refused = subprocess.run([*command, "--lengths", "100000"], capture_output=True, text=True, check=False)
     assert refused.returncode == 1

@@ -9,6 +9,7 @@ from analysis.roofline import load_hardware
 def test_savings_are_measured_and_predicted(page, pictures):
     page.get_by_label("Prompt", exact=True).fill("a prompt to come back to")
     page.get_by_label("Prompt", exact=True).press("Control+Enter")
+    page.wait_for_timeout(1500)
     page.get_by_role("link", name="Efficiency").click()
     page.get_by_role("heading", name="What do the dropped tokens save?").wait_for()
     page.get_by_label("Remove 2048").or_(page.get_by_role("button", name="2048")).first.click()
