@@ -21,7 +21,7 @@ def headline(trace: Trace) -> None:
     Args:
         trace: of a prompt.
     """
-    cells = [(say("prompt"), say("tokens", n=f"{trace.num_tokens:,}"), "", say("tokens_help"))]
+    cells = [(say("prompt_tokens"), f"{trace.num_tokens:,}", "", say("tokens_help"))]
     for span in range(trace.num_spans):
         level = figures.level_name(trace, span, words(language()))
         share = "–" if np.isnan(trace.retention[span]) else f"{trace.retention[span]:.0%}"

@@ -37,7 +37,7 @@ def test_a_prompt_runs_and_its_numbers_are_shown(page):
     assert not page.exception
     assert not page.error
     shown = metrics(page)
-    assert re.fullmatch(r"\d+ tokens", shown["Prompt"])
+    assert re.fullmatch(r"\d+", shown["Prompt tokens"])
     assert {"Level 1 keeps", "Level 2 keeps", "Reading the prompt", "Work"} <= set(shown)
     assert len(page.dataframe) == 1
     assert len(page.table) == 2
@@ -69,7 +69,7 @@ def test_a_long_prompt_offers_to_be_cut(page, monkeypatch):
     said = " ".join(error.value for error in page.error).replace("\\", "")
     assert re.search(r"has \d+ tokens; at most 40 fit", said)
     button(page, "Cut it to the first 40").click().run()
-    assert metrics(page)["Prompt"] == "40 tokens"
+    assert metrics(page)["Prompt tokens"] == "40"
     assert not page.error
 
 

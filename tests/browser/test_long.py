@@ -24,7 +24,7 @@ def test_8192_tokens_are_shown_found_and_walked(long_page, pictures):
     text = make_text(byte_tokenizer(), 8192)
     run(page, text)
     view = shown(page, text[:200])
-    page.get_by_text("8,192 tokens", exact=True).wait_for()
+    page.get_by_test_id("stMetricValue").filter(has_text="8,192").wait_for()
     assert view.text_content() == text
     painted = "() => [...CSS.highlights.values()].reduce((n, h) => n + h.size, 0)"
     at_top = page.evaluate(painted)
