@@ -25,6 +25,14 @@ def test_colouring_changes_the_shades_and_not_who_was_kept(page):
     assert page.evaluate(count) != before
 
 
+def test_colouring_by_kept_alone_gives_all_kept_tokens_one_shade(page):
+    run(page, TEXT)
+    shown(page, TEXT)
+    page.get_by_label("Colour by").select_option("kept")
+    painted = "() => [...CSS.highlights].filter(([name, h]) => name.includes('kept') && h.size).map(([name]) => name)"
+    assert {name[:-1] for name in page.evaluate(painted)} == {"routing-kept-4"}
+
+
 def test_search_walks_through_what_it_finds(page):
     run(page, TEXT)
     view = shown(page, TEXT)

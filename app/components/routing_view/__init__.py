@@ -120,7 +120,11 @@ def view_data(trace: Trace, shown: Shown, words: Mapping[str, str]) -> bytes:
         ("starts", "u4", offsets[trace.starts]),
         ("ends", "u4", offsets[trace.ends]),
         ("kept", "u1", trace.kept),
-        *((key, "f2" if values.dtype == np.float16 else "f4", values) for key, (_, values) in channels.items()),
+        *(
+            (key, "f2" if values.dtype == np.float16 else "f4", values)
+            for key, (_, values) in channels.items()
+            if key != "kept"
+        ),
     ):
         parts.append(np.ascontiguousarray(values, dtype=f"<{kind}").tobytes())
         arrays[name] = (kind, sum(map(len, parts[:-1])), len(parts[-1]))
@@ -158,6 +162,7 @@ def _channels(trace: Trace) -> dict[str, tuple[str, np.ndarray]]:
         "weight": ("levels", np.where(trace.present, trace.weights, np.nan)),
         "bypass": ("levels", trace.contribution_share),
         "change": ("blocks", trace.change),
+        "kept": ("levels", trace.kept),
     }
     if not np.isnan(trace.confidence).all():
         channels["confidence"] = ("blocks", trace.confidence)

@@ -42,12 +42,12 @@ class RoutingData {
     return this.row(channel, index)[token];
   }
 
-  // (tokens) which fifth each value of a row is in, 0 where there is none.
+  // (tokens) which fifth each value of a row is in, the highest where they are equal; 0 where there is none.
   bins(channel, index) {
     const name = `${channel.key} ${channel.rows === "all" ? 0 : index}`;
     if (!this.binsOf.has(name)) {
       const [a, b, c, d] = this.edges(channel, index);
-      this.binsOf.set(name, Uint8Array.from(this.row(channel, index), (v) => (v > a) + (v > b) + (v > c) + (v > d)));
+      this.binsOf.set(name, Uint8Array.from(this.row(channel, index), (v) => (v >= a) + (v >= b) + (v >= c) + (v >= d)));
     }
     return this.binsOf.get(name);
   }
