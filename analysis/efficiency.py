@@ -285,37 +285,75 @@ def main() -> int:
     parser.add_argument("--device", help="such as cpu or cuda; the best one if left out")
     parser.add_argument("--dtype", help="such as float32 or bfloat16; the device's default if left out")
     parser.add_argument("--out", type=Path, help="folder for the table and the JSON file")
+    parser.add_argument("--resume", action="store_true", help="keep the lengths that the file in --out has already")
     arguments = parser.parse_args()
     device = arguments.device or pick_device()
     try:
         folder = arguments.checkpoint or build_demo()
         checkpoint = load_checkpoint(folder, device, arguments.dtype or pick_dtype(device))
-        prompts = [prompt_of(checkpoint, length) for length in arguments.lengths]
+        prompts = {length: prompt_of(checkpoint, length) for length in arguments.lengths}
+        facts = _facts(checkpoint, arguments.repeats)
+        file = arguments.out / f"{checkpoint.model.device.type}-{facts['dtype']}.json" if arguments.out else None
+        rows = {row.tokens: row for row in load_rows(file, facts)} if file and arguments.resume else {}
         dense = routing_off(checkpoint.model)
-        rows = []
-        for ids in prompts:
-            rows.append(compare(checkpoint.model, dense, ids, arguments.repeats))
-            speed = rows[-1].ratio("dense", "subllm")
-            print(f"{rows[-1].tokens} tokens: {speed:.2f}×", file=sys.stderr)  # noqa: T201
+        for length, ids in prompts.items():
+            if length in rows:
+                continue
+            rows[length] = compare(checkpoint.model, dense, ids, arguments.repeats)
+            print(f"{length} tokens: {rows[length].ratio('dense', 'subllm'):.2f}×", file=sys.stderr)  # noqa: T201
+            if file:
+                _save(file, facts, [rows[n] for n in sorted(rows)])
     except (SubllmError, AnalysisError) as error:
         print(f"error: {error}", file=sys.stderr)  # noqa: T201
         return 1
-    facts = machine(checkpoint.model.device) | {
-        "dtype": str(checkpoint.model.dtype).removeprefix("torch."),
-        "attention": str(checkpoint.model.config._attn_implementation),
-        "structure": str(checkpoint.model.config.structure),
-        "checkpoint": checkpoint.digest,
-        "repeats": str(arguments.repeats),
-    }
-    report = _report(facts, rows)
-    print(report)  # noqa: T201
-    if arguments.out:
-        arguments.out.mkdir(parents=True, exist_ok=True)
-        name = f"{checkpoint.model.device.type}-{facts['dtype']}"
-        (arguments.out / f"{name}.md").write_text(report)
-        data = {"facts": facts, "rows": [asdict(row) for row in rows]}
-        (arguments.out / f"{name}.json").write_text(json.dumps(data, indent=1) + "\n")
+    print(_report(facts, [rows[n] for n in sorted(rows)]))  # noqa: T201
     return 0
+
+
+def load_rows(file: Path, facts: dict[str, str]) -> list[Comparison]:
+    """What an earlier run measured.
+
+    Args:
+        file: that it wrote; none need be there.
+        facts: about this machine, checkpoint and run, which must be the same.
+
+    Raises:
+        AnalysisError: if the file is of another machine, checkpoint or version, or cannot be read.
+    """
+    if not file.exists():
+        return []
+    try:
+        data = json.loads(file.read_text())
+        rows = [Comparison(**row) for row in data["rows"]]
+        found = dict(data["facts"])
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        raise AnalysisError(f"{file} cannot be gone on with ({error}); leave out --resume to measure anew.") from error
+    differing = [key for key in sorted({*facts, *found}) if facts.get(key) != found.get(key)]
+    if differing:
+        raise AnalysisError(
+            f"{file} was measured with another {', '.join(differing)}; leave out --resume to measure anew."
+        )
+    return rows
+
+
+def _facts(checkpoint: Checkpoint, repeats: int) -> dict[str, str]:
+    model = checkpoint.model
+    return machine(model.device) | {
+        "dtype": str(model.dtype).removeprefix("torch."),
+        "attention": str(model.config._attn_implementation),
+        "structure": str(model.config.structure),
+        "checkpoint": checkpoint.digest,
+        "repeats": str(repeats),
+    }
+
+
+def _save(file: Path, facts: dict[str, str], rows: list[Comparison]) -> None:
+    """Write after every length, so that a run that is stopped loses one at most."""
+    file.parent.mkdir(parents=True, exist_ok=True)
+    file.with_suffix(".md").write_text(_report(facts, rows))
+    partial = file.with_suffix(".partial")
+    partial.write_text(json.dumps({"facts": facts, "rows": [asdict(row) for row in rows]}, indent=1) + "\n")
+    partial.replace(file)
 
 
 def _report(facts: dict[str, str], rows: list[Comparison]) -> str:

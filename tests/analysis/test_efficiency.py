@@ -73,5 +73,27 @@ def test_the_command_measures_and_writes_a_table_and_json(tiny_checkpoint, tmp_p
     assert "allowed are 1 to 512" in refused.stderr
 
 
+def test_a_run_goes_on_with_what_was_measured_on_the_same_machine(tiny_checkpoint, tmp_path):
+    command = [sys.executable, "-m", "analysis.efficiency", "--checkpoint", str(tiny_checkpoint), "--repeats", "1",
+               "--device", "cpu", "--out", str(tmp_path), "--resume"]  # fmt: skip
+    file = tmp_path / "cpu-float32.json"
+    written = []
+    for lengths in (["16"], ["16", "24"]):
+        done = subprocess.run([*command, "--lengths", *lengths], capture_output=True, text=True, check=False)
+        assert done.returncode == 0, done.stderr
+        written.append(json.loads(file.read_text()))
+    before, data = written
+    assert [row["tokens"] for row in data["rows"]] == [16, 24]
+    assert data["rows"][0] == before["rows"][0]
+    assert "16 tokens" not in done.stderr
+    file.write_text(json.dumps(data | {"facts": data["facts"] | {"processor": "another"}}))
+    refused = subprocess.run([*command, "--lengths", "16"], capture_output=True, text=True, check=False)
+    assert refused.returncode == 1
+    assert "measured with another processor" in refused.stderr
+    file.write_text("{")
+    refused = subprocess.run([*command, "--lengths", "16"], capture_output=True, text=True, check=False)
+    assert "cannot be gone on with" in refused.stderr
+
+
 def test_the_text_is_long_enough_for_the_longest_prompt():
     assert len(benchmark_text()) > 300_000
