@@ -9,7 +9,7 @@ from subllm.structure import BLOCK
 
 from .efficiency import Comparison
 from .figures import DROPPED, ENGLISH, KEPT, LAYOUT, NEUTRAL, Words
-from .roofline import PHASES, Hardware, dense, phase_work
+from .roofline import PHASES, Hardware, dense, phase_work, speedup
 
 _DASHES = {"prefill": "solid", "decode": "dash", "training": "dot"}
 _PATTERNS = ("", "/", "x", ".", "\\", "+")
@@ -116,16 +116,10 @@ def predicted_speedup(
         words: labels by key, as in `ENGLISH`.
     """
     figure = go.Figure()
-    twin = dense(config)
     for phase in PHASES:
-        ratios = [
-            hardware.seconds(phase_work(twin, phase, n, batch, dtype), dtype)
-            / hardware.seconds(phase_work(config, phase, n, batch, dtype), dtype)
-            for n in lengths
-        ]
         figure.add_scatter(
             x=list(lengths),
-            y=ratios,
+            y=[speedup(config, hardware, phase, n, batch, dtype) for n in lengths],
             mode="lines+markers",
             name=words[f"figure_{phase}"],
             line={"color": KEPT, "dash": _DASHES[phase]},

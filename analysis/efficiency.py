@@ -32,6 +32,8 @@ from .errors import AnalysisError
 from .measure import alternate, device_name, peak_bytes, step_seconds
 from .operations import decode_operations, prefill_operations
 from .record import Progress, out_of_memory_said, silent
+from .roofline import block_tokens
+from .roofline import dense as dense_config
 
 LENGTHS = (512, 2048, 4096, 8192)
 DISTURBED = 1.5  # slowest pass over the fastest, beyond which a measurement says that it was disturbed
@@ -146,16 +148,16 @@ def compare(
     records = read(model, cache, output_routing=True).routing
     read(dense, dense_cache)
     levels = [prompt.shape[1], *(record.kept.shape[1] for record in records)]
-    block_tokens = [levels[0 if span is None else span + 1] for span in config.parsed_structure.block_spans]
+    ours = [int(n) for n in block_tokens(config, levels)]
     sizes = cache.used_bytes, sum(_bytes(layer) for layer in dense_cache.layers)
-    dense_tokens = [prompt.shape[1]] * len(block_tokens)
+    theirs = [prompt.shape[1]] * len(ours)
     decode, decode_blocks, limit = _decode(model, dense, cache, dense_cache, rest)
     return Comparison(
         structure=config.parsed_structure.text,
         tokens=prompt.shape[1],
         retention=[record.kept.shape[1] / max(record.scores.shape[1], 1) for record in records],
         seconds=seconds | decode,
-        prefill_limit=prefill_operations(config, dense_tokens) / prefill_operations(config, block_tokens),
+        prefill_limit=prefill_operations(config, theirs) / prefill_operations(config, ours),
         decode_limit=limit,
         cache_bytes=sizes,
         peak_bytes=peaks,
@@ -193,9 +195,7 @@ def _decode(
 
 def _dense_structure(dense: LlamaForCausalLM, config: SubllmConfig) -> SubllmForCausalLM:
     """Our model with a structure without brackets, sharing the dense model's weights."""
-    blocks = config.parsed_structure.num_blocks
-    fields = config.to_dict() | {"structure": "T" * blocks, "retention_ratio": 1.0, "num_hidden_layers": blocks}
-    plain_config = SubllmConfig.from_dict(fields)
+    plain_config = dense_config(config)
     plain_config._attn_implementation = config._attn_implementation
     with torch.device("meta"):
         model = SubllmForCausalLM(plain_config)

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 
 from subllm import SubllmConfig
 
-from .roofline import Hardware, cache_bytes, dense, level_tokens, phase_work, training_bytes
+from .roofline import Hardware, cache_bytes, dense, level_tokens, speedup, training_bytes
 
 STRUCTURE = "TTTTT(TTTTT(TTTT)TTTTT)TTTTT"
 BATCH = 5  # sequences per GPU; the memory figures fit this (see `batch_that_saves`)
@@ -63,15 +63,10 @@ def paper_rows(hardware: Hardware, batch: int = BATCH) -> list[Row]:
         batch: sequences per device.
     """
     config = paper_config()
-    twin = dense(config)
     rows = []
     for (what, tokens), reported in REPORTED.items():
-        predicted = {}
-        for phase in ("training",) if what == "training" else ("prefill", "decode"):
-            ours, theirs = (
-                hardware.seconds(phase_work(each, phase, tokens, batch), "bfloat16") for each in (config, twin)
-            )
-            predicted[phase] = theirs / ours
+        phases = ("training",) if what == "training" else ("prefill", "decode")
+        predicted = {phase: speedup(config, hardware, phase, tokens, batch) for phase in phases}
         rows.append(Row(what, tokens, reported, predicted))
     return rows
 

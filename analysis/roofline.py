@@ -225,6 +225,20 @@ def phase_work(
     return (training_work if phase == "training" else prefill_work)(config, levels, batch, dtype)
 
 
+def speedup(
+    config: SubllmConfig,
+    hardware: Hardware,
+    phase: str,
+    tokens: float,
+    batch: int = 1,
+    dtype: str = "bfloat16",
+    retention: Sequence[float] | None = None,
+) -> float:
+    """Predicted time of the dense model over that of the SUBLLM; the arguments are those of `phase_work`."""
+    ours = hardware.seconds(phase_work(config, phase, tokens, batch, dtype, retention), dtype)
+    return hardware.seconds(phase_work(dense(config), phase, tokens, batch, dtype), dtype) / ours
+
+
 def parameters(config: SubllmConfig) -> int:
     """Weights of the model, scorers and bypass scales included.
 

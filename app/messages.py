@@ -7,6 +7,9 @@ from typing import Any
 
 import streamlit as st
 
+from analysis.record import Progress
+from app.strings import say
+
 
 def plain(text: str) -> str:
     """Text with everything escaped that Markdown would read as markup, as LaTeX or as an emoji.
@@ -31,6 +34,27 @@ def plot(where: Any, figure: Any, key: str) -> None:
         key: of the element.
     """
     where.plotly_chart(figure, key=key, config={"displayModeBar": False})
+
+
+def progress_bar(place: Any, key: str | None = None) -> Progress:
+    """Show how far a run is, in the user's language.
+
+    Args:
+        place: empty container for it.
+        key: of a button that stops the run, if there is to be one: any press ends the script's run.
+
+    Returns:
+        What the run calls.
+    """
+    columns = place.container().columns([6, 1], vertical_alignment="center")
+    bar = columns[0].progress(0.0, say("starting"))
+    if key:
+        columns[1].button(say("stop"), key=key, width="stretch", help=say("stop_help"))
+
+    def progress(share: float, stage: str, **values: object) -> None:
+        bar.progress(min(max(share, 0.0), 1.0), plain(say(f"progress_{stage}", **values)))
+
+    return progress
 
 
 def start_logging() -> None:

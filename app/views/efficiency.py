@@ -2,8 +2,6 @@
 
 import json
 import shlex
-from collections.abc import Generator
-from contextlib import closing
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -14,10 +12,9 @@ import streamlit as st
 from analysis import AnalysisError, cost_figures
 from analysis.efficiency import LENGTHS, Comparison, machine
 from analysis.record import silent
-from analysis.roofline import dense as dense_config
-from analysis.roofline import phase_work
+from analysis.roofline import speedup
 from app import runs
-from app.messages import plain, plot, show_error
+from app.messages import plain, plot, progress_bar, show_error
 from app.settings import DEMO, Settings
 from app.strings import language, say, table
 from app.views import chooser, predicted
@@ -56,8 +53,7 @@ def _measured(settings: Settings, choice: str, device: str, dtype: str) -> None:
     key = (choice, device, dtype, repeats)
     found: dict[int, Comparison] = st.session_state.setdefault("measured", {}).setdefault(key, {})
     if pressed:
-        with closing(_measure(settings, choice, device, dtype, lengths, repeats, found)) as steps:
-            list(steps)
+        _measure(settings, choice, device, dtype, lengths, repeats, found)
     if found:
         _report(choice, settings.locate(choice, silent), device, dtype, [found[length] for length in sorted(found)])
 
@@ -70,22 +66,15 @@ def _measure(
     lengths: list[int],
     repeats: int,
     found: dict[int, Comparison],
-) -> Generator[None]:
+) -> None:
     """Measure what is not known yet, or all of it again; what was measured stays when one stops."""
     place = st.empty()
-    columns = place.container().columns([6, 1], vertical_alignment="center")
-    bar = columns[0].progress(0.0, say("starting"))
-    columns[1].button(say("stop"), key="stop measuring", width="stretch", help=say("stop_help"))
-
-    def progress(share: float, stage: str, **values: object) -> None:
-        bar.progress(min(share, 1.0), plain(say(f"progress_{stage}", **values)))
-
+    progress = progress_bar(place, key="stop measuring")
     try:
         folder = settings.locate(choice, progress)
         source = runs.Source("", False, choice, folder, device, dtype)
         for length in [n for n in lengths if n not in found] or lengths:
             found[length] = runs.compare_length(source, length, repeats, progress)
-            yield
     except (SubllmError, AnalysisError) as error:
         show_error(error)
     place.empty()
@@ -132,11 +121,8 @@ def _check(folder: Path, device: str, dtype: str, rows: list[Comparison]) -> Non
     config = read_config(folder)
     entries = []
     for row in rows:
-        ours, dense = (
-            hardware.seconds(phase_work(each, "prefill", row.tokens, 1, dtype, retention), dtype)
-            for each, retention in ((config, row.retention), (dense_config(config), None))
-        )
-        measured, predicted = row.ratio("dense", "subllm"), dense / ours
+        measured = row.ratio("dense", "subllm")
+        predicted = speedup(config, hardware, "prefill", row.tokens, 1, dtype, row.retention)
         entries.append(
             {
                 say("measured_tokens"): f"{row.tokens:,}",

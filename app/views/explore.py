@@ -14,7 +14,7 @@ from analysis import AnalysisError, Trace
 from analysis.record import RunOptions
 from app import runs
 from app.components.routing_view import Shown, routing_view
-from app.messages import plain, show_error
+from app.messages import plain, progress_bar, show_error
 from app.settings import Settings
 from app.strings import language, say, table
 from app.views import chooser, costs, levels, token
@@ -74,13 +74,7 @@ def _run(request: _Request, message: Any, *, truncate: bool) -> Generator[bool]:
     """
     st.session_state.pop("failure", None)
     place = message.empty()
-    columns = place.container().columns([6, 1], vertical_alignment="center")
-    bar = columns[0].progress(0.0, say("starting"))
-    columns[1].button(say("stop"), key="stop", width="stretch", help=say("stop_help"))  # any press ends this script run
-
-    def progress(share: float, stage: str, **values: object) -> None:
-        bar.progress(min(max(share, 0.0), 1.0), plain(say(f"progress_{stage}", **values)))
-
+    progress = progress_bar(place, key="stop")
     try:
         folder = request.settings.locate(request.choice, progress)
         progress(0.0, "loading")
@@ -215,15 +209,11 @@ def _read_off_all(trace: Trace, source: runs.Source, settings: Settings) -> None
     share = f"{costs.lens_cost(trace, source):.1f}"
     if not st.button(say("lens_run"), icon=":material/layers:", help=say("lens_help", share=share)):
         return
-    bar = st.progress(0.0)
-
-    def progress(share: float, stage: str, **values: object) -> None:
-        bar.progress(min(share, 1.0), say(f"progress_{stage}", **values))
-
+    place = st.empty()
     try:
-        found = runs.read_off_all(source, trace, settings.max_seconds, progress)
+        found = runs.read_off_all(source, trace, settings.max_seconds, progress_bar(place))
     except (SubllmError, AnalysisError) as error:
-        bar.empty()
+        place.empty()
         show_error(error)
         return
     st.session_state["read_off"] = {trace.digest: found}

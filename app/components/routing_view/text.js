@@ -119,7 +119,6 @@ class TextView {
   // Draw boxes around the selected token and the one under the pointer.
   mark(selected = this.selected, hovered = -1) {
     this.selected = selected;
-    this.hovered = hovered;
     const frame = this.element.getBoundingClientRect();
     if (this.marks.clientWidth !== Math.round(frame.width) || this.marks.clientHeight !== Math.round(frame.height)) {
       place(this.marks, 0, 0, Math.round(frame.width), Math.round(frame.height));
