@@ -34,8 +34,8 @@ def this_machine(device: torch.device | str, dtype: str) -> Hardware:
     target = torch.empty_like(source)
     product, copy = [], []
     for _ in range(_REPEATS):
-        product.append(timed(lambda: left @ right, device))
-        copy.append(timed(lambda: target.copy_(source), device))
+        product.append(timed(lambda: left @ right, device).seconds)
+        copy.append(timed(lambda: target.copy_(source), device).seconds)
     if kind == "cuda":
         memory = torch.cuda.get_device_properties(device).total_memory
     else:

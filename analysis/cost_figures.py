@@ -1,5 +1,6 @@
 """Plotly figures of time and memory, measured and predicted; the two are never in one figure."""
 
+import math
 from collections.abc import Sequence
 
 import plotly.graph_objects as go
@@ -7,9 +8,10 @@ import plotly.graph_objects as go
 from subllm import SubllmConfig
 from subllm.structure import BLOCK
 
-from .efficiency import Comparison
+from .comparison import Comparison
 from .figures import DROPPED, ENGLISH, KEPT, LAYOUT, NEUTRAL, Words
-from .roofline import PHASES, Hardware, dense, phase_work, speedup
+from .predict import break_even
+from .roofline import PHASES, Hardware, cache_bytes, dense, level_tokens, phase_work, speedup
 
 _DASHES = {"prefill": "solid", "decode": "dash", "training": "dot"}
 _PATTERNS = ("", "/", "x", ".", "\\", "+")
@@ -19,11 +21,11 @@ def measured_speedup(rows: Sequence[Comparison], words: Words = ENGLISH) -> go.F
     """Dense time over SUBLLM time, reading and per new token, with the limit that counting operations gives.
 
     Args:
-        rows: one per prompt length.
+        rows: one per setting.
         words: labels by key, as in `ENGLISH`.
     """
     figure = go.Figure()
-    lengths = [f"{row.tokens:,}" for row in rows]
+    lengths = [row.setting.words for row in rows]
     for name, values, colour, pattern in (
         (words["figure_prefill"], [row.ratio("dense", "subllm") for row in rows], KEPT, ""),
         (words["figure_decode"], [row.ratio("dense decode", "subllm decode") for row in rows], DROPPED, "/"),
@@ -51,11 +53,11 @@ def measured_memory(rows: Sequence[Comparison], words: Words = ENGLISH) -> go.Fi
     """Cache and peak memory of both models.
 
     Args:
-        rows: one per prompt length.
+        rows: one per setting.
         words: labels by key, as in `ENGLISH`.
     """
     figure = go.Figure()
-    lengths = [f"{row.tokens:,}" for row in rows]
+    lengths = [row.setting.words for row in rows]
     for name, pairs, pattern in (
         (words["figure_cache"], [row.cache_bytes for row in rows], ""),
         (words["figure_peak"], [row.peak_bytes for row in rows], "/"),
@@ -77,7 +79,7 @@ def measured_steps(row: Comparison, words: Words = ENGLISH) -> go.Figure:
     """Where the time of reading one prompt went: every block, and entering and leaving levels.
 
     Args:
-        row: of one prompt length.
+        row: of one setting.
         words: labels by key, as in `ENGLISH`.
     """
     figure = go.Figure()
@@ -99,6 +101,110 @@ def measured_steps(row: Comparison, words: Words = ENGLISH) -> go.Figure:
     figure.update_layout(
         **LAYOUT, barmode="overlay", xaxis_title=words["figure_block"], yaxis_title=words["figure_milliseconds"]
     )
+    return figure
+
+
+def measured_modules(row: Comparison, words: Words = ENGLISH) -> go.Figure:
+    """The same time by what was done, as one bar.
+
+    Args:
+        row: of one setting.
+        words: labels by key, as in `ENGLISH`.
+    """
+    figure = go.Figure()
+    total = sum(row.module_seconds.values())
+    for (module, seconds), pattern in zip(row.module_seconds.items(), _PATTERNS * 2, strict=False):
+        name = words[f"figure_{module}"]
+        figure.add_bar(
+            x=[1000 * seconds],
+            y=["SUBLLM"],
+            orientation="h",
+            name=f"{name} {seconds / total:.1%}",
+            marker={"pattern": {"shape": pattern}},
+            hovertemplate="%{x:,.2f} ms<extra>" + name + "</extra>",
+        )
+    layout = LAYOUT | {"height": 230, "legend": {"orientation": "h", "y": 1.9, "x": 0}}
+    figure.update_layout(**layout, barmode="stack", xaxis_title=words["figure_milliseconds"])
+    figure.update_yaxes(visible=False)
+    return figure
+
+
+def cache_growth(row: Comparison, words: Words = ENGLISH) -> go.Figure:
+    """Keys and values after every new token, SUBLLM and dense.
+
+    Args:
+        row: of one setting.
+        words: labels by key, as in `ENGLISH`.
+    """
+    figure = go.Figure()
+    starts = row.cache_bytes
+    for index, (name, colour, dash) in enumerate((("SUBLLM", KEPT, "solid"), (words["figure_dense"], NEUTRAL, "dash"))):
+        sizes = [starts[index], *(pair[index] for pair in row.growth)]
+        figure.add_scatter(
+            x=list(range(len(sizes))),
+            y=[size / 2**20 for size in sizes],
+            mode="lines",
+            name=name,
+            line={"color": colour, "dash": dash, "shape": "hv"},
+            hovertemplate="%{x}: %{y:,.3f} MiB<extra></extra>",
+        )
+    figure.update_layout(**LAYOUT, xaxis_title=words["figure_new_tokens"], yaxis_title="MiB")
+    return figure
+
+
+def measured_break_even(rows: Sequence[Comparison]) -> int | None:
+    """Prompt length from which on reading is no slower than with the dense model, between lengths that were measured.
+
+    Args:
+        rows: of prompts that differ in length only.
+
+    Returns:
+        Tokens, between two lengths on a straight line over their logarithms; 0 if no length was slower; None if the
+        longest was.
+    """
+    ordered = sorted(rows, key=lambda row: row.tokens)
+    ratios = [row.ratio("dense", "subllm") for row in ordered]
+    slower = [index for index, ratio in enumerate(ratios) if ratio < 1]
+    if not slower:
+        return 0
+    last = slower[-1]
+    if last == len(ordered) - 1:
+        return None
+    share = (1 - ratios[last]) / (ratios[last + 1] - ratios[last])
+    low, high = (math.log(ordered[index].tokens) for index in (last, last + 1))
+    return round(math.exp(low + share * (high - low)))
+
+
+def predicted_cache(
+    config: SubllmConfig, hardware: Hardware, dtype: str, lengths: Sequence[int], batch: int, words: Words = ENGLISH
+) -> go.Figure:
+    """Keys and values by context length, with the memory of the hardware.
+
+    Args:
+        config: of the model.
+        hardware: assumed.
+        dtype: of the cache.
+        lengths: of the context, in tokens.
+        batch: sequences.
+        words: labels by key, as in `ENGLISH`.
+    """
+    figure = go.Figure()
+    for each, name, colour, dash in (
+        (config, "SUBLLM", KEPT, "solid"),
+        (dense(config), words["figure_dense"], NEUTRAL, "dash"),
+    ):
+        figure.add_scatter(
+            x=list(lengths),
+            y=[cache_bytes(each, level_tokens(each, n), batch, dtype) / 2**30 for n in lengths],
+            mode="lines+markers",
+            name=name,
+            line={"color": colour, "dash": dash},
+            hovertemplate="%{x:,}: %{y:,.3f} GiB<extra></extra>",
+        )
+    figure.add_hline(y=hardware.memory / 2**30, line={"color": DROPPED, "dash": "dot"})
+    figure.update_layout(**LAYOUT, xaxis_title=words["figure_tokens"], yaxis_title="GiB")
+    figure.update_xaxes(type="log")
+    figure.update_yaxes(type="log")
     return figure
 
 
@@ -125,6 +231,9 @@ def predicted_speedup(
             line={"color": KEPT, "dash": _DASHES[phase]},
             hovertemplate="%{x:,}: %{y:.2f}×<extra></extra>",
         )
+        even = break_even(config, hardware, phase, batch, dtype)
+        if even is not None and even > lengths[0]:
+            figure.add_vline(x=even, line={"color": DROPPED, "dash": _DASHES[phase]})
     figure.add_hline(y=1, line={"color": NEUTRAL, "dash": "dash"})
     figure.update_layout(**LAYOUT, xaxis_title=words["figure_tokens"], yaxis_title=words["figure_speedup"])
     figure.update_xaxes(type="log")

@@ -64,6 +64,11 @@ ENGLISH: Words = {
     "figure_norms": "norms and additions",
     "figure_routing": "routing",
     "figure_head": "head",
+    "figure_new_tokens": "new tokens",
+    "figure_scorer": "scorer",
+    "figure_bypass": "bypass",
+    "figure_gather and scatter": "gather and scatter",
+    "figure_rest": "rest: additions, masks, embedding",
 }
 
 

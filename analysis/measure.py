@@ -1,22 +1,84 @@
-"""Time and memory of passes over a prompt, measured the same way on the CPU and on a GPU."""
+"""Time, memory and energy of passes over a prompt, measured the same way on the CPU and on a GPU."""
 
+import ctypes
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager, suppress
+from functools import cache
 from itertools import pairwise
+from pathlib import Path
+from typing import Any, NamedTuple
 
+import psutil
+import pynvml
 import torch
+from torch import nn
 from torch.profiler import ProfilerActivity, profile
 
 from subllm import StreamState
+from subllm.structure import BLOCK
+from subllm.subsampling import Subsampler
+from subllm.upsampling import Bypass
 
 Pass = Callable[[], object]
+_STATUS, _RESET = Path("/proc/self/status"), Path("/proc/self/clear_refs")  # of Linux
+
+
+class Took(NamedTuple):
+    """What one pass took.
+
+    Attributes:
+        seconds: on the wall clock.
+        busy: seconds of processor time, all threads of the process together.
+        joules: of the GPU; 0 where its driver does not count them.
+    """
+
+    seconds: float
+    busy: float
+    joules: float
+
+
+def timed(run: Pass, device: torch.device) -> Took:
+    """Measure one pass, until the device is done with it.
+
+    Args:
+        run: the pass.
+        device: that it runs on.
+    """
+    _finish(device)
+    wall, busy, joules = time.perf_counter(), time.process_time(), _joules(device)
+    run()
+    _finish(device)
+    return Took(time.perf_counter() - wall, time.process_time() - busy, _joules(device) - joules)
+
+
+def alternate(
+    passes: Mapping[str, Pass], repeats: int, device: torch.device, before: Callable[[int], None] = lambda done: None
+) -> dict[str, list[Took]]:
+    """Time passes in turn, so that a machine that slows down slows them all.
+
+    Args:
+        passes: by name; each should have run before, so that nothing is measured for the first time.
+        repeats: timed runs of each; the order is reversed every other time.
+        device: that they run on.
+        before: called before every run with how many are done.
+
+    Returns:
+        What every run took, by name.
+    """
+    took: dict[str, list[Took]] = {name: [] for name in passes}
+    for repeat in range(repeats):
+        for name in list(passes)[:: -1 if repeat % 2 else 1]:
+            before(sum(map(len, took.values())))
+            took[name].append(timed(passes[name], device))
+    return took
 
 
 def peak_bytes(run: Pass, device: torch.device) -> int:
     """Most memory that tensors made during a pass took at once.
 
     Counted by torch's allocators: on the CPU every allocation and release as the profiler sees it, on a GPU the
-    caching allocator's peak. Buffers inside of matrix libraries are not seen.
+    caching allocator's peak. Buffers inside of matrix libraries are not seen; `resident_bytes` sees them.
 
     Args:
         run: the pass.
@@ -43,59 +105,114 @@ def peak_bytes(run: Pass, device: torch.device) -> int:
     return peak
 
 
-def alternate(
-    passes: Mapping[str, Pass], repeats: int, device: torch.device, before: Callable[[int], None] = lambda done: None
-) -> dict[str, list[float]]:
-    """Time passes in turn, so that a machine that slows down slows them all.
+def resident_bytes(run: Pass, device: torch.device) -> int | None:
+    """How far a pass raised the memory that the process really takes, as the operating system sees it.
 
     Args:
-        passes: by name; each should have run before, so that nothing is measured for the first time.
-        repeats: timed runs of each; the order is reversed every other time.
-        device: that they run on.
-        before: called before every run with how many are done.
-
-    Returns:
-        Seconds of every run, by name.
-    """
-    seconds: dict[str, list[float]] = {name: [] for name in passes}
-    for repeat in range(repeats):
-        for name in list(passes)[:: -1 if repeat % 2 else 1]:
-            before(sum(map(len, seconds.values())))
-            seconds[name].append(timed(passes[name], device))
-    return seconds
-
-
-def timed(run: Pass, device: torch.device) -> float:
-    """Seconds of one pass, until the device is done with it."""
-    if device.type == "cuda":
-        torch.cuda.synchronize(device)
-    started = time.perf_counter()
-    run()
-    if device.type == "cuda":
-        torch.cuda.synchronize(device)
-    return time.perf_counter() - started
-
-
-def step_seconds(run: Callable[[Callable[[StreamState], None]], object], device: torch.device) -> list[float]:
-    """Where the time of a forward pass goes.
-
-    Args:
-        run: the pass, given an observer.
+        run: the pass.
         device: that it runs on.
 
     Returns:
-        Seconds of every character of the structure; last, those before the first and after the last.
+        On the CPU, bytes by which the highest resident set during the pass exceeds the one before it, after memory
+        that was free already went back to the system; on a GPU, the same for what torch reserved there. None where
+        the system does not tell (other systems than Linux).
     """
-    marks: list[float] = []
+    if device.type == "cuda":
+        torch.cuda.synchronize(device)
+        torch.cuda.empty_cache()
+        torch.cuda.reset_peak_memory_stats(device)
+        reserved = torch.cuda.memory_reserved(device)
+        run()
+        torch.cuda.synchronize(device)
+        return torch.cuda.max_memory_reserved(device) - reserved
+    try:
+        ctypes.CDLL(None).malloc_trim(0)
+        _RESET.write_text("5")  # the highest resident set is counted anew
+        before = _highest_resident()
+        run()
+        return _highest_resident() - before
+    except (OSError, AttributeError, StopIteration):
+        return None
+
+
+def free_bytes(device: torch.device) -> int:
+    """Memory that a pass on a device may still take."""
+    if device.type == "cuda":
+        return torch.cuda.mem_get_info(device)[0]
+    return psutil.virtual_memory().available
+
+
+class Anatomy(NamedTuple):
+    """Where the time of a forward pass went, in seconds.
+
+    Attributes:
+        steps: for every character of the structure; last, what came before the first and after the last.
+        modules: by what was done: "attention", "mlp", "norms", "scorer", "bypass", "gather and scatter", "head", and
+            "rest" (residual additions, masks, embedding, Python).
+    """
+
+    steps: list[float]
+    modules: dict[str, float]
+
+
+def anatomy(model: Any, run: Callable[[Callable[[StreamState], None]], object], device: torch.device) -> Anatomy:
+    """Take the time of a forward pass apart.
+
+    Args:
+        model: a SUBLLM with its head.
+        run: the pass, given an observer.
+        device: that it runs on.
+    """
+    marks: list[tuple[str, float]] = []
 
     def mark(state: StreamState) -> None:
-        if device.type == "cuda":
-            torch.cuda.synchronize(device)
-        marks.append(time.perf_counter())
+        _finish(device)
+        marks.append((state.symbol, time.perf_counter()))
 
-    total = timed(lambda: run(mark), device)
-    steps = [after - before for before, after in pairwise(marks)]
-    return [*steps, total - sum(steps)]
+    with _clocks(model, device) as modules:
+        total = timed(lambda: run(mark), device).seconds
+    steps = [after - before for (_, before), (_, after) in pairwise(marks)]
+    routing = sum(step for step, (symbol, _) in zip(steps, marks[1:], strict=True) if symbol != BLOCK)
+    modules["gather and scatter"] = max(routing - modules["scorer"] - modules["bypass"], 0.0)
+    modules["rest"] = max(total - sum(modules.values()), 0.0)
+    return Anatomy([*steps, total - sum(steps)], modules)
+
+
+@contextmanager
+def _clocks(model: Any, device: torch.device) -> Iterator[dict[str, float]]:
+    """Seconds inside of the model's modules, by kind, while the context is open."""
+    kinds: dict[str, list[nn.Module]] = {
+        "attention": [layer.self_attn for layer in model.model.layers],
+        "mlp": [layer.mlp for layer in model.model.layers],
+        "norms": [module for name, module in model.named_modules() if name.endswith("norm")],
+        "scorer": [module for module in model.modules() if isinstance(module, Subsampler)],
+        "bypass": [module for module in model.modules() if isinstance(module, Bypass)],
+        "head": [model.lm_head],
+    }
+    seconds = dict.fromkeys(kinds, 0.0)
+    started = 0.0
+
+    def start(*_: object) -> None:
+        nonlocal started
+        _finish(device)
+        started = time.perf_counter()
+
+    def stop(kind: str) -> Callable[..., None]:
+        def hook(*_: object) -> None:
+            _finish(device)
+            seconds[kind] += time.perf_counter() - started
+
+        return hook
+
+    handles = []
+    for kind, modules in kinds.items():
+        for module in modules:
+            handles += [module.register_forward_pre_hook(start), module.register_forward_hook(stop(kind))]
+    try:
+        yield seconds
+    finally:
+        for handle in handles:
+            handle.remove()
 
 
 def device_name(device: torch.device) -> str:
@@ -103,3 +220,28 @@ def device_name(device: torch.device) -> str:
     if device.type == "cuda":
         return torch.cuda.get_device_name(device)
     return f"CPU, {torch.get_num_threads()} threads"
+
+
+def _finish(device: torch.device) -> None:
+    if device.type == "cuda":
+        torch.cuda.synchronize(device)
+
+
+def _joules(device: torch.device) -> float:
+    """Energy that a GPU took since its driver was loaded; 0 where it does not count."""
+    if device.type != "cuda":
+        return 0.0
+    with suppress(pynvml.NVMLError):
+        return pynvml.nvmlDeviceGetTotalEnergyConsumption(_handle(torch.cuda.get_device_properties(device).uuid)) / 1000
+    return 0.0
+
+
+@cache
+def _handle(uuid: object) -> Any:
+    pynvml.nvmlInit()
+    return pynvml.nvmlDeviceGetHandleByUUID(f"GPU-{uuid}")
+
+
+def _highest_resident() -> int:
+    line = next(line for line in _STATUS.read_text().splitlines() if line.startswith("VmHWM"))
+    return int(line.split()[1]) * 1024

@@ -264,18 +264,19 @@ def _compare(
     for key, run in (("subllm", read), ("dense", read_dense)):
         if time.monotonic() + once > deadline:
             return None, None
-        once = timed(lambda run=run, key=key: peaks.update({key: peak_bytes(run, device)}), device)  # type: ignore[misc]
+        once = timed(lambda run=run, key=key: peaks.update({key: peak_bytes(run, device)}), device).seconds  # type: ignore[misc]
     repeats = max(1, min(_MOST_REPEATS, int(_ENOUGH_SECONDS / (2 * once))))
     if time.monotonic() + 2 * repeats * once > deadline:
         return None, None
     progress(0.8, "timing", repeats=repeats)
-    seconds = alternate({"subllm": read, "dense": read_dense}, repeats, device)
+    took = alternate({"subllm": read, "dense": read_dense}, repeats, device)
+    seconds = {name: tuple(one.seconds for one in each) for name, each in took.items()}
     config = dense.model.config
     per_token = 2 * key_value_heads(config) * head_dim(config) * torch.finfo(dense.model.dtype).bits // 8
     dense_cache = ids.shape[1] * config.num_hidden_layers * per_token
     return (
-        Cost(tuple(seconds["subllm"]), peaks["subllm"], cache_bytes),
-        Cost(tuple(seconds["dense"]), peaks["dense"], dense_cache),
+        Cost(seconds["subllm"], peaks["subllm"], cache_bytes),
+        Cost(seconds["dense"], peaks["dense"], dense_cache),
     )
 
 

@@ -15,7 +15,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from transformers import LlamaConfig
+
 from subllm import SubllmConfig
+from subllm.structure import CLOSE, OPEN
 
 from .errors import AnalysisError
 from .operations import attention_operations, head_dim, key_value_heads
@@ -268,6 +271,69 @@ def cache_bytes(config: SubllmConfig, levels: Sequence[float], batch: int = 1, d
     return batch * per_token * sum(block_tokens(config, levels))
 
 
+def prefill_bytes(
+    config: SubllmConfig, levels: Sequence[float], batch: int = 1, dtype: str = "bfloat16", *, pieces: bool = False
+) -> float:
+    """Most memory of tensors at once while prompts are read, weights left out and the cache included.
+
+    Counted for transformers' blocks with a fused attention kernel, which on the CPU repeats no keys.
+
+    Args:
+        config: of the model.
+        levels: tokens per level of one prompt.
+        batch: prompts.
+        dtype: of activations and cache.
+        pieces: second halves of blocks run piece by piece, as `subllm.block.Block` does on the CPU.
+    """
+    width, size = config.hidden_size, head_dim(config)
+    queries, keys = config.num_attention_heads * size, key_value_heads(config) * size
+    # the stream and its norm; queries and three of their size while they are turned, or then keys the same way
+    attention = 2 * width + max(4 * queries, 2 * queries + 3 * keys)
+    # what came in, the stream and its norm; gate, up and their product; transformers holds the embedding to the end
+    mlp = 3 * width if pieces else 4 * width + 3 * config.intermediate_size
+    rotary = 2 * size
+    present, outer, cached, peak = levels[0], [0.0], 0.0, 0.0
+    inside = [present]
+    for step in config.parsed_structure.steps:
+        if step.symbol == OPEN:
+            outer.append(outer[-1] + present * (width + rotary))
+            present = levels[step.index + 1]
+            inside.append(present)
+        elif step.symbol == CLOSE:
+            outer.pop()
+            inside.pop()
+            present = inside[-1]
+        else:
+            cached += 2 * keys * present
+            peak = max(peak, cached + outer[-1] + present * (rotary + max(attention, mlp)))
+    return batch * BYTES[dtype] * peak
+
+
+def activation_bytes(config: SubllmConfig, levels: Sequence[float], batch: int = 1, dtype: str = "bfloat16") -> float:
+    """What a training step keeps of its forward pass for the backward pass, nothing recomputed, the head left out.
+
+    Counted for transformers' blocks with a fused attention kernel that repeats no keys.
+
+    Args:
+        config: of the model.
+        levels: tokens per level of one sequence.
+        batch: sequences.
+        dtype: of activations.
+    """
+    width, size, heads, each = config.hidden_size, head_dim(config), config.num_attention_heads, BYTES[dtype]
+    norm = 4 * width + each * width + 4  # its input in float32, normalised, and one scale
+    # two norms and what they give; queries, keys, values and result of the attention, with its sums; four in the MLP
+    attention = each * size * (2 * heads + 2 * key_value_heads(config)) + 4 * heads
+    block = 2 * (norm + each * width) + attention + each * 4 * config.intermediate_size
+    once = 2 * each * size  # rotary
+    total = block * sum(block_tokens(config, levels)) + (norm + 8) * levels[0] + once * sum(levels)
+    for span in config.parsed_structure.spans:
+        parent = levels[0 if span.parent is None else span.parent + 1]
+        # what the scorer read; the tokens before and after, and their difference, weighted
+        total += 4 * width * parent + 3 * each * width * levels[span.index + 1]
+    return batch * total
+
+
 def training_bytes(config: SubllmConfig, levels: Sequence[float], batch: int = 1) -> dict[str, float]:
     """Memory of mixed-precision training with Adam on one device, nothing sharded and nothing recomputed.
 
@@ -278,31 +344,26 @@ def training_bytes(config: SubllmConfig, levels: Sequence[float], batch: int = 1
 
     Returns:
         Bytes of "weights" (bfloat16), "gradients" (bfloat16), "optimizer" (float32 weights and two moments),
-        "activations" kept for the backward pass (bfloat16) and "logits" (bfloat16, and float32 with their gradient).
+        "activations" (bfloat16, see `activation_bytes`) and "logits" (bfloat16, and float32 with their gradient).
     """
-    count, width, size = parameters(config), config.hidden_size, head_dim(config)
-    # inputs of both norms and what they give; queries, keys, values and the attention's output; gate, its activation,
-    # up, and their product
-    per_token = 4 * width + size * (2 * config.num_attention_heads + 2 * key_value_heads(config))
-    per_token += 4 * config.intermediate_size
-    tokens = batch * sum(block_tokens(config, levels))
+    count = parameters(config)
     return {
         "weights": 2.0 * count,
         "gradients": 2.0 * count,
         "optimizer": 12.0 * count,
-        "activations": 2.0 * per_token * tokens,
+        "activations": activation_bytes(config, levels, batch),
         "logits": (2.0 + 4.0 + 4.0) * batch * levels[0] * config.vocab_size,
     }
 
 
-def dense(config: SubllmConfig) -> SubllmConfig:
+def dense(config: LlamaConfig) -> SubllmConfig:
     """The same model without brackets.
 
     Args:
-        config: of the SUBLLM.
+        config: of a SUBLLM, or of a LLaMA.
     """
-    blocks = config.parsed_structure.num_blocks
-    return SubllmConfig.from_dict(config.to_dict() | {"structure": "T" * blocks, "retention_ratio": 1.0})
+    fields = config.to_dict() | {"structure": "T" * config.num_hidden_layers, "retention_ratio": 1.0}
+    return SubllmConfig.from_dict(fields | {"model_type": SubllmConfig.model_type})
 
 
 def _block(

@@ -15,7 +15,7 @@ import torch
 
 from analysis import Trace
 from analysis.calibration import this_machine
-from analysis.efficiency import Comparison, compare, prompt_of
+from analysis.comparison import Comparison, Setting, baseline, compare, prompt_of
 from analysis.lens import Lens, confidence, read_off
 from analysis.prompt import decode_pieces, read_prompt
 from analysis.record import Progress, RunOptions, silent, trace_stages
@@ -228,22 +228,25 @@ def read_off_all(source: Source, trace: Trace, seconds: float, progress: Progres
         return replace(trace, confidence=confidence(checkpoint.model, trace.token_ids, seconds, progress))
 
 
-def compare_length(source: Source, length: int, repeats: int, progress: Progress) -> Comparison:
-    """Time and memory of a prompt of some length, next to the dense model.
+def compare_setting(source: Source, setting: Setting, against: str, repeats: int, progress: Progress) -> Comparison:
+    """Time and memory of prompts, next to a dense model.
 
     Args:
         source: of the checkpoint; its text is not used.
-        length: of the prompt, in tokens.
+        setting: what to measure.
+        against: baseline, as `analysis.comparison.baseline` takes it.
         repeats: timed passes of each model.
         progress: told what is being done.
 
     Raises:
-        AnalysisError: if the checkpoint cannot read so long a prompt, or memory runs out.
+        AnalysisError: if the checkpoint or the baseline cannot read such prompts, or memory does not suffice.
+        CheckpointError: if the baseline cannot be loaded.
     """
-    checkpoint, dense = source.load()
-    ids = prompt_of(checkpoint, length)
+    checkpoint, _ = source.load()
+    ids = prompt_of(checkpoint, setting.tokens, setting.batch)
     with _shared()[1].turn(progress):
-        return compare(checkpoint.model, dense.model, ids, repeats, progress)
+        dense = baseline(checkpoint, against)
+        return compare(checkpoint.model, dense, ids, repeats, progress, retention=setting.retention)
 
 
 def calibrate(device: str, dtype: str) -> Hardware:

@@ -61,7 +61,11 @@ class Settings:
 
     def choices(self) -> list[str]:
         """Names of all checkpoints that can be chosen: the demo, folders below the roots, hub names."""
-        return [DEMO, *self._folders(), *self.hub_models]
+        return [DEMO, *self._folders("subllm"), *self.hub_models]
+
+    def llamas(self) -> list[str]:
+        """Names of the LLaMA checkpoints below the roots, to compare with."""
+        return self._folders("llama")
 
     def locate(self, choice: str, progress: Progress) -> Path:
         """Folder of a chosen checkpoint; the demo is built and a hub name fetched if need be.
@@ -88,14 +92,14 @@ class Settings:
             "Whoever runs the app can add it with SUBLLM_ROOTS or SUBLLM_HUB_MODELS."
         )
 
-    def _folders(self) -> list[str]:
+    def _folders(self, kind: str) -> list[str]:
         demo = demo_folder().resolve()
         found = []
         for root in self.roots:
             for depth in range(1, _DEPTH + 1):
                 for path in sorted(root.glob("/".join("*" * depth) + "/config.json")):
                     folder = path.parent.resolve()
-                    if folder != demo and '"subllm"' in path.read_text(errors="replace"):
+                    if not folder.is_relative_to(demo) and f'"{kind}"' in path.read_text(errors="replace"):
                         found.append(str(path.parent.relative_to(root)))
         return found
 

@@ -246,3 +246,8 @@ class SubllmCache(Cache):
     def used_bytes(self) -> int:
         """Bytes of the keys and values of all cached tokens."""
         return sum(layer.used_bytes for layer in self._blocks)
+
+    @property
+    def level_bytes(self) -> list[int]:
+        """The same for every level apart."""
+        return [sum(layer.used_bytes for layer in self._blocks if layer.level is level) for level in self.levels]

@@ -136,14 +136,34 @@ def load_dense(checkpoint: Checkpoint) -> DenseModel:
     Raises:
         CheckpointError: if the twin's folder is broken.
     """
-    model, twin = checkpoint.model, checkpoint.folder / DENSE_TWIN
-    attention = model.config._attn_implementation
+    twin = checkpoint.folder / DENSE_TWIN
     if not twin.is_dir():
-        return DenseModel(routing_off(model), is_twin=False)
-    _weight_files(twin)
-    config = LlamaConfig.from_pretrained(twin)
-    dtype = str(model.dtype).removeprefix("torch.")
-    return DenseModel(_load(LlamaForCausalLM, twin, config, str(model.device), dtype, attention), is_twin=True)
+        return DenseModel(routing_off(checkpoint.model), is_twin=False)
+    return DenseModel(load_llama(twin, checkpoint.model), is_twin=True)
+
+
+def load_llama(folder: Path, beside: SubllmForCausalLM) -> LlamaForCausalLM:
+    """A LLaMA, to be compared with a SUBLLM.
+
+    Args:
+        folder: with config.json and *.safetensors.
+        beside: model whose device, dtype and attention kernel it gets.
+
+    Raises:
+        CheckpointError: if it is no LLaMA, or cannot be loaded.
+    """
+    try:
+        kind = json.loads((folder / "config.json").read_text()).get("model_type")
+    except (OSError, ValueError, AttributeError) as error:
+        raise CheckpointError(
+            f"{folder} is not a checkpoint: no readable config.json ({_first_line(error)})."
+        ) from error
+    if kind != LlamaConfig.model_type:
+        raise CheckpointError(f"{folder} holds a {kind!r} model; a baseline must be a 'llama'.")
+    _weight_files(folder)
+    config, dtype = LlamaConfig.from_pretrained(folder), str(beside.dtype).removeprefix("torch.")
+    attention = str(beside.config._attn_implementation)
+    return _load(LlamaForCausalLM, folder, config, str(beside.device), dtype, attention)
 
 
 def routing_off(model: SubllmForCausalLM) -> LlamaForCausalLM:

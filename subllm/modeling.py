@@ -8,15 +8,16 @@ import torch
 from torch import Tensor, nn
 from transformers import GenerationMixin, LlamaPreTrainedModel
 from transformers.modeling_outputs import BaseModelOutputWithPast, CausalLMOutputWithPast
-from transformers.models.llama.modeling_llama import LlamaDecoderLayer, LlamaRMSNorm, LlamaRotaryEmbedding
+from transformers.models.llama.modeling_llama import LlamaRMSNorm, LlamaRotaryEmbedding
 from transformers.utils.generic import can_return_tuple, merge_with_config_defaults
 from transformers.utils.output_capturing import capture_outputs
 
+from .block import Block
 from .cache import Level, SubllmCache
 from .configuration import SubllmConfig
 from .routing import RoutingRecord, StreamState
 from .structure import BLOCK, CLOSE, OPEN
-from .subsampling import Selection, Subsampler
+from .subsampling import Rule, Selection, Subsampler
 from .upsampling import Bypass, gather_tokens, scatter_add, upsample
 
 Observer = Callable[[StreamState], None]
@@ -79,9 +80,7 @@ class SubllmModel(SubllmPreTrainedModel):
     def __init__(self, config: SubllmConfig) -> None:
         super().__init__(config)
         self.embed_tokens = nn.Embedding(config.vocab_size, config.hidden_size, config.pad_token_id)
-        self.layers = nn.ModuleList(
-            LlamaDecoderLayer(config, index) for index in range(config.parsed_structure.num_blocks)
-        )
+        self.layers = nn.ModuleList(Block(config, index) for index in range(config.parsed_structure.num_blocks))
         self.subsamplers = nn.ModuleList(Subsampler(config.hidden_size, ratio) for ratio in config.retention_ratios)
         self.bypasses = nn.ModuleList(Bypass(config.hidden_size) for _ in config.retention_ratios)
         self.norm = LlamaRMSNorm(config.hidden_size, eps=config.rms_norm_eps)
@@ -102,6 +101,7 @@ class SubllmModel(SubllmPreTrainedModel):
         use_cache: bool | None = None,
         output_routing: bool = False,
         observer: Observer | None = None,
+        rule: Rule | None = None,
         **kwargs: Any,
     ) -> SubllmOutput:
         """Run the model.
@@ -116,6 +116,7 @@ class SubllmModel(SubllmPreTrainedModel):
             output_routing: return `routing`.
             observer: called with the stream after the embedding and after every character of the structure. An
                 exception that it raises stops the forward and leaves the cache as it was.
+            rule: decides which tokens are kept, in place of the sign of their scores.
             **kwargs: for the attention kernel.
 
         Returns:
@@ -133,9 +134,10 @@ class SubllmModel(SubllmPreTrainedModel):
         cache = self._cache(past_key_values, use_cache)
         columns = inputs_embeds.shape[1]
         if self._must_feed_one_by_one(inputs_embeds, cache, output_routing, observer):
-            return self._feed_one_by_one(inputs_embeds, attention_mask, position_ids, cache, **kwargs)
+            return self._feed_one_by_one(inputs_embeds, attention_mask, position_ids, cache, rule=rule, **kwargs)
 
         tokens, padding = self._read(inputs_embeds, attention_mask, position_ids, cache)
+        del inputs_embeds  # memory for the blocks
         outer: list[_Tokens] = []
         records: dict[int, RoutingRecord] = {}
         spans: list[int] = []
@@ -145,7 +147,7 @@ class SubllmModel(SubllmPreTrainedModel):
             if step.symbol == OPEN:
                 outer.append(tokens)
                 spans.append(step.index)
-                tokens = self._open(tokens, step.index, cache)
+                tokens = self._open(tokens, step.index, cache, rule)
             elif step.symbol == CLOSE:
                 before = outer.pop()
                 tokens, record = self._close(before, tokens, step.index, output_routing)
@@ -219,9 +221,10 @@ class SubllmModel(SubllmPreTrainedModel):
         rotary = self.rotary_emb(embeddings, position_ids=position_ids)
         return _Tokens(embeddings, positions, mask, rotary, past, attention), padding
 
-    def _open(self, parent: _Tokens, span: int, cache: SubllmCache | None) -> _Tokens:
+    def _open(self, parent: _Tokens, span: int, cache: SubllmCache | None, rule: Rule | None) -> _Tokens:
         """Enter a span: select tokens and gather them."""
-        selection = self.subsamplers[span](parent.hidden_states, parent.mask)
+        decide = None if rule is None else lambda scores: rule(span, scores, parent.positions, parent.mask)
+        selection = self.subsamplers[span](parent.hidden_states, parent.mask, decide)
         hidden_states = gather_tokens(parent.hidden_states, selection.indices)
         positions = parent.positions.gather(1, selection.indices)
         level: Level | None = None
@@ -235,10 +238,8 @@ class SubllmModel(SubllmPreTrainedModel):
         elif parent.rotary[0].shape[0] == 1 < selection.indices.shape[0]:
             rotary = (parent.rotary[0][0][selection.indices], parent.rotary[1][0][selection.indices])
         else:
-            rotary = (
-                gather_tokens(parent.rotary[0], selection.indices),
-                gather_tokens(parent.rotary[1], selection.indices),
-            )
+            cos, sin = parent.rotary
+            rotary = gather_tokens(cos, selection.indices), gather_tokens(sin, selection.indices)
         attention = self._attention_mask(hidden_states, past, selection.counts)
         return _Tokens(hidden_states, positions, selection.mask, rotary, past, attention, selection)
 
@@ -299,11 +300,7 @@ class SubllmModel(SubllmPreTrainedModel):
         return allowed
 
     def _must_feed_one_by_one(
-        self,
-        embeddings: Tensor,
-        cache: SubllmCache | None,
-        routing: bool,
-        observer: Observer | None,
+        self, embeddings: Tensor, cache: SubllmCache | None, routing: bool, observer: Observer | None
     ) -> bool:
         """Whether flash attention would misplace the new tokens: it aligns them to the longest row's last key."""
         if "flash" not in str(self.config._attn_implementation) or cache is None or cache.columns == 0:
@@ -399,6 +396,7 @@ class SubllmForCausalLM(SubllmPreTrainedModel, GenerationMixin):
         logits_to_keep: int | Tensor = 0,
         output_routing: bool = False,
         observer: Observer | None = None,
+        rule: Rule | None = None,
         **kwargs: Any,
     ) -> SubllmCausalLMOutput:
         """Run the model and its head; see `SubllmModel.forward` for the arguments not named here.
@@ -414,6 +412,7 @@ class SubllmForCausalLM(SubllmPreTrainedModel, GenerationMixin):
             logits_to_keep: compute logits for the last so many columns only (0: all), or for these columns.
             output_routing: return `routing`.
             observer: called with the stream after every character of the structure.
+            rule: decides which tokens are kept.
             **kwargs: for the attention kernel and the loss.
 
         Returns:
@@ -428,6 +427,7 @@ class SubllmForCausalLM(SubllmPreTrainedModel, GenerationMixin):
             use_cache=use_cache,
             output_routing=output_routing,
             observer=observer,
+            rule=rule,
             **kwargs,
         )
         hidden_states = outputs.last_hidden_state

@@ -1,12 +1,18 @@
 """Subsampling: score every token, decide which ones go on, and with what weight."""
 
 import math
+from collections.abc import Callable
 from dataclasses import dataclass
 
 import torch
 from torch import Tensor, nn
 
 from .balancer import balance
+
+Rule = Callable[[int, Tensor, Tensor, Tensor | None], tuple[Tensor, Tensor]]
+"""Decides in place of the inference rule. Given the number of the span, the scores (B, T) of its parent's new tokens,
+their positions (B, T) in their row's prompt, and a mask (B, T) that is False at padding, or None where there is none,
+it returns which tokens are kept, (B, T) bool, and their weights, (B, T)."""
 
 
 @dataclass(frozen=True)
@@ -59,14 +65,22 @@ class Subsampler(nn.Module):
         with torch.autocast(hidden_states.device.type, enabled=False):
             return hidden_states.float() @ self.weight.float()
 
-    def forward(self, hidden_states: Tensor, mask: Tensor | None) -> Selection:
+    def forward(
+        self,
+        hidden_states: Tensor,
+        mask: Tensor | None,
+        rule: Callable[[Tensor], tuple[Tensor, Tensor]] | None = None,
+    ) -> Selection:
         """Select tokens.
 
         Args:
             hidden_states: (B, T, D), rows packed to the left.
             mask: (B, T), False at padding, or None where no row has any.
+            rule: given the scores, decides which tokens are kept and with what weights, each (B, T).
         """
         scores = self.score(hidden_states)
+        if rule is not None:
+            return select_kept(scores, mask, *rule(scores))
         if not self.training:
             return select_positive(scores, mask)
         scores = balance(scores, mask, self.retention_ratio, self.balancer_probability)
@@ -80,16 +94,26 @@ def select_positive(scores: Tensor, mask: Tensor | None) -> Selection:
         scores: (B, T) importance scores.
         mask: (B, T), False at padding, or None.
     """
-    kept = scores > 0
+    return select_kept(scores, mask, scores > 0, scores.clamp(0, 1))
+
+
+def select_kept(scores: Tensor, mask: Tensor | None, kept: Tensor, weights: Tensor) -> Selection:
+    """Selection of given tokens.
+
+    Args:
+        scores: (B, T) importance scores.
+        mask: (B, T), False at padding, which is never kept, or None.
+        kept: (B, T) bool.
+        weights: (B, T) of the tokens, where they are kept.
+    """
     if mask is not None:
         kept = kept & mask
     if scores.shape[0] == 1:
         indices = kept[0].nonzero().T  # (1, K)
-        weights = scores.gather(1, indices).clamp(0, 1)
-        return Selection(scores, indices, weights, None, [indices.shape[1]])
+        return Selection(scores, indices, weights.gather(1, indices), None, [indices.shape[1]])
     indices, kept_mask, counts = _pack(kept)
-    weights = scores.gather(1, indices).clamp(0, 1)
-    return Selection(scores, indices, weights if kept_mask is None else weights * kept_mask, kept_mask, counts)
+    chosen = weights.gather(1, indices)
+    return Selection(scores, indices, chosen if kept_mask is None else chosen * kept_mask, kept_mask, counts)
 
 
 def select_top(scores: Tensor, mask: Tensor | None, retention_ratio: float, *, reverse_discarded: bool) -> Selection:
@@ -122,9 +146,7 @@ def select_top(scores: Tensor, mask: Tensor | None, retention_ratio: float, *, r
     discarded = weights_by_rank.gather(1, partner.clamp(0, length - 1)) * ((partner < length) & (partner >= count))
     differences = torch.empty_like(weights).scatter(1, order, weights_by_rank - discarded)
     kept = torch.zeros_like(order, dtype=torch.bool).scatter(1, order, rank < count)
-    indices, kept_mask, counts = _pack(kept)
-    chosen = differences.gather(1, indices)
-    return Selection(scores, indices, chosen if kept_mask is None else chosen * kept_mask, kept_mask, counts)
+    return select_kept(scores, mask, kept, differences)
 
 
 def _pack(kept: Tensor) -> tuple[Tensor, Tensor | None, list[int]]:

@@ -1,82 +1,142 @@
 """What a SUBLLM would save on hardware that is not at hand: predicted from its configuration, never measured."""
 
-from collections.abc import Sequence
+import json
+import shlex
 
 import pandas as pd
 import streamlit as st
 
-from analysis import cost_figures, roofline
+from analysis import AnalysisError, cost_figures, roofline
 from analysis.paper import BATCH, batch_that_saves, paper_rows
-from app.messages import plain, plot
+from analysis.predict import break_even, changed, needed_bytes, predict
+from app import runs
+from app.messages import plain, plot, show_error
+from app.settings import DEMO
 from app.strings import language, say, table
 from subllm import SubllmConfig
 
-_LENGTHS = [2**n for n in range(7, 21)]
+_LENGTHS = [2**n for n in range(4, 21)]
+_NAMES = {
+    "weights": "weights_bytes",
+    "cache": "cache_bytes",
+    "reading": "reading_bytes",
+    "training memory": "training_bytes",
+}
 
 
-def show(config: SubllmConfig) -> None:
+def show(config: SubllmConfig, choice: str) -> None:
     """Sliders, and times and memory that follow from them.
 
     Args:
         config: of the chosen checkpoint; its sizes are kept, its structure and retention can be changed.
+        choice: of checkpoint.
     """
     words = table(language())
     st.caption(say("predicted_help"))
-    rows = {row.name: row for row in roofline.load_hardware()}
+    own: list[dict[str, object]] = st.session_state.setdefault("own hardware", [])
+    rows = {row.name: row for row in [*roofline.load_hardware(), *map(roofline.Hardware.parse, own)]}
     left, middle, right = st.columns(3)
     hardware = rows[left.selectbox(say("hardware"), list(rows), key="hardware", persist_state="session")]
     dtype = left.selectbox(say("dtype"), list(hardware.operations), key="hardware dtype", persist_state="session")
     structure = middle.text_input(
         say("structure"), str(config.structure), key="structure", persist_state="session", help=say("structure_help")
     )
-    share = (
-        middle.slider(say("retention_slider"), 5, 100, 64, format="%d%%", key="share", persist_state="session") / 100
-    )
+    percent = middle.slider(say("retention_slider"), 5, 100, 64, format="%d%%", key="share", persist_state="session")
     tokens = right.select_slider(
         say("context"), _LENGTHS, 8192, key="context", persist_state="session", format_func=lambda n: f"{n:,}"
     )
     batch = right.select_slider(say("batch"), [2**n for n in range(9)], 1, key="batch", persist_state="session")
-    changed = config.to_dict() | {"structure": structure, "num_hidden_layers": structure.count("T")}
-    spans = structure.count("(")
-    config = SubllmConfig.from_dict(changed | {"retention_ratio": share if spans else 1.0})
+    config = changed(config, structure, percent / 100)
+    _own_hardware(own, dtype)
     st.caption(plain(say("hardware_source", name=hardware.name, source=hardware.source)))
+    which = "" if choice == DEMO else f" --checkpoint {shlex.quote(choice)}"
+    listed = " --table hardware.json" if hardware.name in [entry["name"] for entry in own] else ""
+    st.code(
+        f"python -m analysis.predict{which} --hardware {shlex.quote(hardware.name)}{listed} --dtype {dtype} "
+        f"--tokens {tokens} --batch {batch} --structure {shlex.quote(structure)} --retention {percent / 100}",
+        language="bash",
+    )
     _numbers(config, hardware, dtype, tokens, batch)
-    plot(st, cost_figures.predicted_speedup(config, hardware, dtype, _LENGTHS, batch, words), "predicted speed-up")
-    st.caption(say("curve_help"))
+    left, right = st.columns(2)
+    plot(left, cost_figures.predicted_speedup(config, hardware, dtype, _LENGTHS, batch, words), "predicted speed-up")
+    left.caption(say("curve_help") + " " + _pays(config, hardware, dtype, batch))
+    plot(right, cost_figures.predicted_cache(config, hardware, dtype, _LENGTHS, batch, words), "predicted cache")
+    right.caption(say("growth_predicted"))
     plot(st, cost_figures.module_times(config, hardware, dtype, tokens, batch, words), "module times")
     st.caption(say("modules_help"))
     st.subheader(say("paper"), help=say("paper_help"))
     _paper(hardware)
 
 
+def _own_hardware(own: list[dict[str, object]], dtype: str) -> None:
+    """A form for rows of one's own; they are kept for the session, and can be saved."""
+    with st.popover(say("own_hardware"), icon=":material/developer_board:"):
+        with st.form("own hardware row", border=False):
+            st.caption(say("own_help"))
+            entry = {
+                "name": st.text_input(say("own_name")),
+                "teraflops": {dtype: st.number_input(f"{say('own_rate')} ({dtype})", min_value=0.0)},
+                "gigabytes_per_second": st.number_input(say("own_bandwidth"), min_value=0.0),
+                "gigabytes": st.number_input(say("own_memory"), min_value=0.0),
+                "source": st.text_input(say("own_source")),
+            }
+            added = st.form_submit_button(say("own_add"))
+        if st.button(say("own_measure"), icon=":material/speed:", help=say("check_help")):
+            entry, added = _entry(runs.calibrate(runs.devices()[0], dtype)), True
+        if added:
+            try:
+                roofline.Hardware.parse(entry)
+                own[:] = [row for row in own if row["name"] != entry["name"]] + [entry]
+                st.session_state["hardware"] = entry["name"]
+            except AnalysisError as error:
+                show_error(error)
+            else:
+                st.rerun()
+        if own:
+            st.download_button(
+                say("own_save"), json.dumps(own, indent=1), "hardware.json", icon=":material/download:",
+                on_click="ignore",
+            )  # fmt: skip
+
+
+def _entry(hardware: roofline.Hardware) -> dict[str, object]:
+    return {
+        "name": hardware.name,
+        "teraflops": {dtype: rate / 1e12 for dtype, rate in hardware.operations.items()},
+        "gigabytes_per_second": hardware.bandwidth / 1e9,
+        "gigabytes": hardware.memory / 1e9,
+        "source": hardware.source,
+    }
+
+
 def _numbers(config: SubllmConfig, hardware: roofline.Hardware, dtype: str, tokens: int, batch: int) -> None:
-    twin = roofline.dense(config)
-    pairs: dict[str, Sequence[float]] = {}
-    for phase in roofline.PHASES:
-        times = [
-            1000 * hardware.seconds(roofline.phase_work(each, phase, tokens, batch, dtype), dtype)
-            for each in (config, twin)
-        ]
-        pairs[say(f"phase_{phase}")] = times
-    levels = [roofline.level_tokens(each, tokens) for each in (config, twin)]
-    each_bytes = roofline.BYTES[dtype]
-    pairs[say("weights_bytes")] = [roofline.parameters(each) * each_bytes / 2**20 for each in (config, twin)]
-    pairs[say("cache_bytes")] = [
-        roofline.cache_bytes(each, level, batch, dtype) / 2**20
-        for each, level in zip((config, twin), levels, strict=True)
-    ]
-    pairs[say("training_bytes")] = [
-        sum(roofline.training_bytes(each, level, batch).values()) / 2**20
-        for each, level in zip((config, twin), levels, strict=True)
-    ]
+    lines = predict(config, hardware, dtype, tokens, batch)
     rows = [
-        {"SUBLLM": f"{ours:,.2f}", say("dense"): f"{theirs:,.2f}", f"SUBLLM / {say('dense')}": f"{ours / theirs:.2f}"}
-        for ours, theirs in pairs.values()
+        {
+            "SUBLLM": f"{line.ours:,.2f}",
+            say("dense"): f"{line.dense:,.2f}",
+            f"SUBLLM / {say('dense')}": f"{line.ours / line.dense:.2f}",
+        }
+        for line in lines
     ]
-    st.table(pd.DataFrame(rows, index=list(pairs)))
-    full = max(sum(pair) * 2**20 for pair in zip(pairs[say("weights_bytes")], pairs[say("cache_bytes")], strict=True))
-    if full > hardware.memory:
-        st.warning(say("too_big", need=f"{full / 1e9:,.0f}", have=f"{hardware.memory / 1e9:,.0f}"))
+    names = [say(_NAMES.get(line.what, f"phase_{line.what}")) for line in lines]
+    st.table(pd.DataFrame(rows, index=names))
+    needed = needed_bytes(lines)
+    if needed > hardware.memory:
+        st.warning(say("too_big", need=f"{needed / 1e9:,.1f}", have=f"{hardware.memory / 1e9:,.1f}"))
+
+
+def _pays(config: SubllmConfig, hardware: roofline.Hardware, dtype: str, batch: int) -> str:
+    cells = []
+    for phase in roofline.PHASES:
+        length = break_even(config, hardware, phase, batch, dtype)
+        name = say(f"phase_what_{phase}")
+        cells.append(
+            say("pays_predicted", phase=name, tokens=f"{length:,}")
+            if length
+            else say("pays_predicted_never", phase=name)
+        )
+    return say("pays_predicted_title", cells="; ".join(cells))
 
 
 def _paper(hardware: roofline.Hardware) -> None:

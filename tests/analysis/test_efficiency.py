@@ -1,6 +1,5 @@
 """The benchmark: operations are counted as torch counts them, and the command reports what it measured."""
 
-import json
 import subprocess
 import sys
 
@@ -8,7 +7,19 @@ import pytest
 import torch
 from torch.utils.flop_counter import FlopCounterMode
 
-from analysis.efficiency import Comparison, benchmark_text
+from analysis.comparison import (
+    BASELINES,
+    Comparison,
+    Setting,
+    baseline,
+    benchmark_text,
+    compare,
+    prompt_of,
+    thresholds_for,
+)
+from analysis.cost_figures import measured_break_even
+from analysis.efficiency import facts_of, from_parquet, settings_of, to_parquet
+from analysis.errors import AnalysisError
 from analysis.operations import attention_operations, decode_operations, linear_operations, prefill_operations
 from tests.conftest import tiny_model
 
@@ -36,8 +47,9 @@ def test_one_token_decoded_is_the_difference_of_two_prompts():
     assert linear_operations(config) == 2 * (32 * 32 * 2 + 32 * 16 * 2 + 3 * 32 * 48)
 
 
-def comparison(seconds, steps=(), decode_blocks=()):
-    return Comparison("T(T)T", 10, [0.5], seconds, 1.0, 1.0, (1, 2), (1, 2), list(steps), list(decode_blocks))
+def comparison(seconds, steps=(), decode_blocks=(), tokens=10):
+    return Comparison("T(T)T", tokens, 1, 0.0, [0.5], seconds, seconds, {}, 1.0, 1.0, [1, 2], [1, 0], [1, 2], [3, 4],
+                      list(steps), {}, list(decode_blocks), [])  # fmt: skip
 
 
 def test_ratios_are_of_passes_in_turn_and_spread_is_of_all():
@@ -52,45 +64,110 @@ def test_routing_is_the_time_at_brackets_and_new_tokens_are_told_apart():
     )
     assert row.routing_share == pytest.approx(0.1)
     assert row.decode_by_blocks() == {2: (pytest.approx(0.525), pytest.approx(2 / 3)), 3: (1.0, 1.0)}
+    assert row.throughput("subllm decode") == pytest.approx(1 / 2.2)
 
 
-def test_the_command_measures_and_writes_a_table_and_json(tiny_checkpoint, tmp_path):
-    command = [sys.executable, "-m", "analysis.efficiency", "--checkpoint", str(tiny_checkpoint), "--repeats", "2",
-               "--lengths", "16", "64", "--device", "cpu", "--out", str(tmp_path)]  # fmt: skip
-    done = subprocess.run(command, capture_output=True, text=True, check=False)
-    assert done.returncode == 0, done.stderr
-    data = json.loads((tmp_path / "cpu-float32.json").read_text())
-    assert [row["tokens"] for row in data["rows"]] == [16, 64]
-    for row in data["rows"]:
-        assert all(seconds > 0 for times in row["seconds"].values() for seconds in times)
-        assert row["prefill_limit"] > 1
-        assert row["cache_bytes"][0] < row["cache_bytes"][1]
-        assert len(row["step_seconds"]) == len(row["structure"]) + 1
-        assert set(row["decode_blocks"]) <= {3, 5, 6}, "blocks outside, in the first and in the second level"
-    assert "| 64 |" in (tmp_path / "cpu-float32.md").read_text()
-    refused = subprocess.run([*command, "--lengths", "100000"], capture_output=True, text=True, check=False)
-    assert refused.returncode == 1
-    assert "allowed are 1 to 512" in refused.stderr
+def test_break_even_lies_between_the_last_slower_length_and_the_next():
+    rows = [
+        comparison({"dense": [ratio], "subllm": [1.0]}, tokens=tokens)
+        for tokens, ratio in ((16, 0.8), (64, 1.2), (256, 1.5))
+    ]
+    assert measured_break_even(rows) == 32
+    assert measured_break_even(rows[1:]) == 0
+    assert measured_break_even(rows[:1]) is None
 
 
-def test_a_run_goes_on_with_what_was_measured_on_the_same_machine(tiny_checkpoint, tmp_path):
+@pytest.mark.parametrize("retention", [1.0, 0.5, 0.25, 0.01])
+@pytest.mark.parametrize("batch", [1, 3])
+def test_moved_thresholds_keep_the_share_that_was_asked_for(retention, batch):
+    model = tiny_model("T(T(TT)T)(T)")
+    ids = torch.randint(1, 97, (batch, 40), generator=torch.Generator().manual_seed(0))
+    with torch.inference_mode():
+        records = model(ids, output_routing=True, rule=thresholds_for(model, ids, retention)).routing
+    for record in records:
+        present = int(record.parent_mask.sum())
+        assert int(record.mask.sum()) == present - round((1 - retention) * present)
+
+
+def test_every_baseline_is_the_same_dense_model(checkpoint):
+    ids = prompt_of(checkpoint, 20)
+    with torch.inference_mode():
+        found = [baseline(checkpoint, which)(ids).logits for which in BASELINES if which != "twin"]
+    torch.testing.assert_close(*found)
+    with pytest.raises(AnalysisError, match="holds no LLaMA that it was converted from"):
+        baseline(checkpoint, "twin")
+
+
+def test_a_setting_is_measured_whole(checkpoint):
+    said = []
+    row = compare(
+        checkpoint.model, baseline(checkpoint, "llama"), prompt_of(checkpoint, 48, 2), 2,
+        lambda share, stage, **values: said.append(share), retention=0.5, overheads=True,
+    )  # fmt: skip
+    assert row.setting == Setting(48, 2, 0.5)
+    assert row.retention == pytest.approx([0.5, 0.5], abs=0.03)
+    assert set(row.seconds) == {"subllm", "dense", "recording", "dense structure", "subllm decode", "dense decode"}
+    assert all(time > 0 for times in row.seconds.values() for time in times)
+    assert row.cache_bytes[0] == sum(row.level_bytes) < row.cache_bytes[1]
+    assert row.growth[-1][1] - row.growth[0][1] == 47 * row.cache_bytes[1] / 48
+    assert all(after[0] >= before[0] for before, after in zip(row.growth, row.growth[1:], strict=False))
+    assert len(row.resident_bytes) == 2
+    assert set(row.module_seconds) == {
+        "attention", "mlp", "norms", "scorer", "bypass", "head", "gather and scatter", "rest"
+    }  # fmt: skip
+    assert sum(row.module_seconds.values()) == pytest.approx(sum(row.step_seconds), rel=0.2)
+    assert said == sorted(said)
+
+
+def test_what_cannot_be_measured_is_refused(checkpoint, monkeypatch):
+    dense = baseline(checkpoint, "llama")
+    with pytest.raises(AnalysisError, match="allowed are 1 to 512"):
+        prompt_of(checkpoint, 0)
+    with pytest.raises(AnalysisError, match="A batch of 0 cannot be measured"):
+        prompt_of(checkpoint, 8, 0)
+    with pytest.raises(AnalysisError, match=r"must be in \(0, 1\]"):
+        settings_of([8], [1], [1.5])
+    huge = prompt_of(checkpoint, 8).expand(10**9, -1)
+    with pytest.raises(AnalysisError, match=r"would take about [\d,.]+ GB .* are free; take a smaller batch"):
+        compare(checkpoint.model, dense, huge, 1)
+    small = tiny_model("TT", vocab_size=50)
+    with pytest.raises(AnalysisError, match="The dense model knows 50 tokens"):
+        compare(checkpoint.model, small, prompt_of(checkpoint, 8), 1)
+
+
+def test_measurements_survive_a_parquet_file(checkpoint):
+    facts = facts_of(checkpoint, "llama", 1)
+    rows = [
+        compare(checkpoint.model, baseline(checkpoint, "llama"), prompt_of(checkpoint, 16), 1, overheads=overheads)
+        for overheads in (True, False)
+    ]
+    assert from_parquet(to_parquet(facts, rows)) == (facts, rows)
+    for data in (b"", b"PAR1", to_parquet(facts, [])):
+        with pytest.raises(AnalysisError, match="no Parquet file of measurements"):
+            from_parquet(data)
+
+
+def test_a_sweep_writes_its_results_and_goes_on_on_the_same_machine(tiny_checkpoint, tmp_path):
     command = [sys.executable, "-m", "analysis.efficiency", "--checkpoint", str(tiny_checkpoint), "--repeats", "1",
                "--device", "cpu", "--out", str(tmp_path), "--resume"]  # fmt: skip
-    file = tmp_path / "cpu-float32.json"
+    file = tmp_path / "cpu-float32.parquet"
     written = []
-    for lengths in (["16"], ["16", "24"]):
-        done = subprocess.run([*command, "--lengths", *lengths], capture_output=True, text=True, check=False)
+    for sweep in (["--lengths", "16"], ["--lengths", "16", "24", "--batches", "1", "2", "--retentions", "0", "0.5"]):
+        done = subprocess.run([*command, *sweep], capture_output=True, text=True, check=False)
         assert done.returncode == 0, done.stderr
-        written.append(json.loads(file.read_text()))
-    before, data = written
-    assert [row["tokens"] for row in data["rows"]] == [16, 24]
-    assert data["rows"][0] == before["rows"][0]
-    assert "16 tokens" not in done.stderr
-    file.write_text(json.dumps(data | {"facts": data["facts"] | {"processor": "another"}}))
+        written.append(from_parquet(file.read_bytes()))
+    (_, before), (facts, rows) = written
+    assert facts["baseline"] == "llama"
+    assert [row.setting for row in rows] == sorted(settings_of([16, 24], [1, 2], [0, 0.5]))
+    assert rows[0] == before[0]
+    assert set(rows[0].decode_blocks) <= {3, 5, 6}, "blocks outside, in the first and in the second level"
+    assert "\n16 tokens" not in "\n" + done.stderr
+    assert "| 2 × 24 at 50% |" in (tmp_path / "cpu-float32.md").read_text()
+    file.write_bytes(to_parquet(facts | {"processor": "another"}, rows))
     refused = subprocess.run([*command, "--lengths", "16"], capture_output=True, text=True, check=False)
     assert refused.returncode == 1
     assert "measured with another processor" in refused.stderr
-    file.write_text("{")
+    file.write_bytes(b"{")
     refused = subprocess.run([*command, "--lengths", "16"], capture_output=True, text=True, check=False)
     assert "cannot be gone on with" in refused.stderr
 

@@ -1,0 +1,427 @@
+"""One SUBLLM against one dense LLaMA: time, memory and energy, measured in turn on the same prompts."""
+
+import pydoc_data.topics
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from statistics import median
+from typing import Any, NamedTuple
+
+import torch
+from torch import Tensor
+from transformers import DynamicCache, LlamaForCausalLM
+
+from subllm import SubllmCache, SubllmConfig, SubllmForCausalLM
+from subllm.checkpoints import DENSE_TWIN, Checkpoint, load_llama, routing_off
+from subllm.structure import BLOCK
+from subllm.subsampling import Rule
+
+from . import record
+from .errors import AnalysisError
+from .measure import Took, alternate, anatomy, free_bytes, peak_bytes, resident_bytes
+from .operations import decode_operations, prefill_operations
+from .record import Progress, out_of_memory_said, silent
+from .roofline import block_tokens, cache_bytes, level_tokens, prefill_bytes
+from .roofline import dense as dense_config
+
+DISTURBED = 1.5  # slowest pass over the fastest, beyond which a measurement says that it was disturbed
+BASELINES = ("llama", "routing off", "twin")
+_NEW_TOKENS = 48
+
+
+class Setting(NamedTuple):
+    """What is measured.
+
+    Attributes:
+        tokens: of every prompt.
+        batch: prompts read together.
+        retention: share that every level is made to keep, by moving its threshold; 0 leaves the thresholds alone.
+    """
+
+    tokens: int
+    batch: int = 1
+    retention: float = 0.0
+
+    @property
+    def words(self) -> str:
+        """In words, such as "4 × 2,048 at 50%"."""
+        text = f"{self.tokens:,}" if self.batch == 1 else f"{self.batch} × {self.tokens:,}"
+        return f"{text} at {self.retention:.0%}" if self.retention else text
+
+
+@dataclass(frozen=True)
+class Comparison:
+    """One setting.
+
+    Attributes:
+        structure: of the SUBLLM.
+        tokens: of every prompt.
+        batch: prompts read together.
+        asked: retention that was asked for; 0 where the thresholds were left alone.
+        retention: share that each subsampling module kept.
+        seconds: of every timed pass, by what ran: "subllm" and "dense" reading the prompts, "subllm decode" and
+            "dense decode" per new token of every prompt; with overheads also "recording" (the SUBLLM recording its
+            routing), "trace" (recording all that a trace holds) and "dense structure" (our model without brackets).
+        busy: processor time of the same passes.
+        joules: energy of the same passes; 0 where it is not counted.
+        prefill_limit: dense operations over the SUBLLM's, reading the prompts.
+        decode_limit: the same for the new tokens.
+        cache_bytes: keys and values of the prompts, SUBLLM and dense.
+        level_bytes: the SUBLLM's, for every level.
+        peak_bytes: most memory of tensors at once while reading, SUBLLM and dense.
+        resident_bytes: memory that the process took beyond what it had, SUBLLM and dense; empty where not told.
+        step_seconds: median for each character of the structure while reading; the rest (embedding, norm, head) last.
+        module_seconds: median for each kind of module while reading; see `analysis.measure.Anatomy`.
+        decode_blocks: blocks that ran for each timed new token, in the order of "subllm decode".
+        growth: bytes of keys and values after each new token, SUBLLM and dense.
+    """
+
+    structure: str
+    tokens: int
+    batch: int
+    asked: float
+    retention: list[float]
+    seconds: dict[str, list[float]]
+    busy: dict[str, list[float]]
+    joules: dict[str, list[float]]
+    prefill_limit: float
+    decode_limit: float
+    cache_bytes: list[int]
+    level_bytes: list[int]
+    peak_bytes: list[int]
+    resident_bytes: list[int]
+    step_seconds: list[float]
+    module_seconds: dict[str, float]
+    decode_blocks: list[int]
+    growth: list[list[int]]
+
+    @property
+    def setting(self) -> Setting:
+        """What was measured."""
+        return Setting(self.tokens, self.batch, self.asked)
+
+    @property
+    def routing_share(self) -> float:
+        """Share of the time of reading that goes into entering and leaving spans."""
+        inside = zip(self.structure, self.step_seconds, strict=False)
+        return sum(seconds for symbol, seconds in inside if symbol != BLOCK) / sum(self.step_seconds)
+
+    def decode_by_blocks(self) -> dict[int, tuple[float, float]]:
+        """For every number of blocks that ran for a new token: its time over the dense one's, and its blocks' share.
+
+        Times are medians of the ratios of tokens decoded in turn.
+        """
+        blocks = self.structure.count(BLOCK)
+        pairs = zip(self.decode_blocks, self.seconds["subllm decode"], self.seconds["dense decode"], strict=True)
+        ratios: dict[int, list[float]] = {}
+        for count, ours, dense in pairs:
+            ratios.setdefault(count, []).append(ours / dense)
+        return {count: (median(ratios[count]), count / blocks) for count in sorted(ratios)}
+
+    def ratio(self, slow: str, fast: str) -> float:
+        """Median ratio of the wall clock of passes that ran in turn."""
+        return median(a / b for a, b in zip(self.seconds[slow], self.seconds[fast], strict=True))
+
+    def busy_ratio(self, slow: str, fast: str) -> float:
+        """The same for processor time."""
+        return median(a / b for a, b in zip(self.busy[slow], self.busy[fast], strict=True))
+
+    def throughput(self, name: str) -> float:
+        """Tokens per second, all prompts together, of a pass that reads or that writes one new token."""
+        each = 1 if name.endswith("decode") else self.tokens
+        return self.batch * each / median(self.seconds[name])
+
+    def spread(self, name: str) -> float:
+        """Slowest pass over the fastest."""
+        return max(self.seconds[name]) / min(self.seconds[name])
+
+    @property
+    def disturbed(self) -> bool:
+        """Whether passes of the same thing differ so much that something else must have run."""
+        return max(self.spread("subllm"), self.spread("dense")) > DISTURBED
+
+
+@dataclass(frozen=True)
+class Thresholds:
+    """A routing rule with moved thresholds: a token is kept iff its score exceeds its level's, which is subtracted.
+
+    Attributes:
+        values: one per subsampling module; 0 is the model's own.
+    """
+
+    values: Mapping[int, float] = field(default_factory=dict)
+
+    def __call__(self, span: int, scores: Tensor, positions: Tensor, mask: Tensor | None) -> tuple[Tensor, Tensor]:
+        """Kept tokens and weights; see `subllm.subsampling.Rule`."""
+        shifted = scores - self.values.get(span, 0.0)
+        return shifted > 0, shifted.clamp(0, 1)
+
+
+@torch.inference_mode()
+def thresholds_for(model: SubllmForCausalLM, ids: Tensor, retention: float) -> Thresholds:
+    """Thresholds with which every level keeps some share of its tokens of these prompts.
+
+    Args:
+        model: in evaluation mode.
+        ids: (B, T) prompts.
+        retention: share in (0, 1].
+    """
+    found: dict[int, float] = {}
+
+    def rule(span: int, scores: Tensor, positions: Tensor, mask: Tensor | None) -> tuple[Tensor, Tensor]:
+        ranked = (scores if mask is None else scores[mask]).flatten().sort().values
+        dropped = round((1 - retention) * ranked.numel())
+        if ranked.numel():  # halfway between the last one dropped and the first one kept
+            below = ranked[dropped - 1] if dropped else ranked[0] - 1
+            above = ranked[dropped] if dropped < ranked.numel() else ranked[-1] + 1
+            found[span] = ((below + above) / 2).item()
+        return Thresholds(found)(span, scores, positions, mask)
+
+    model.model(ids, use_cache=False, rule=rule)
+    return Thresholds(found)
+
+
+def baseline(checkpoint: Checkpoint, which: str) -> Any:
+    """The dense model to compare with.
+
+    Args:
+        checkpoint: loaded.
+        which: "llama" (LlamaForCausalLM with the checkpoint's weights), "routing off" (our model with the same
+            weights and no brackets), "twin" (the LLaMA that it was converted from), or the folder of another LLaMA.
+
+    Raises:
+        AnalysisError: if there is no twin.
+        CheckpointError: if a folder cannot be loaded.
+    """
+    model = checkpoint.model
+    if which == "llama":
+        return routing_off(model)
+    if which == "routing off":
+        return _dense_structure(routing_off(model), model.config)
+    folder = checkpoint.folder / DENSE_TWIN if which == "twin" else Path(which)
+    if which == "twin" and not folder.is_dir():
+        raise AnalysisError(
+            f"{checkpoint.folder.name} holds no LLaMA that it was converted from ({DENSE_TWIN}/ is missing); "
+            "compare with 'llama' or 'routing off', or name the folder of a LLaMA."
+        )
+    return load_llama(folder, model)
+
+
+@torch.inference_mode()
+def compare(
+    model: SubllmForCausalLM,
+    dense: Any,
+    ids: Tensor,
+    repeats: int,
+    progress: Progress = silent,
+    *,
+    retention: float = 0.0,
+    overheads: bool = False,
+) -> Comparison:
+    """Measure prompts of equal length.
+
+    Args:
+        model: in evaluation mode.
+        dense: as from `baseline`.
+        ids: (B, T + new tokens): prompts, and what follows them.
+        repeats: timed passes of each.
+        progress: told how many passes are done.
+        retention: share that every level is made to keep; 0 leaves it to the model.
+        overheads: measure also what recording costs, and our model without brackets.
+
+    Raises:
+        AnalysisError: if the baseline cannot read the prompts, or memory would not suffice.
+        RunStopped: if memory runs out all the same.
+    """
+    device, config = model.device, model.config
+    batch = ids.shape[0]
+    prompt, rest = ids[:, :-_NEW_TOKENS], ids[:, -_NEW_TOKENS:]
+    setting = Setting(prompt.shape[1], batch, retention)
+    check_memory(model, dense, setting)
+    _check_baseline(dense, ids)
+    rule: Rule | None = thresholds_for(model, prompt, retention) if retention else None
+
+    def read(which: Any, cache: Any, **options: Any) -> Any:
+        return which(prompt, past_key_values=cache, logits_to_keep=1, **options)
+
+    passes = {
+        "subllm": lambda: read(model, SubllmCache(config), rule=rule),
+        "dense": lambda: read(dense, _cache(dense)),
+    }
+    if overheads:
+        plain = _dense_structure(routing_off(model), config)
+        passes |= {
+            "recording": lambda: read(model, SubllmCache(config), rule=rule, output_routing=True),
+            "dense structure": lambda: read(plain, SubllmCache(plain.config)),
+        }
+        if batch == 1:
+            passes["trace"] = lambda: record.read(model, prompt)
+    total = 2 + len(passes) * repeats
+
+    def before(done: int) -> None:
+        progress(done / total, "passes", done=done, total=total, tokens=setting.words)
+
+    with out_of_memory_said(prompt.numel()):
+        before(0)
+        peaks, resident = [], []
+        for index, name in enumerate(("subllm", "dense")):
+            peaks.append(peak_bytes(passes[name], device))
+            resident.append(resident_bytes(passes[name], device))
+            before(index + 1)
+        for name in list(passes)[2:]:
+            passes[name]()
+        took = alternate(passes, repeats, device, lambda done: before(2 + done))
+        parts = [
+            anatomy(model, lambda observe: read(model, SubllmCache(config), rule=rule, observer=observe), device)
+            for _ in range(min(repeats, 3))
+        ]
+        cache, dense_cache = SubllmCache(config), _cache(dense)
+        records = read(model, cache, output_routing=True, rule=rule).routing
+        read(dense, dense_cache)
+        sizes, level_sizes = [cache.used_bytes, _used(dense_cache)], cache.level_bytes
+        lengths = [level.lengths for level in cache.levels]
+        decode, blocks, limit, growth = _decode(model, dense, cache, dense_cache, rest, rule)
+    ours = [[int(n) for n in block_tokens(config, row)] for row in zip(*lengths, strict=True)]
+    theirs = batch * prefill_operations(dense.config, [setting.tokens] * dense.config.num_hidden_layers)
+    everything = took | decode
+    return Comparison(
+        structure=config.parsed_structure.text,
+        tokens=setting.tokens,
+        batch=batch,
+        asked=retention,
+        retention=[_mean_kept(record) for record in records],
+        seconds={name: [one.seconds for one in each] for name, each in everything.items()},
+        busy={name: [one.busy for one in each] for name, each in everything.items()},
+        joules={name: [one.joules for one in each] for name, each in everything.items()},
+        prefill_limit=theirs / sum(prefill_operations(config, blocks) for blocks in ours),
+        decode_limit=limit,
+        cache_bytes=sizes,
+        level_bytes=level_sizes,
+        peak_bytes=peaks,
+        resident_bytes=[size for size in resident if size is not None],
+        step_seconds=[median(times) for times in zip(*(part.steps for part in parts), strict=True)],
+        module_seconds={name: median(part.modules[name] for part in parts) for name in parts[0].modules},
+        decode_blocks=blocks,
+        growth=growth,
+    )
+
+
+def check_memory(model: SubllmForCausalLM, dense: Any, setting: Setting) -> None:
+    """See that a measurement fits before it starts: a system that runs out of memory kills without a word.
+
+    Args:
+        model: SUBLLM.
+        dense: to compare with.
+        setting: to be measured.
+
+    Raises:
+        AnalysisError: if it does not; says what is needed and what is free.
+    """
+    dtype, larger = str(model.dtype).removeprefix("torch."), dense_config(dense.config)
+    levels = level_tokens(larger, setting.tokens)
+    reading = prefill_bytes(larger, levels, setting.batch, dtype)
+    writing = 3 * cache_bytes(larger, levels, setting.batch, dtype)  # two caches, and one that is copied to grow
+    need, free = max(reading, writing), free_bytes(model.device)
+    if need > free:
+        raise AnalysisError(
+            f"Measuring {setting.words} tokens would take about {need / 1e9:,.1f} GB beside the weights, and "
+            f"{free / 1e9:,.1f} GB are free; take a smaller batch, a shorter prompt or a smaller dtype."
+        )
+
+
+def prompt_of(checkpoint: Checkpoint, length: int, batch: int = 1) -> Tensor:
+    """(B, length + new tokens) ids of technical English, another part of it in every row.
+
+    Args:
+        checkpoint: whose tokenizer and positions count.
+        length: of every prompt, in tokens.
+        batch: prompts.
+
+    Raises:
+        AnalysisError: if the length or the batch is not positive, or the length exceeds the model's positions or the
+            text.
+    """
+    ids = checkpoint.tokenizer(benchmark_text(), verbose=False, return_tensors="pt")["input_ids"][0]
+    longest = min(checkpoint.model.config.max_position_embeddings, ids.shape[0] - _NEW_TOKENS)
+    if not 0 < length <= longest:
+        raise AnalysisError(f"A prompt of {length:,} tokens cannot be measured; allowed are 1 to {longest:,}.")
+    if batch < 1:
+        raise AnalysisError(f"A batch of {batch} cannot be measured; it must be 1 or more.")
+    whole = length + _NEW_TOKENS
+    last = ids.shape[0] - whole
+    starts = [(1000 + row * length) % (last + 1) if last else 0 for row in range(batch)]
+    return torch.stack([ids[start : start + whole] for start in starts]).to(checkpoint.model.device)
+
+
+def benchmark_text() -> str:
+    """Technical English that every Python carries: the reference manual's topics."""
+    return "\n\n".join(text for _, text in sorted(pydoc_data.topics.topics.items()))
+
+
+def _decode(
+    model: SubllmForCausalLM, dense: Any, cache: SubllmCache, dense_cache: Any, rest: Tensor, rule: Rule | None
+) -> tuple[dict[str, list[Took]], list[int], float, list[list[int]]]:
+    """Time per new token, both models in turn, the same tokens fed to both; blocks used; limit of the ratio; growth."""
+    config, owners = model.config, model.config.parsed_structure.block_spans
+    places = [0 if span is None else span + 1 for span in owners]
+    operations = [0, 0]
+    took: dict[str, list[Took]] = {"subllm decode": [], "dense decode": []}
+    blocks: list[int] = []
+    growth: list[list[int]] = []
+    for index in range(rest.shape[1]):
+        token = rest[:, index, None]
+        before = [list(level.lengths) for level in cache.levels]
+        passes = {
+            "subllm decode": lambda token=token: model(token, past_key_values=cache, rule=rule),
+            "dense decode": lambda token=token: dense(token, past_key_values=dense_cache),
+        }
+        for name, each in alternate(passes, 1, model.device).items():
+            took[name] += each
+        after = [list(level.lengths) for level in cache.levels]
+        growth.append([cache.used_bytes, _used(dense_cache)])
+        blocks.append(sum(after[place] != before[place] for place in places))
+        for row in range(rest.shape[0]):
+            keys = [after[place][row] for place in places if after[place][row] > before[place][row]]
+            operations[0] += decode_operations(config, keys)
+            operations[1] += decode_operations(dense.config, [after[0][row]] * dense.config.num_hidden_layers)
+    first = rest.shape[1] // 4  # those before grow the buffers
+    return {n: each[first:] for n, each in took.items()}, blocks[first:], operations[1] / operations[0], growth
+
+
+def _cache(model: Any) -> Any:
+    return SubllmCache(model.config) if isinstance(model, SubllmForCausalLM) else DynamicCache(config=model.config)
+
+
+def _used(cache: Any) -> int:
+    if isinstance(cache, SubllmCache):
+        return cache.used_bytes
+    return sum(t.numel() * t.element_size() for layer in cache.layers for t in (layer.keys, layer.values))
+
+
+def _check_baseline(dense: Any, ids: Tensor) -> None:
+    positions, words = dense.config.max_position_embeddings, dense.config.vocab_size
+    if ids.shape[1] - _NEW_TOKENS > positions:
+        found = ids.shape[1] - _NEW_TOKENS
+        raise AnalysisError(f"The dense model has {positions:,} positions; the prompt has {found:,} tokens.")
+    if int(ids.max()) >= words:
+        raise AnalysisError(
+            f"The dense model knows {words:,} tokens, and the prompt has token {int(ids.max()):,}; compare with a "
+            "LLaMA of the same tokenizer."
+        )
+
+
+def _dense_structure(dense: LlamaForCausalLM, config: SubllmConfig) -> SubllmForCausalLM:
+    """Our model with a structure without brackets, sharing the dense model's weights."""
+    plain_config = dense_config(config)
+    plain_config._attn_implementation = config._attn_implementation
+    with torch.device("meta"):
+        model = SubllmForCausalLM(plain_config)
+    model.load_state_dict(dense.state_dict(), strict=False, assign=True)
+    model.tie_weights()
+    model.model.rotary_emb = dense.model.rotary_emb
+    return model.eval()
+
+
+def _mean_kept(record: Any) -> float:
+    present = int(record.parent_mask.sum())
+    return int(record.mask.sum()) / max(present, 1)

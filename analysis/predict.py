@@ -1,0 +1,196 @@
+"""What a SUBLLM would save on hardware that is not at hand, from its configuration alone.
+
+python -m analysis.predict --checkpoint DIR --hardware "NVIDIA H100 SXM" --tokens 8192
+"""
+
+import argparse
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+from typing import NamedTuple
+
+import torch
+
+from subllm import SubllmConfig, SubllmError
+from subllm.checkpoints import read_config
+from subllm.demo import build_demo
+
+from .calibration import this_machine
+from .errors import AnalysisError
+from .roofline import (
+    BYTES,
+    HARDWARE,
+    PHASES,
+    Hardware,
+    cache_bytes,
+    dense,
+    level_tokens,
+    load_hardware,
+    parameters,
+    phase_work,
+    prefill_bytes,
+    speedup,
+    training_bytes,
+)
+
+LONGEST = 1 << 20  # tokens up to which a break-even length is looked for
+HERE = "this machine"
+
+
+class Line(NamedTuple):
+    """One predicted quantity.
+
+    Attributes:
+        what: "prefill", "decode" or "training" (time); "weights", "cache", "reading" or "training memory" (memory).
+        ours: of the SUBLLM.
+        dense: of the same model without brackets.
+    """
+
+    what: str
+    ours: float
+    dense: float
+
+    @property
+    def unit(self) -> str:
+        """Of both numbers."""
+        return "ms" if self.what in PHASES else "MiB"
+
+
+def predict(config: SubllmConfig, hardware: Hardware, dtype: str, tokens: int, batch: int) -> list[Line]:
+    """Times and memory of a model and of its dense twin.
+
+    Args:
+        config: of the SUBLLM; every level keeps its nominal share.
+        hardware: assumed.
+        dtype: of weights and activations.
+        tokens: of every sequence.
+        batch: sequences.
+
+    Raises:
+        AnalysisError: if a number is not positive.
+    """
+    if tokens < 1 or batch < 1:
+        raise AnalysisError(f"{batch} × {tokens:,} tokens cannot be predicted; both numbers must be 1 or more.")
+    both = (config, dense(config))
+    levels = [level_tokens(each, tokens) for each in both]
+    lines = [
+        Line(
+            phase,
+            *(1000 * hardware.seconds(phase_work(each, phase, tokens, batch, dtype), dtype) for each in both),
+        )
+        for phase in PHASES
+    ]
+    sizes = {
+        "weights": [float(parameters(each) * BYTES[dtype]) for each in both],
+        "cache": [cache_bytes(c, level, batch, dtype) for c, level in zip(both, levels, strict=True)],
+        "reading": [prefill_bytes(c, level, batch, dtype) for c, level in zip(both, levels, strict=True)],
+        "training memory": [sum(training_bytes(c, lv, batch).values()) for c, lv in zip(both, levels, strict=True)],
+    }
+    return lines + [Line(what, ours / 2**20, theirs / 2**20) for what, (ours, theirs) in sizes.items()]
+
+
+def needed_bytes(lines: Sequence[Line]) -> float:
+    """Memory that the larger of the two models takes while it reads: weights, cache and activations."""
+    sizes = {line.what: line.dense for line in lines}
+    return (sizes["weights"] + sizes["reading"]) * 2**20
+
+
+def break_even(config: SubllmConfig, hardware: Hardware, phase: str, batch: int, dtype: str) -> int | None:
+    """Shortest context from which on the SUBLLM is predicted to be no slower than its dense twin.
+
+    Args:
+        config: of the SUBLLM.
+        hardware: assumed.
+        phase: one of `PHASES`.
+        batch: sequences.
+        dtype: of the computation.
+
+    Returns:
+        Tokens, or None if it is slower at `LONGEST` still.
+    """
+
+    def pays(tokens: int) -> bool:
+        return speedup(config, hardware, phase, tokens, batch, dtype) >= 1
+
+    if not pays(LONGEST):
+        return None
+    low, high = 0, LONGEST  # slower at the one, not at the other
+    while high - low > 1:
+        middle = (low + high) // 2
+        low, high = (low, middle) if pays(middle) else (middle, high)
+    return high
+
+
+def changed(config: SubllmConfig, structure: str, retention: float | None) -> SubllmConfig:
+    """The same sizes with another structure and retention.
+
+    Args:
+        config: of the model.
+        structure: such as "TT(TT)TT".
+        retention: share that every level keeps; the model's own if left out.
+
+    Raises:
+        StructureError: if the structure cannot be read.
+        ConfigurationError: if the retention is out of range.
+    """
+    fields = config.to_dict() | {"structure": structure, "num_hidden_layers": structure.count("T")}
+    if "(" not in structure:
+        fields["retention_ratio"] = 1.0
+    elif retention is not None:
+        fields["retention_ratio"] = retention
+    return SubllmConfig.from_dict(fields)
+
+
+def main() -> int:
+    """Command line."""
+    parser = argparse.ArgumentParser(prog="python -m analysis.predict", description=__doc__.splitlines()[0])
+    parser.add_argument("--checkpoint", type=Path, help="folder of a checkpoint; the demo if left out")
+    parser.add_argument("--hardware", default=HERE, help="a name in the table; this machine, measured, if left out")
+    parser.add_argument("--table", type=Path, default=HARDWARE, help="hardware table, JSON")
+    parser.add_argument("--dtype", default="bfloat16", choices=sorted(BYTES))
+    parser.add_argument("--tokens", type=int, default=8192, help="per sequence")
+    parser.add_argument("--batch", type=int, default=1, help="sequences")
+    parser.add_argument("--structure", help="instead of the checkpoint's")
+    parser.add_argument("--retention", type=float, help="share that every level keeps, instead of the checkpoint's")
+    arguments = parser.parse_args()
+    try:
+        config = read_config(arguments.checkpoint or build_demo())
+        config = changed(config, arguments.structure or str(config.structure), arguments.retention)
+        if arguments.hardware == HERE:
+            hardware = this_machine("cuda" if torch.cuda.is_available() else "cpu", arguments.dtype)
+        else:
+            hardware = find_hardware(load_hardware(arguments.table), arguments.hardware)
+        lines = predict(config, hardware, arguments.dtype, arguments.tokens, arguments.batch)
+    except (SubllmError, AnalysisError) as error:
+        print(f"error: {error}", file=sys.stderr)  # noqa: T201
+        return 1
+    print(f"{hardware.name} ({hardware.source})\n")  # noqa: T201
+    print(f"{'':16}{'SUBLLM':>14}{'dense':>14}{'ratio':>8}")  # noqa: T201
+    for line in lines:
+        print(  # noqa: T201
+            f"{line.what:16}{line.ours:>14,.2f}{line.dense:>14,.2f}{line.ours / line.dense:>8.2f} {line.unit}"
+        )
+    for phase in PHASES:
+        length = break_even(config, hardware, phase, arguments.batch, arguments.dtype)
+        print(f"{phase} pays from {f'{length:,} tokens on' if length else 'no length on'}")  # noqa: T201
+    return 0
+
+
+def find_hardware(rows: Sequence[Hardware], name: str) -> Hardware:
+    """A row of the table.
+
+    Args:
+        rows: the table.
+        name: of the row.
+
+    Raises:
+        AnalysisError: if there is none of that name.
+    """
+    for row in rows:
+        if row.name == name:
+            return row
+    raise AnalysisError(f"There is no hardware {name!r}; known are {', '.join(row.name for row in rows)}.")
+
+
+if __name__ == "__main__":
+    sys.exit(main())

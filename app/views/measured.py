@@ -1,0 +1,245 @@
+"""Measurements on this machine: what to measure, the run, and its tables and figures."""
+
+import shlex
+from collections.abc import Sequence
+from pathlib import Path
+
+import pandas as pd
+import streamlit as st
+
+from analysis import AnalysisError, cost_figures
+from analysis.comparison import BASELINES, Comparison, Setting
+from analysis.efficiency import LENGTHS, facts_of, from_parquet, settings_of, to_parquet
+from analysis.record import silent
+from analysis.roofline import level_tokens, prefill_bytes, speedup
+from app import runs
+from app.messages import plain, plot, progress_bar, show_error
+from app.settings import DEMO, Settings
+from app.strings import language, say, table
+from subllm import SubllmError
+from subllm.checkpoints import read_config
+
+_BATCHES = (1, 2, 4, 8, 16, 32, 64)
+_SHARES = (0.0, 0.25, 0.4, 0.5, 0.64, 0.75, 0.9, 1.0)
+_LARGEST_FILE = 8  # MB, of measurements to open
+
+
+def show(settings: Settings, choice: str, device: str, dtype: str) -> None:
+    """The tab.
+
+    Args:
+        settings: what the operator allows.
+        choice: of checkpoint.
+        device: to run on.
+        dtype: to run in.
+    """
+    st.caption(say("measured_help"))
+    left, right = st.columns(2)
+    allowed = [length for length in LENGTHS if length <= settings.max_tokens]
+    lengths = left.multiselect(say("lengths"), allowed, allowed[:2], key="lengths", persist_state="session")
+    batches = right.multiselect(say("batches"), _BATCHES, [1], key="batches", persist_state="session")
+    shares = left.multiselect(
+        say("shares"), _SHARES, [0.0], format_func=_share, key="shares", help=say("shares_help"),
+        persist_state="session",
+    )  # fmt: skip
+    against = right.selectbox(
+        say("baseline"), [*BASELINES, *settings.llamas()], format_func=_baseline, key="baseline",
+        help=say("baseline_help"), persist_state="session",
+    )  # fmt: skip
+    repeats = left.slider(say("repeats"), 1, 9, 3, key="repeats", help=say("repeats_help"), persist_state="session")
+    asked = settings_of(lengths, batches, shares)
+    st.code(_command(choice, device, dtype, lengths, batches, shares, against, repeats), language="bash")
+    pressed = st.button(say("measure"), type="primary", icon=":material/speed:", disabled=not asked)
+    key = (choice, device, dtype, repeats, against)
+    found: dict[Setting, Comparison] = st.session_state.setdefault("measured", {}).setdefault(key, {})
+    if pressed:
+        _measure(settings, key, asked, found)
+    if found:
+        rows = [found[setting] for setting in sorted(found)]
+        folder = settings.locate(choice, silent)
+        source = runs.Source("", False, choice, folder, device, dtype)
+        facts = facts_of(source.load()[0], against, repeats)
+        report(facts, rows, "")
+        _check(folder, device, dtype, rows)
+        st.download_button(
+            say("save_measured"), to_parquet(facts, rows), "efficiency.parquet", icon=":material/download:",
+            on_click="ignore",
+        )  # fmt: skip
+    with st.expander(say("open_measured"), icon=":material/folder_open:"):
+        file = st.file_uploader(say("open_measured_help"), type="parquet", max_upload_size=_LARGEST_FILE)
+        if file is not None:
+            try:
+                report(*from_parquet(file.getvalue()), "opened ")
+            except AnalysisError as error:
+                show_error(error)
+
+
+def report(facts: dict[str, str], rows: Sequence[Comparison], key: str) -> None:
+    """Tables and figures of measurements.
+
+    Args:
+        facts: about them.
+        rows: one per setting; at least one.
+        key: prefix for the keys of elements.
+    """
+    words = table(language())
+    st.table(_table(rows))
+    st.caption(say("measured_note"))
+    noisy = [row.setting.words for row in rows if row.disturbed]
+    if noisy:
+        st.warning(say("disturbed", lengths=plain(", ".join(noisy))))
+    left, right = st.columns(2)
+    plot(left, cost_figures.measured_speedup(rows, words), f"{key}measured speed-up")
+    left.caption(say("speedup_help") + " " + _pays(rows))
+    plot(right, cost_figures.measured_memory(rows, words), f"{key}measured memory")
+    right.caption(say("memory_help"))
+    settings = [row.setting for row in rows]
+    chosen = settings[-1]
+    if len(settings) > 1:
+        chosen = st.selectbox(
+            say("look_at"), settings, index=len(settings) - 1, format_func=_words, key=f"{key}look at",
+            persist_state="session",
+        )  # fmt: skip
+    row = next((each for each in rows if each.setting == chosen), rows[-1])
+    plot(st, cost_figures.measured_modules(row, words), f"{key}measured modules")
+    plot(st, cost_figures.measured_steps(row, words), f"{key}measured steps")
+    st.caption(say("steps_help", tokens=plain(row.setting.words), share=f"{row.routing_share:.1%}"))
+    left, right = st.columns(2)
+    plot(left, cost_figures.cache_growth(row, words), f"{key}cache growth")
+    left.caption(say("growth_help"))
+    right.table(_levels(row))
+    cells = [
+        say("decode_cell", blocks=blocks, time=f"{time:.2f}", share=f"{share:.2f}")
+        for blocks, (time, share) in row.decode_by_blocks().items()
+    ]
+    right.caption(say("decode_help", cells="; ".join(cells)))
+    st.caption(plain(" · ".join(f"{name}: {value}" for name, value in facts.items())))
+
+
+def _measure(
+    settings: Settings,
+    key: tuple[str, str, str, int, str],
+    asked: Sequence[Setting],
+    found: dict[Setting, Comparison],
+) -> None:
+    """Measure what is not known yet, or all of it again; what was measured stays when one stops."""
+    choice, device, dtype, repeats, against = key
+    place = st.empty()
+    progress = progress_bar(place, key="stop measuring")
+    try:
+        folder = settings.locate(choice, progress)
+        if against not in BASELINES:
+            against = str(settings.locate(against, progress))
+        source = runs.Source("", False, choice, folder, device, dtype)
+        for setting in [one for one in asked if one not in found] or asked:
+            found[setting] = runs.compare_setting(source, setting, against, repeats, progress)
+    except (SubllmError, AnalysisError) as error:
+        show_error(error)
+    place.empty()
+
+
+def _check(folder: Path, device: str, dtype: str, rows: Sequence[Comparison]) -> None:
+    """Measured against predicted for this machine, with the error."""
+    key = ("calibrated", device, dtype)
+    if st.button(say("check"), icon=":material/balance:", help=say("check_help")):
+        st.session_state[str(key)] = runs.calibrate(device, dtype)
+    hardware = st.session_state.get(str(key))
+    if hardware is None:
+        return
+    config = read_config(folder)
+    entries = []
+    for row in rows:
+        measured = row.ratio("dense", "subllm")
+        predicted = speedup(config, hardware, "prefill", row.tokens, row.batch, dtype, row.retention)
+        levels = level_tokens(config, row.tokens, row.retention)
+        peak = prefill_bytes(config, levels, row.batch, dtype, pieces=device == "cpu")
+        entries.append(
+            {
+                say("measured_tokens"): row.setting.words,
+                say("check_measured"): f"{measured:.2f}×",
+                say("check_predicted"): f"{predicted:.2f}×",
+                say("check_error"): f"{predicted / measured - 1:+.0%}",
+                say("check_peak"): f"{row.peak_bytes[0] / 2**20:,.0f}",
+                say("check_peak_predicted"): f"{peak / 2**20:,.0f}",
+                say("check_peak_error"): f"{peak / row.peak_bytes[0] - 1:+.1%}",
+            }
+        )
+    st.table(pd.DataFrame(entries).set_index(say("measured_tokens")))
+    rate, bandwidth = f"{hardware.operations[dtype] / 1e9:,.0f}", f"{hardware.bandwidth / 1e9:,.1f}"
+    st.caption(plain(say("check_note", source=hardware.source, rate=rate, bandwidth=bandwidth)))
+
+
+def _table(rows: Sequence[Comparison]) -> pd.DataFrame:
+    energy = any(sum(row.joules["subllm"]) for row in rows)
+    entries = []
+    for row in rows:
+        entry = {
+            say("measured_tokens"): row.setting.words,
+            say("measured_kept"): ", ".join(f"{share:.0%}" for share in row.retention) or "–",
+            say("measured_prefill"): f"{row.ratio('dense', 'subllm'):.2f}×",
+            say("measured_limit"): f"{row.prefill_limit:.2f}×",
+            say("measured_spread"): f"{row.spread('subllm'):.2f}, {row.spread('dense'):.2f}",
+            say("measured_rate"): f"{row.throughput('subllm'):,.0f}",
+            say("measured_decode"): f"{row.ratio('dense decode', 'subllm decode'):.2f}×",
+            say("measured_decode_rate"): f"{row.throughput('subllm decode'):,.1f}",
+            say("measured_cache"): f"{row.cache_bytes[0] / row.cache_bytes[1]:.2f}×",
+            say("measured_peak"): f"{row.peak_bytes[0] / row.peak_bytes[1]:.2f}×",
+        }
+        if len(row.resident_bytes) == 2 and row.resident_bytes[1]:
+            entry[say("measured_resident")] = f"{row.resident_bytes[0] / row.resident_bytes[1]:.2f}×"
+        if energy:
+            entry[say("measured_energy")] = f"{sum(row.joules['subllm']) / max(sum(row.joules['dense']), 1e-9):.2f}×"
+        entries.append(entry)
+    return pd.DataFrame(entries).set_index(say("measured_tokens"))
+
+
+def _levels(row: Comparison) -> pd.DataFrame:
+    entries = [
+        {say("level_cache"): say("level", n=level) if level else say("outside"), "MiB": f"{size / 2**20:,.2f}"}
+        for level, size in enumerate(row.level_bytes)
+    ]
+    entries.append({say("level_cache"): say("dense"), "MiB": f"{row.cache_bytes[1] / 2**20:,.2f}"})
+    return pd.DataFrame(entries).set_index(say("level_cache"))
+
+
+def _pays(rows: Sequence[Comparison]) -> str:
+    """Where the SUBLLM begins to pay, among prompts that differ in length only."""
+    longest = max(rows, key=lambda row: row.setting)
+    alike = [row for row in rows if (row.batch, row.asked) == (longest.batch, longest.asked)]
+    length = cost_figures.measured_break_even(alike)
+    if length is None:
+        return say("pays_never")
+    return say("pays_from", tokens=f"{length:,}") if length else say("pays_always")
+
+
+def _command(
+    choice: str,
+    device: str,
+    dtype: str,
+    lengths: Sequence[int],
+    batches: Sequence[int],
+    shares: Sequence[float],
+    against: str,
+    repeats: int,
+) -> str:
+    def listed(option: str, values: Sequence[object]) -> str:
+        return f" --{option} {' '.join(map(str, values))}" if values else ""
+
+    which = "" if choice == DEMO else f" --checkpoint {shlex.quote(choice)}"
+    return (
+        f"python -m analysis.efficiency{which}{listed('lengths', lengths)}{listed('batches', batches)}"
+        f"{listed('retentions', shares)} --baseline {shlex.quote(against)} --repeats {repeats} --device {device} "
+        f"--dtype {dtype} --out results --resume"
+    )
+
+
+def _share(share: float) -> str:
+    return f"{share:.0%}" if share else say("share_own")
+
+
+def _baseline(which: str) -> str:
+    return say(f"baseline_{which}") if which in BASELINES else which
+
+
+def _words(setting: Setting) -> str:
+    return setting.words

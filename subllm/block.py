@@ -1,0 +1,42 @@
+"""The transformer block: transformers' own, with its second half computed piece by piece where that is faster."""
+
+from typing import Any
+
+import torch
+from torch import Tensor
+from transformers.models.llama.modeling_llama import LlamaDecoderLayer
+
+_PIECE = 512  # most tokens of a piece; measured on 128 to 1,024
+
+
+class Block(LlamaDecoderLayer):
+    """`LlamaDecoderLayer`, bit for bit, in less time and memory where no gradient is wanted.
+
+    On the CPU its second half (residual, norm, MLP) then runs over pieces of the tokens, so that what lies between
+    its matrix products never leaves the processor's cache. A hook on the norm or the MLP sees the pieces.
+    """
+
+    def forward(self, hidden_states: Tensor, *args: Any, **kwargs: Any) -> Tensor:
+        """Run the block.
+
+        Args:
+            hidden_states: (B, L, D).
+            *args: as of `LlamaDecoderLayer`.
+            **kwargs: as of `LlamaDecoderLayer`.
+
+        Returns:
+            (B, L, D).
+        """
+        if torch.is_grad_enabled():
+            return super().forward(hidden_states, *args, **kwargs)
+        attended = self.self_attn(self.input_layernorm(hidden_states), *args, **kwargs)[0]
+        if hidden_states.device.type != "cpu" or hidden_states.shape[1] <= _PIECE:
+            stream = hidden_states + attended
+            return stream + self.mlp(self.post_attention_layernorm(stream))
+        result = torch.empty_like(hidden_states)
+        count = -(-hidden_states.shape[1] // _PIECE)
+        pieces = (tensor.tensor_split(count, dim=1) for tensor in (hidden_states, attended, result))
+        for before, added, after in zip(*pieces, strict=True):
+            stream = before + added
+            torch.add(stream, self.mlp(self.post_attention_layernorm(stream)), out=after)
+        return result

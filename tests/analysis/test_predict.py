@@ -1,0 +1,59 @@
+"""Predictions from the command line, and where a SUBLLM begins to pay."""
+
+import subprocess
+import sys
+
+import pytest
+
+from analysis import AnalysisError
+from analysis.predict import break_even, changed, find_hardware, needed_bytes, predict
+from analysis.roofline import Hardware, load_hardware, speedup
+from subllm import StructureError
+from tests.conftest import tiny_config
+
+SLOW_MEMORY = Hardware("slow memory", {"float32": 1e15}, 1e9, 1e9, "a test")
+
+
+def test_the_break_even_is_the_shortest_length_that_pays():
+    config = tiny_config("T(T)T", retention_ratio=0.9)
+    hardware = load_hardware()[0]
+    for phase in ("prefill", "training"):
+        length = break_even(config, hardware, phase, 1, "bfloat16")
+        assert length > 1, "a level of one block costs more than it saves on few tokens"
+        assert speedup(config, hardware, phase, length, 1, "bfloat16") >= 1
+        assert speedup(config, hardware, phase, length - 1, 1, "bfloat16") < 1
+    assert break_even(tiny_config("T()T", retention_ratio=0.5), SLOW_MEMORY, "prefill", 1, "float32") is None
+
+
+def test_lines_have_units_and_a_level_saves_all_but_weights():
+    lines = {line.what: line for line in predict(tiny_config("T(TTTT)T"), SLOW_MEMORY, "float32", 200, 2)}
+    assert {line.unit for line in lines.values()} == {"ms", "MiB"}
+    for what, line in lines.items():
+        assert (line.ours < line.dense) == (what != "weights"), what
+    larger = lines["weights"].dense + lines["reading"].dense
+    assert needed_bytes(list(lines.values())) == larger * 2**20
+    with pytest.raises(AnalysisError, match="must be 1 or more"):
+        predict(tiny_config("T"), SLOW_MEMORY, "float32", 0, 1)
+
+
+def test_structure_and_retention_can_be_changed():
+    config = changed(tiny_config("T(T)T"), "TT(T)", 0.3)
+    assert (config.structure, config.retention_ratios, config.num_hidden_layers) == ("TT(T)", [0.3], 3)
+    assert changed(config, "TT", 0.3).retention_ratios == []
+    with pytest.raises(StructureError):
+        changed(config, "T(", 0.3)
+
+
+def test_the_command_predicts_for_the_table_and_for_this_machine(tiny_checkpoint):
+    command = [sys.executable, "-m", "analysis.predict", "--checkpoint", str(tiny_checkpoint), "--tokens", "400"]
+    done = subprocess.run([*command, "--hardware", "NVIDIA T4"], capture_output=True, text=True, check=False)
+    unknown = find_hardware(load_hardware(), load_hardware()[-1].name)
+    assert unknown == load_hardware()[-1]
+    assert done.returncode == (0 if any(row.name == "NVIDIA T4" for row in load_hardware()) else 1)
+    here = subprocess.run([*command, "--dtype", "float32"], capture_output=True, text=True, check=False)
+    assert here.returncode == 0, here.stderr
+    assert "measured here" in here.stdout
+    assert "prefill pays from" in here.stdout
+    refused = subprocess.run([*command, "--hardware", "abacus"], capture_output=True, text=True, check=False)
+    assert refused.returncode == 1
+    assert "no hardware 'abacus'; known are" in refused.stderr
