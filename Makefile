@@ -43,5 +43,6 @@ lint: $(VENV)/dev ## formatting, lint rules and types
 	$(PYTHON) -m mypy
 
 bench: $(VENV)/dev chromium ## time, memory and the page in a browser; writes assets/benchmarks
-	$(PYTHON) -m analysis.efficiency --out assets/benchmarks
+	$(PYTHON) -m analysis.efficiency --overheads --out assets/benchmarks
+	$(PYTHON) -m analysis.efficiency --dtype bfloat16 --lengths 2048 --out assets/benchmarks
 	$(PYTHON) -m tests.benchmarks.browser --out assets/benchmarks

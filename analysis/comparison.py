@@ -1,8 +1,7 @@
 """One SUBLLM against one dense LLaMA: time, memory and energy, measured in turn on the same prompts."""
 
 import pydoc_data.topics
-from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 from statistics import median
 from typing import Any, NamedTuple
@@ -17,6 +16,7 @@ from subllm.structure import BLOCK
 from subllm.subsampling import Rule
 
 from . import record
+from .edits import EVERY, Edit, EditedRouting
 from .errors import AnalysisError
 from .measure import Took, alternate, anatomy, free_bytes, peak_bytes, resident_bytes
 from .operations import decode_operations, prefill_operations
@@ -141,46 +141,6 @@ class Comparison:
         return max(self.spread("subllm"), self.spread("dense")) > DISTURBED
 
 
-@dataclass(frozen=True)
-class Thresholds:
-    """A routing rule with moved thresholds: a token is kept iff its score exceeds its level's, which is subtracted.
-
-    Attributes:
-        values: one per subsampling module; 0 is the model's own.
-    """
-
-    values: Mapping[int, float] = field(default_factory=dict)
-
-    def __call__(self, span: int, scores: Tensor, positions: Tensor, mask: Tensor | None) -> tuple[Tensor, Tensor]:
-        """Kept tokens and weights; see `subllm.subsampling.Rule`."""
-        shifted = scores - self.values.get(span, 0.0)
-        return shifted > 0, shifted.clamp(0, 1)
-
-
-@torch.inference_mode()
-def thresholds_for(model: SubllmForCausalLM, ids: Tensor, retention: float) -> Thresholds:
-    """Thresholds with which every level keeps some share of its tokens of these prompts.
-
-    Args:
-        model: in evaluation mode.
-        ids: (B, T) prompts.
-        retention: share in (0, 1].
-    """
-    found: dict[int, float] = {}
-
-    def rule(span: int, scores: Tensor, positions: Tensor, mask: Tensor | None) -> tuple[Tensor, Tensor]:
-        ranked = (scores if mask is None else scores[mask]).flatten().sort().values
-        dropped = round((1 - retention) * ranked.numel())
-        if ranked.numel():  # halfway between the last one dropped and the first one kept
-            below = ranked[dropped - 1] if dropped else ranked[0] - 1
-            above = ranked[dropped] if dropped < ranked.numel() else ranked[-1] + 1
-            found[span] = ((below + above) / 2).item()
-        return Thresholds(found)(span, scores, positions, mask)
-
-    model.model(ids, use_cache=False, rule=rule)
-    return Thresholds(found)
-
-
 def baseline(checkpoint: Checkpoint, which: str) -> Any:
     """The dense model to compare with.
 
@@ -239,7 +199,10 @@ def compare(
     setting = Setting(prompt.shape[1], batch, retention)
     check_memory(model, dense, setting)
     _check_baseline(dense, ids)
-    rule: Rule | None = thresholds_for(model, prompt, retention) if retention else None
+    rule: Rule | None = None
+    if retention:
+        rule = EditedRouting([Edit("retention", EVERY, value=retention)])
+        model.model(prompt, use_cache=False, rule=rule)  # finds the thresholds
 
     def read(which: Any, cache: Any, **options: Any) -> Any:
         return which(prompt, past_key_values=cache, logits_to_keep=1, **options)

@@ -146,7 +146,7 @@ def _first_trace(
     """What is known once the prompt was read; `logits` (V,) are those after its last token."""
     model = checkpoint.model
     structure, length = model.config.parsed_structure, len(prompt.token_ids)
-    arrays: dict[str, Any] = _levels(model, records, length) | empty_agreement(length)
+    arrays: dict[str, Any] = level_arrays(model, records, length) | empty_agreement(length)
     probabilities, next_ids = logits.float().softmax(-1).topk(min(NEXT_TOKENS, logits.numel()))
     return Trace(
         prompt=prompt.text,
@@ -280,8 +280,14 @@ def _compare(
     )
 
 
-def _levels(model: Any, records: tuple[RoutingRecord, ...], length: int) -> dict[str, np.ndarray]:
-    """The routing records of one row as (S, T) arrays over the prompt's tokens."""
+def level_arrays(model: Any, records: tuple[RoutingRecord, ...], length: int) -> dict[str, np.ndarray]:
+    """The routing of one row as (S, T) arrays over the prompt's tokens, named as in a `Trace`.
+
+    Args:
+        model: that it is of.
+        records: of all spans.
+        length: T.
+    """
     shape = (len(records), length)
     arrays = {
         name: np.full(shape, np.nan, dtype=np.float32)

@@ -3,7 +3,7 @@
 import logging
 import threading
 from collections import OrderedDict, deque
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -14,12 +14,18 @@ import streamlit as st
 import torch
 
 from analysis import Trace
+from analysis.attention import attention_of
+from analysis.attribution import Attribution, Question, attribute
 from analysis.calibration import this_machine
 from analysis.comparison import Comparison, Setting, baseline, compare, prompt_of
+from analysis.edits import Edit
+from analysis.generate import Generation, Sampling
+from analysis.intervene import Ground, Outcome, intervene, judge, read_ground
 from analysis.lens import Lens, confidence, read_off
 from analysis.prompt import decode_pieces, read_prompt
 from analysis.record import Progress, RunOptions, silent, trace_stages
 from analysis.roofline import Hardware
+from analysis.search import Effects, estimate, measure
 from subllm.checkpoints import Checkpoint, DenseModel, load_checkpoint, load_dense, pick_device, pick_dtype
 
 _MODELS, _TRACES = 2, 32
@@ -226,6 +232,127 @@ def read_off_all(source: Source, trace: Trace, seconds: float, progress: Progres
     checkpoint, _ = source.load()
     with _shared()[1].turn(progress):
         return replace(trace, confidence=confidence(checkpoint.model, trace.token_ids, seconds, progress))
+
+
+def ground_of(source: Source, trace: Trace, answer: str, known: Ground | None, progress: Progress) -> Ground:
+    """A trace's prompt, ready for edits; read again if the model was unloaded in between.
+
+    Args:
+        source: of the trace.
+        trace: of a prompt.
+        answer: text whose probability is watched.
+        known: what was read before.
+        progress: told if others are ahead.
+    """
+    checkpoint, _ = source.load()
+    ids = checkpoint.tokenizer(answer, add_special_tokens=False)["input_ids"] if answer else []
+    wanted = [*trace.token_ids.tolist(), *ids]
+    if known is not None and known.model is checkpoint.model and known.ids[0].tolist() == wanted:
+        return known
+    with _shared()[1].turn(progress):
+        return read_ground(checkpoint.model, trace.token_ids, ids)
+
+
+def edited(ground: Ground, edits: Sequence[Edit], progress: Progress) -> Iterator[tuple[Outcome, dict[str, np.ndarray]]]:
+    """What edits change: at once after the prompt, then at every position.
+
+    Args:
+        ground: the prompt without edits.
+        edits: in force.
+        progress: told if others are ahead.
+
+    Yields:
+        The outcome, and predictions at every position as of `analysis.intervene.judge`; first without those.
+    """
+    with _shared()[1].turn(progress):
+        outcome = intervene(ground, edits)
+        yield outcome, {}
+        yield outcome, judge(ground, outcome)
+
+
+def effects(ground: Ground, span: int, most: int, progress: Progress) -> Iterator[Effects]:
+    """Single decisions by how much they move the answer, as they are measured.
+
+    Args:
+        ground: the prompt.
+        span: number of the subsampling module.
+        most: candidates that are measured exactly, those with the strongest estimates.
+        progress: told how many are done; may raise to stop.
+
+    Yields:
+        Effects; first the estimates alone.
+    """
+    with _shared()[1].turn(progress):
+        found = estimate(ground, span)
+        yield found
+        yield from measure(ground, found, found.order()[:most].tolist(), progress)
+
+
+def explain(source: Source, trace: Trace, question: Question, progress: Progress, **options: Any) -> Attribution:
+    """Why a score, or the next token, is what it is.
+
+    Args:
+        source: of the trace.
+        trace: of a prompt.
+        question: what is to be explained.
+        progress: told how far it is; may raise to stop.
+        **options: of `analysis.attribution.attribute`.
+    """
+    checkpoint, _ = source.load()
+    with _shared()[1].turn(progress):
+        return attribute(checkpoint.model, trace.token_ids, question, progress=progress, **options)
+
+
+def attention(source: Source, trace: Trace, token: int) -> np.ndarray:
+    """(L, H, T) attention of one token; see `analysis.attention.attention_of`.
+
+    Args:
+        source: of the trace.
+        trace: of a prompt.
+        token: index into it.
+    """
+    checkpoint, _ = source.load()
+    with _shared()[1].turn(silent):
+        return attention_of(checkpoint.model, trace.token_ids, token)
+
+
+def generation(
+    source: Source, token_ids: Sequence[int], sampling: Sampling, edits: Sequence[Edit], progress: Progress, *, dense: bool
+) -> Generation:
+    """A text to be continued step by step.
+
+    Args:
+        source: of the checkpoint.
+        token_ids: of the prompt.
+        sampling: how tokens are chosen.
+        edits: to the routing.
+        progress: told if others are ahead.
+        dense: by the dense model, instead of the SUBLLM.
+    """
+    checkpoint, twin = source.load()
+    with _shared()[1].turn(progress):
+        model = twin.model if dense else checkpoint.model
+        return Generation(model, list(token_ids), sampling, () if dense else tuple(edits))
+
+
+def write(texts: Sequence[Generation], tokens: int, progress: Progress) -> Iterator[int]:
+    """Continue texts by some tokens each, in turn.
+
+    Args:
+        texts: to be continued; those that have ended stay as they are.
+        tokens: for each.
+        progress: told how many are done; may raise to stop.
+
+    Yields:
+        How many tokens each was given.
+    """
+    with _shared()[1].turn(progress):
+        for done in range(tokens):
+            progress(done / tokens, "continuing", done=done, length=tokens)
+            for text in texts:
+                if not text.finished:
+                    text.step()
+            yield done + 1
 
 
 def compare_setting(source: Source, setting: Setting, against: str, repeats: int, progress: Progress) -> Comparison:

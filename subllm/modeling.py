@@ -16,8 +16,9 @@ from .block import Block
 from .cache import Level, SubllmCache
 from .configuration import SubllmConfig
 from .routing import RoutingRecord, StreamState
+from .stream import Snapshot, Tokens, absolute, routing_record, uneven, unpack
 from .structure import BLOCK, CLOSE, OPEN
-from .subsampling import Rule, Selection, Subsampler
+from .subsampling import Rule, Subsampler
 from .upsampling import Bypass, gather_tokens, scatter_add, upsample
 
 Observer = Callable[[StreamState], None]
@@ -35,22 +36,6 @@ class SubllmCausalLMOutput(CausalLMOutputWithPast):
     """Output of `SubllmForCausalLM`; `routing` has one record per subsampling module, in order of opening."""
 
     routing: tuple[RoutingRecord, ...] | None = None
-
-
-@dataclass
-class _Tokens:
-    """The tokens present at one level, packed to the left, and what its blocks need to run on them.
-
-    B batch, L tokens of the longest row.
-    """
-
-    hidden_states: Tensor  # (B, L, D)
-    positions: Tensor  # (B, L) position in the row's prompt
-    mask: Tensor | None  # (B, L) False at padding
-    rotary: tuple[Tensor, Tensor]  # cos and sin, (B or 1, L, head_dim)
-    past: list[int]  # cached tokens per row of this level
-    attention_mask: Tensor | None
-    selection: Selection | None = None  # how these tokens were chosen from the level above
 
 
 class SubllmPreTrainedModel(LlamaPreTrainedModel):
@@ -102,6 +87,8 @@ class SubllmModel(SubllmPreTrainedModel):
         output_routing: bool = False,
         observer: Observer | None = None,
         rule: Rule | None = None,
+        snapshots: dict[int, Snapshot] | None = None,
+        resume: Snapshot | None = None,
         **kwargs: Any,
     ) -> SubllmOutput:
         """Run the model.
@@ -117,6 +104,8 @@ class SubllmModel(SubllmPreTrainedModel):
             observer: called with the stream after the embedding and after every character of the structure. An
                 exception that it raises stops the forward and leaves the cache as it was.
             rule: decides which tokens are kept, in place of the sign of their scores.
+            snapshots: filled with the state before each span, by its number.
+            resume: state to go on from; the steps before it are not run again. Every row goes on from the same one.
             **kwargs: for the attention kernel.
 
         Returns:
@@ -131,20 +120,30 @@ class SubllmModel(SubllmPreTrainedModel):
             raise ValueError("Give exactly one of input_ids and inputs_embeds.")
         if inputs_embeds is None:
             inputs_embeds = self.embed_tokens(input_ids)
-        cache = self._cache(past_key_values, use_cache)
+        if resume is not None and (past_key_values is not None or attention_mask is not None):
+            raise ValueError("A forward resumes without cache and padding; leave past_key_values and the mask out.")
+        cache = None if resume is not None else self._cache(past_key_values, use_cache)
         columns = inputs_embeds.shape[1]
         if self._must_feed_one_by_one(inputs_embeds, cache, output_routing, observer):
             return self._feed_one_by_one(inputs_embeds, attention_mask, position_ids, cache, rule=rule, **kwargs)
 
-        tokens, padding = self._read(inputs_embeds, attention_mask, position_ids, cache)
-        del inputs_embeds  # memory for the blocks
-        outer: list[_Tokens] = []
+        outer: list[Tokens] = []
         records: dict[int, RoutingRecord] = {}
-        spans: list[int] = []
+        if resume is None:
+            tokens, padding = self._read(inputs_embeds, attention_mask, position_ids, cache)
+            start = 0
+        else:
+            *outer, tokens = resume.rows(inputs_embeds.shape[0])
+            records, padding, start = dict(resume.records), None, resume.step
+        del inputs_embeds  # memory for the blocks
+        spans = self.structure.open_spans(start)
         if observer is not None:
-            observer(StreamState(0, "", None, tokens.hidden_states, tokens.positions, tokens.mask))
-        for number, step in enumerate(self.structure.steps, start=1):
+            inside = spans[-1] if spans else None
+            observer(StreamState(start, "", inside, tokens.hidden_states, tokens.positions, tokens.mask))
+        for number, step in enumerate(self.structure.steps[start:], start=start + 1):
             if step.symbol == OPEN:
+                if snapshots is not None:
+                    snapshots[step.index] = Snapshot.take(number - 1, [*outer, tokens], records)
                 outer.append(tokens)
                 spans.append(step.index)
                 tokens = self._open(tokens, step.index, cache, rule)
@@ -169,7 +168,7 @@ class SubllmModel(SubllmPreTrainedModel):
                 observer(StreamState(number, step.symbol, span, tokens.hidden_states, tokens.positions, tokens.mask))
         hidden_states = self.norm(tokens.hidden_states)
         if padding is not None:
-            hidden_states = _unpack(hidden_states, padding)
+            hidden_states = unpack(hidden_states, padding)
         if cache is not None:
             cache.commit(columns)
         return SubllmOutput(
@@ -192,7 +191,7 @@ class SubllmModel(SubllmPreTrainedModel):
 
     def _read(
         self, embeddings: Tensor, attention_mask: Tensor | None, position_ids: Tensor | None, cache: SubllmCache | None
-    ) -> tuple[_Tokens, Tensor | None]:
+    ) -> tuple[Tokens, Tensor | None]:
         """Level 0: the real tokens of the input, packed; and the (B, T) mask to undo that, None if nothing moved."""
         batch, length = embeddings.shape[:2]
         level = None if cache is None else cache.levels[0]
@@ -214,14 +213,14 @@ class SubllmModel(SubllmPreTrainedModel):
         slots = torch.arange(embeddings.shape[1], device=embeddings.device)
         positions = (slots + torch.tensor(past, device=slots.device)[:, None]) if any(past) else slots.expand(batch, -1)
         if position_ids is None:
-            position_ids = positions if _uneven(past) else positions[:1]
+            position_ids = positions if uneven(past) else positions[:1]
         if level is not None:
             level.begin(counts, positions)
         attention = self._attention_mask(embeddings, past, counts)
         rotary = self.rotary_emb(embeddings, position_ids=position_ids)
-        return _Tokens(embeddings, positions, mask, rotary, past, attention), padding
+        return Tokens(embeddings, positions, mask, rotary, past, attention), padding
 
-    def _open(self, parent: _Tokens, span: int, cache: SubllmCache | None, rule: Rule | None) -> _Tokens:
+    def _open(self, parent: Tokens, span: int, cache: SubllmCache | None, rule: Rule | None) -> Tokens:
         """Enter a span: select tokens and gather them."""
         decide = None if rule is None else lambda scores: rule(span, scores, parent.positions, parent.mask)
         selection = self.subsamplers[span](parent.hidden_states, parent.mask, decide)
@@ -234,18 +233,18 @@ class SubllmModel(SubllmPreTrainedModel):
             level.begin(selection.counts, positions)
             past = level.lengths
         if self.config.positions == "parent":
-            rotary = self.rotary_emb(hidden_states, position_ids=_absolute(selection.indices, parent.past))
+            rotary = self.rotary_emb(hidden_states, position_ids=absolute(selection.indices, parent.past))
         elif parent.rotary[0].shape[0] == 1 < selection.indices.shape[0]:
             rotary = (parent.rotary[0][0][selection.indices], parent.rotary[1][0][selection.indices])
         else:
             cos, sin = parent.rotary
             rotary = gather_tokens(cos, selection.indices), gather_tokens(sin, selection.indices)
         attention = self._attention_mask(hidden_states, past, selection.counts)
-        return _Tokens(hidden_states, positions, selection.mask, rotary, past, attention, selection)
+        return Tokens(hidden_states, positions, selection.mask, rotary, past, attention, selection)
 
     def _close(
-        self, parent: _Tokens, tokens: _Tokens, span: int, output_routing: bool
-    ) -> tuple[_Tokens, RoutingRecord | None]:
+        self, parent: Tokens, tokens: Tokens, span: int, output_routing: bool
+    ) -> tuple[Tokens, RoutingRecord | None]:
         """Leave a span: upsample, bypass, and go on with all tokens of the parent."""
         selection, stream = tokens.selection, parent.hidden_states
         assert selection is not None
@@ -254,22 +253,7 @@ class SubllmModel(SubllmPreTrainedModel):
         parent.hidden_states = scatter_add(stream, selection, contribution.to(stream.dtype))
         if not output_routing:
             return parent, None
-        with torch.no_grad():
-            zeros = torch.zeros(stream.shape[:2], dtype=torch.float32, device=stream.device)
-            difference_norm = (tokens.hidden_states - before).float().norm(dim=-1)
-            contribution_norm = contribution.float().norm(dim=-1)
-            record = RoutingRecord(
-                scores=selection.scores.detach(),
-                parent_mask=_full(parent.mask, zeros),
-                kept=tokens.positions,
-                kept_in_parent=_absolute(selection.indices, parent.past),
-                weights=selection.weights.detach(),
-                mask=_full(selection.mask, selection.weights),
-                stream_norm=stream.float().norm(dim=-1),
-                difference_norm=_scatter_scalar(zeros, selection, difference_norm),
-                contribution_norm=_scatter_scalar(zeros, selection, contribution_norm),
-            )
-        return parent, record
+        return parent, routing_record(stream, parent, tokens, before, contribution)
 
     def _attention_mask(self, hidden_states: Tensor, past: list[int], counts: list[int]) -> Tensor | None:
         """Mask for the attention kernel, or None where plain causal attention is right.
@@ -283,14 +267,14 @@ class SubllmModel(SubllmPreTrainedModel):
         """
         width = hidden_states.shape[1]
         eager = self.config._attn_implementation == "eager"  # knows no causality of its own
-        if (not any(past) and not eager) or width == 0 or (width == 1 and not _uneven(past) and min(counts) == 1):
+        if (not any(past) and not eager) or width == 0 or (width == 1 and not uneven(past) and min(counts) == 1):
             return None
         device = hidden_states.device
         total = max(n + m for n, m in zip(past, counts, strict=True))
         start = torch.tensor(past, device=device)[:, None, None]
         slots = torch.arange(total, device=device)
         if "flash" in str(self.config._attn_implementation):
-            if not _uneven(past) and not _uneven(counts):
+            if not uneven(past) and not uneven(counts):
                 return None
             return slots < start[:, 0] + torch.tensor(counts, device=device)[:, None].clamp(min=1)
         allowed = (slots <= start + torch.arange(width, device=device)[:, None])[:, None]
@@ -327,33 +311,6 @@ class SubllmModel(SubllmPreTrainedModel):
                      past_key_values=cache, use_cache=True, **kwargs).last_hidden_state
             )  # fmt: skip
         return SubllmOutput(last_hidden_state=torch.cat(steps, dim=1), past_key_values=cache)
-
-
-def _uneven(numbers: list[int]) -> bool:
-    return min(numbers) != max(numbers)
-
-
-def _absolute(indices: Tensor, past: list[int]) -> Tensor:
-    """Indices (B, K) among the new tokens of a level, counted from the first token ever."""
-    return indices + torch.tensor(past, device=indices.device)[:, None] if any(past) else indices
-
-
-def _full(mask: Tensor | None, like: Tensor) -> Tensor:
-    return torch.ones_like(like, dtype=torch.bool) if mask is None else mask
-
-
-def _scatter_scalar(zeros: Tensor, selection: Selection, values: Tensor) -> Tensor:
-    if selection.mask is not None:
-        values = values * selection.mask
-    return zeros.scatter_add(1, selection.indices, values)
-
-
-def _unpack(hidden_states: Tensor, real: Tensor) -> Tensor:
-    """Undo the packing of level 0: (B, L, D) to the (B, T, D) columns of the input, zero at padding."""
-    slots = (real.cumsum(1) - 1).clamp(min=0)
-    if hidden_states.shape[1] == 0:
-        return hidden_states.new_zeros(*real.shape, hidden_states.shape[2])
-    return gather_tokens(hidden_states, slots).masked_fill(~real[..., None], 0)
 
 
 class SubllmForCausalLM(SubllmPreTrainedModel, GenerationMixin):

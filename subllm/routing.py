@@ -44,7 +44,7 @@ class StreamState:
 
     Attributes:
         step: 0 after the embedding, then one more for every character of the structure.
-        symbol: that character; "" after the embedding.
+        symbol: that character; "" after the embedding, and where a forward resumes.
         span: innermost span that the tokens are in, or None on the full sequence.
         hidden_states: (B, L, D) stream of the tokens present, packed.
         positions: (B, L) their positions in their row's prompt.

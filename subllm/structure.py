@@ -69,6 +69,14 @@ class Structure:
     def __iter__(self) -> Iterator[Step]:
         return iter(self.steps)
 
+    def open_spans(self, step: int) -> list[int]:
+        """Spans that are open after some characters, from the outermost to the innermost.
+
+        Args:
+            step: how many characters.
+        """
+        return [span.index for span in self.spans if span.start < step <= span.stop]
+
     @cached_property
     def num_blocks(self) -> int:
         """Number of LLaMA blocks."""

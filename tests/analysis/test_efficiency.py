@@ -15,7 +15,6 @@ from analysis.comparison import (
     benchmark_text,
     compare,
     prompt_of,
-    thresholds_for,
 )
 from analysis.cost_figures import measured_break_even
 from analysis.efficiency import facts_of, from_parquet, settings_of, to_parquet
@@ -75,18 +74,6 @@ def test_break_even_lies_between_the_last_slower_length_and_the_next():
     assert measured_break_even(rows) == 32
     assert measured_break_even(rows[1:]) == 0
     assert measured_break_even(rows[:1]) is None
-
-
-@pytest.mark.parametrize("retention", [1.0, 0.5, 0.25, 0.01])
-@pytest.mark.parametrize("batch", [1, 3])
-def test_moved_thresholds_keep_the_share_that_was_asked_for(retention, batch):
-    model = tiny_model("T(T(TT)T)(T)")
-    ids = torch.randint(1, 97, (batch, 40), generator=torch.Generator().manual_seed(0))
-    with torch.inference_mode():
-        records = model(ids, output_routing=True, rule=thresholds_for(model, ids, retention)).routing
-    for record in records:
-        present = int(record.parent_mask.sum())
-        assert int(record.mask.sum()) == present - round((1 - retention) * present)
 
 
 def test_every_baseline_is_the_same_dense_model(checkpoint):

@@ -24,12 +24,22 @@ class Shown:
     Attributes:
         level: number of the span.
         selected: token, or -1.
+        until: other end of what is selected; `selected` itself if that is one token.
         colour: key of the channel that colours text and map.
     """
 
     level: int = 0
     selected: int = -1
+    until: int = -1
     colour: str = "score"
+
+    @property
+    def tokens(self) -> tuple[int, ...]:
+        """All that are selected."""
+        if self.selected < 0:
+            return ()
+        first, last = sorted((self.selected, max(self.until, 0)))
+        return tuple(range(first, last + 1))
 
     @classmethod
     def parse(cls, value: Any, trace: Trace) -> "Shown":
@@ -41,9 +51,12 @@ class Shown:
         """
         fields = value if isinstance(value, Mapping) else {}
         colour = str(fields.get("colour", ""))
+        selected = _within(fields.get("selected"), -1, trace.num_tokens - 1)
+        until = _within(fields.get("until"), -1, trace.num_tokens - 1)
         return cls(
             _within(fields.get("level"), 0, trace.num_spans - 1),
-            _within(fields.get("selected"), -1, trace.num_tokens - 1),
+            selected,
+            until if min(selected, until) >= 0 else selected,
             colour if colour in cls.colours(trace) else cls.colour,
         )
 

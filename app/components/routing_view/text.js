@@ -116,9 +116,10 @@ class TextView {
     CSS.highlights?.set(`routing-${FOUND}`, highlight);
   }
 
-  // Draw boxes around the selected token and the one under the pointer.
-  mark(selected = this.selected, hovered = -1) {
+  // Draw boxes around the selected tokens in view and the one under the pointer.
+  mark(selected = this.selected, hovered = -1, until = this.until ?? selected) {
     this.selected = selected;
+    this.until = until;
     const frame = this.element.getBoundingClientRect();
     if (this.marks.clientWidth !== Math.round(frame.width) || this.marks.clientHeight !== Math.round(frame.height)) {
       place(this.marks, 0, 0, Math.round(frame.width), Math.round(frame.height));
@@ -126,7 +127,11 @@ class TextView {
     const context = this.marks.getContext("2d");
     context.clearRect(0, 0, frame.width, frame.height);
     context.lineWidth = 2;
-    for (const [token, edge, fill] of [[hovered, "#888", "rgb(128 128 128 / 0.3)"], [selected, SELECTED, "rgb(242 194 48 / 0.35)"]]) {
+    const boxes = [[hovered, "#888", "rgb(128 128 128 / 0.3)"]];
+    const [first, last] = [Math.min(selected, until), Math.max(selected, until)];
+    const [from, to] = first === last ? [first, last] : [Math.max(first, this.from), Math.min(last, this.to - 1)];
+    for (let token = from; token <= to; token++) boxes.push([token, SELECTED, "rgb(242 194 48 / 0.35)"]);
+    for (const [token, edge, fill] of boxes) {
       const lines = this.range(token) ? this.liveRange(token).getClientRects() : [];
       context.strokeStyle = edge;
       context.fillStyle = fill;

@@ -25,10 +25,11 @@ class RoutingView {
     this.lane = new LaneView(root.querySelector(".lane"));
     this.map = new MapView(root.querySelector(".map"), () => this.drawLane());
     this.level = 0;
-    this.selected = -1;
+    this.selected = this.until = -1; // the ends of what is selected
     this.found = [];
     const { cells, mini } = this.map;
     this.listen(this.text.element, (event) => this.text.tokenAt(event));
+    this.text.element.addEventListener("mousedown", (event) => (this.anchor = this.text.tokenAt(event)));
     this.listen(cells, (event) => this.map.tokenAt(event), (event) => this.map.blockAt(event));
     this.listen(this.lane.points, (event) => this.lane.tokenAt(event));
     cells.addEventListener("mousedown", (event) => (this.grip = { x: event.clientX, from: this.map.from, moved: false }));
@@ -63,7 +64,9 @@ class RoutingView {
     element.addEventListener("click", (event) => {
       if (this.grip?.moved) return (this.grip = null); // that was dragging
       this.map.block = blockAt(event);
-      this.select(tokenAt(event));
+      const token = tokenAt(event);
+      const dragged = element === this.text.element && this.anchor >= 0 ? this.anchor : token;
+      this.select(token, event.shiftKey && this.selected >= 0 ? this.selected : dragged);
     });
   }
 
@@ -85,12 +88,13 @@ class RoutingView {
     if (!same) {
       this.level = Math.max(0, Math.min(data.shown.level, data.spans.length - 1));
       this.selected = Math.min(data.shown.selected, data.tokens - 1);
+      this.until = data.shown.until < 0 ? this.selected : Math.min(data.shown.until, data.tokens - 1);
       this.map.block = -1;
       this.search.value = "";
     }
     this.label(added ? added.key : same ? this.colour.value : data.shown.colour);
     this.write();
-    if (!same && this.selected >= 0) this.select(this.selected);
+    if (!same && this.selected >= 0) this.select(this.until, this.selected);
   }
 
   // Labels, in the language of the page, and the choice of colours, with the one to begin with.
@@ -208,7 +212,7 @@ class RoutingView {
   }
 
   drawMarks(hovered) {
-    this.text.mark(this.selected, hovered);
+    this.text.mark(this.selected, hovered, this.until);
     this.map.drawCursor(this.selected, hovered);
     this.lane.drawCursor(this.selected, hovered);
   }
@@ -262,12 +266,16 @@ class RoutingView {
       this.level = limit(this.level + down, Math.max(0, this.data.spans.length - 1));
       this.paint();
     } else {
-      this.select(end ?? limit(this.selected + right, this.data.tokens - 1));
+      const from = event.shiftKey ? this.until : this.selected;
+      const token = end ?? limit(from + right, this.data.tokens - 1);
+      this.select(token, event.shiftKey && this.selected >= 0 ? this.selected : token);
     }
   }
 
-  select(token) {
-    this.selected = token;
+  // Select one token, or all from an anchor on.
+  select(token, anchor = token) {
+    this.selected = token < 0 ? -1 : anchor;
+    this.until = token;
     if (token >= 0) {
       this.text.reveal(token);
       this.map.reveal(token);
@@ -279,7 +287,7 @@ class RoutingView {
   // Tell the page what is shown, once it has stayed so for a moment: for links and for what Python draws.
   report() {
     clearTimeout(this.pending);
-    const shown = { id: this.data.id, level: this.level, selected: this.selected, colour: this.colour.value };
+    const shown = { id: this.data.id, level: this.level, selected: this.selected, until: this.until, colour: this.colour.value };
     if (JSON.stringify(shown) === this.reported) return;
     this.pending = setTimeout(() => {
       this.reported = JSON.stringify(shown);

@@ -1,0 +1,235 @@
+"""Edits to the routing of a prompt: what may be changed, how it is written down, and the rule that does it.
+
+    drop 3-7,9@0        these tokens are dropped by subsampling module 0, whatever their scores
+    keep 12@1           this one is kept by module 1, with weight 1
+    threshold 0.3@0     module 0 keeps the scores above 0.3; what it calls 0 is now 0.3, for the weights too
+    retention 0.5@1     module 1 keeps the half of the prompt's tokens with the highest scores
+    bypass 0@0          what module 0's span changes is scaled by this factor
+    dense@1             module 1 keeps everything, with weight 1
+
+`@*` means every module. Tokens may also be named by class (`drop digits@0`) or by text (`keep "harbour gate"@*`).
+"""
+
+import re
+from collections.abc import Sequence
+from dataclasses import dataclass, field, replace
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from .errors import AnalysisError
+
+KINDS = ("keep", "drop", "threshold", "retention", "bypass", "dense")
+EVERY = -1
+CLASSES = {
+    "letters": r"[^\W\d_]+",
+    "digits": r"\d+",
+    "punctuation": r"[^\w\s]+",
+    "spaces": r"\s+",
+    "capitals": r"[A-Z]\w*",
+    "words": r"\w+",
+}
+_FORM = re.compile(r"(?P<kind>[a-z]+)(?:\s+(?P<what>.*?))?\s*@\s*(?P<span>\*|\d+)", re.DOTALL)
+_NUMBERS = re.compile(r"\d+(-\d+)?(,\d+(-\d+)?)*")
+
+
+@dataclass(frozen=True)
+class Edit:
+    """One change to the routing.
+
+    Attributes:
+        kind: one of `KINDS`.
+        span: number of the subsampling module, or `EVERY`.
+        tokens: of the prompt, for "keep" and "drop".
+        value: for "threshold", "retention" and "bypass".
+    """
+
+    kind: str
+    span: int
+    tokens: tuple[int, ...] = ()
+    value: float = 0.0
+
+    def __str__(self) -> str:
+        """As `parse` reads it."""
+        what = ranges(self.tokens) if self.kind in ("keep", "drop") else f"{self.value:g}"
+        where = "*" if self.span == EVERY else str(self.span)
+        return f"dense@{where}" if self.kind == "dense" else f"{self.kind} {what}@{where}"
+
+    @classmethod
+    def parse(cls, text: str, prompt: str = "", starts: Sequence[int] = (), ends: Sequence[int] = ()) -> "Edit":
+        """Read an edit.
+
+        Args:
+            text: as in the module's docstring.
+            prompt: whose tokens may be named by class or text.
+            starts: (T,) first character of each token.
+            ends: (T,) character past the last.
+
+        Raises:
+            AnalysisError: if it cannot be read, or names nothing; says what is allowed.
+        """
+        form = _FORM.fullmatch(text.strip())
+        if form is None or form["kind"] not in KINDS:
+            raise AnalysisError(
+                f"The edit {text!r} cannot be read; write one of {', '.join(KINDS)}, what, @ and the number of a "
+                "subsampling module or *, such as 'drop 3-7@0' or 'threshold 0.3@*'."
+            )
+        kind, what = form["kind"], (form["what"] or "").strip()
+        span = EVERY if form["span"] == "*" else int(form["span"])
+        if kind == "dense":
+            return cls(kind, span)
+        if kind in ("keep", "drop"):
+            return cls(kind, span, _named(what, prompt, starts, ends))
+        try:
+            value = float(what)
+        except ValueError:
+            value = np.nan
+        if not np.isfinite(value) or (kind == "retention" and not 0 <= value <= 1):
+            allowed = "a number from 0 to 1" if kind == "retention" else "a number"
+            raise AnalysisError(f"The edit {text!r} has {what!r} where {kind} needs {allowed}.")
+        return cls(kind, span, value=value)
+
+
+def ranges(tokens: Sequence[int]) -> str:
+    """Numbers in short: 3, 4, 5 and 9 are "3-5,9".
+
+    Args:
+        tokens: ascending.
+    """
+    runs: list[list[int]] = []
+    for token in tokens:
+        if runs and token == runs[-1][1] + 1:
+            runs[-1][1] = token
+        else:
+            runs.append([token, token])
+    return ",".join(str(first) if first == last else f"{first}-{last}" for first, last in runs)
+
+
+def _named(what: str, prompt: str, starts: Sequence[int], ends: Sequence[int]) -> tuple[int, ...]:
+    if _NUMBERS.fullmatch(what):
+        bounds = [[int(number) for number in part.split("-")] for part in what.split(",")]
+        most = max(len(starts), 1 << 20)
+        if any(bound[-1] >= most for bound in bounds):
+            raise AnalysisError(f"The tokens {what} are not all in the prompt, which has {len(starts):,}.")
+        return tuple(sorted({n for bound in bounds for n in range(bound[0], bound[-1] + 1)}))
+    quoted = re.fullmatch(r"(['\"])(.+)\1", what, re.DOTALL)
+    if quoted is None and what not in CLASSES:
+        raise AnalysisError(
+            f"{what!r} names no tokens; write numbers such as 3-7,9, a text in quotes, or one of {', '.join(CLASSES)}."
+        )
+    pattern = re.escape(quoted[2]) if quoted else CLASSES[what]
+    covered = np.zeros(len(prompt) + 1, dtype=bool)
+    for match in re.finditer(pattern, prompt):
+        covered[match.start() : match.end()] = True
+    tokens = tuple(t for t, (start, end) in enumerate(zip(starts, ends, strict=True)) if covered[start:end].any())
+    if not tokens:
+        raise AnalysisError(f"The prompt has no tokens that {what} names.")
+    return tokens
+
+
+def without(edits: Sequence[Edit], tokens: Sequence[int], span: int) -> list[Edit]:
+    """Edits with these tokens taken out of what is forced at a span.
+
+    Args:
+        edits: in force.
+        tokens: to be left to the model again.
+        span: number of the subsampling module.
+    """
+    rest = []
+    for edit in edits:
+        if edit.kind in ("keep", "drop") and edit.span == span:
+            left = tuple(token for token in edit.tokens if token not in tokens)
+            if left:
+                rest.append(replace(edit, tokens=left))
+        else:
+            rest.append(edit)
+    return rest
+
+
+def check(edits: Sequence[Edit], spans: int, tokens: int) -> None:
+    """See that edits fit a model and a prompt.
+
+    Args:
+        edits: to be made.
+        spans: subsampling modules of the model.
+        tokens: of the prompt.
+
+    Raises:
+        AnalysisError: if a module or a token does not exist.
+    """
+    for edit in edits:
+        if edit.span >= spans:
+            allowed = f"it has 0 to {spans - 1}" if spans else "it has none"
+            raise AnalysisError(f"The edit '{edit}' is for subsampling module {edit.span} of the model; {allowed}.")
+        if edit.tokens and edit.tokens[-1] >= tokens:
+            raise AnalysisError(f"The edit '{edit}' is for token {edit.tokens[-1]:,}; the prompt has 0 to {tokens - 1:,}.")
+
+
+@dataclass
+class EditedRouting:
+    """The rule of a model with edits; see `subllm.subsampling.Rule`. Without edits it is the model's own.
+
+    Thresholds come first, then dropped and kept tokens in the order of the edits, then the bypass.
+
+    Attributes:
+        edits: in force.
+        thresholds: by subsampling module, with which a wanted retention was reached on the prompt; they hold for what
+            follows it too.
+        absent: tokens of the prompt that an edit names but that did not reach the module, by module.
+    """
+
+    edits: Sequence[Edit]
+    thresholds: dict[int, float] = field(default_factory=dict)
+    absent: dict[int, list[int]] = field(default_factory=dict)
+
+    @property
+    def spans(self) -> list[int]:
+        """Subsampling modules that edits name."""
+        return sorted({edit.span for edit in self.edits})
+
+    def __call__(self, span: int, scores: Tensor, positions: Tensor, mask: Tensor | None) -> tuple[Tensor, Tensor]:
+        """Kept tokens and weights."""
+        mine = [edit for edit in self.edits if edit.span in (span, EVERY)]
+        first = span not in self.absent  # the prompt; what follows it has other positions
+        self.absent.setdefault(span, [])
+        for edit in mine:
+            if edit.kind == "threshold":
+                scores = scores - edit.value
+            elif edit.kind == "retention":
+                if span not in self.thresholds:
+                    present = scores if mask is None else scores[mask]
+                    self.thresholds[span] = threshold_for(present.flatten(), edit.value)
+                scores = scores - self.thresholds[span]
+        kept, weights = scores > 0, scores.clamp(0, 1)
+        for edit in mine:
+            if edit.kind == "dense":
+                kept, weights = torch.ones_like(kept), torch.ones_like(weights)
+            elif edit.tokens:
+                named = torch.isin(positions, torch.tensor(edit.tokens, device=positions.device))
+                kept = kept | named if edit.kind == "keep" else kept & ~named
+                if edit.kind == "keep":
+                    weights = weights.masked_fill(named, 1.0)
+                if first and edit.span != EVERY:
+                    missing = set(edit.tokens) - set(positions.flatten().tolist())
+                    self.absent[span] = sorted({*self.absent[span], *missing})
+        for edit in mine:
+            if edit.kind == "bypass":
+                weights = weights * edit.value
+        return kept, weights
+
+
+def threshold_for(scores: Tensor, retention: float) -> float:
+    """Threshold that just some share of scores exceeds, halfway between the two next to it.
+
+    Args:
+        scores: (N,).
+        retention: share, 0 to 1.
+    """
+    if not scores.numel():
+        return 0.0
+    ranked = scores.sort().values
+    dropped = round((1 - retention) * ranked.numel())
+    below = ranked[dropped - 1] if dropped else ranked[0] - 1
+    above = ranked[dropped] if dropped < ranked.numel() else ranked[-1] + 1
+    return ((below + above) / 2).item()

@@ -1,0 +1,252 @@
+"""Generation step by step: what was kept of every new token, what it cost, and what else could have come."""
+
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import torch
+from torch import Tensor
+from transformers import (
+    DynamicCache,
+    LogitsProcessorList,
+    RepetitionPenaltyLogitsProcessor,
+    TemperatureLogitsWarper,
+    TopKLogitsWarper,
+    TopPLogitsWarper,
+)
+
+from subllm import SubllmCache, SubllmForCausalLM
+
+from .edits import Edit, EditedRouting, check
+from .errors import AnalysisError
+from .record import out_of_memory_said
+
+ALTERNATIVES = 8
+
+
+@dataclass(frozen=True)
+class Sampling:
+    """How the next token is chosen.
+
+    Attributes:
+        temperature: 0 takes the likeliest.
+        top_p: smallest set of tokens that together have this probability; 1 for all.
+        top_k: so many of the likeliest; 0 for all.
+        repetition_penalty: of tokens that were there before; 1 for none.
+        seed: of the random numbers; every token has its own, so that a branch draws what a fresh run would.
+    """
+
+    temperature: float = 0.0
+    top_p: float = 1.0
+    top_k: int = 0
+    repetition_penalty: float = 1.0
+    seed: int = 0
+
+    def __post_init__(self) -> None:
+        for name, fits, allowed in (
+            ("temperature", self.temperature >= 0, "0 or more"),
+            ("top_p", 0 < self.top_p <= 1, "in (0, 1]"),
+            ("top_k", self.top_k >= 0, "0 or more"),
+            ("repetition_penalty", self.repetition_penalty > 0, "more than 0"),
+        ):
+            if not fits:
+                raise AnalysisError(f"{name} is {getattr(self, name)}; it must be {allowed}.")
+
+    def choose(self, ids: Sequence[int], logits: Tensor) -> tuple[int, Tensor]:
+        """The next token, and the probabilities that it was chosen by.
+
+        Args:
+            ids: of the text so far.
+            logits: (V,) of the next token.
+        """
+        processors = LogitsProcessorList()
+        if self.repetition_penalty != 1:
+            processors.append(RepetitionPenaltyLogitsProcessor(self.repetition_penalty))
+        if self.temperature:
+            processors.append(TemperatureLogitsWarper(self.temperature))
+            if self.top_k:
+                processors.append(TopKLogitsWarper(self.top_k))
+            if self.top_p < 1:
+                processors.append(TopPLogitsWarper(self.top_p))
+        row = torch.tensor([list(ids)], device=logits.device)
+        scores: Any = processors(row, logits[None].float())  # type: ignore[arg-type]
+        probabilities = scores[0].softmax(-1)
+        if not self.temperature:
+            return int(probabilities.argmax()), probabilities
+        generator = torch.Generator().manual_seed(hash((self.seed, len(ids))) % 2**63)
+        return int(torch.multinomial(probabilities.cpu(), 1, generator=generator)), probabilities
+
+
+@dataclass(frozen=True)
+class NewToken:
+    """One token that was written and read back.
+
+    Attributes:
+        id: of the token.
+        chosen: False if a person chose it in place of the model.
+        alternatives: (id, probability) of the likeliest tokens in its place, this one included.
+        scores: importance at each span; NaN where it did not reach the span.
+        kept: whether each span kept it.
+        blocks: that processed it.
+        seconds: that reading it back took.
+        level_bytes: cache of every level after it.
+    """
+
+    id: int
+    chosen: bool
+    alternatives: tuple[tuple[int, float], ...]
+    scores: tuple[float, ...]
+    kept: tuple[bool, ...]
+    blocks: int
+    seconds: float
+    level_bytes: tuple[int, ...]
+
+
+@dataclass
+class Generation:
+    """A text that grows token by token, and can be taken back.
+
+    Attributes:
+        model: a SUBLLM or a LLaMA, in evaluation mode.
+        prompt: ids.
+        sampling: how tokens are chosen.
+        edits: to the routing of a SUBLLM, in force for the prompt and, thresholds and bypasses, for what follows.
+        tokens: written so far.
+    """
+
+    model: Any
+    prompt: list[int]
+    sampling: Sampling = field(default_factory=Sampling)
+    edits: tuple[Edit, ...] = ()
+    tokens: list[NewToken] = field(default_factory=list)
+
+    def __post_init__(self) -> None:
+        if not self.prompt:
+            raise AnalysisError("There is no prompt to continue; type some text.")
+        config = self.model.config
+        self._sparse = isinstance(self.model, SubllmForCausalLM)
+        if len(self.prompt) >= config.max_position_embeddings:
+            raise AnalysisError(
+                f"The prompt has {len(self.prompt):,} tokens and fills the model's {config.max_position_embeddings:,} "
+                "positions; shorten it to have it continued."
+            )
+        self._cache: Any = SubllmCache(config) if self._sparse else DynamicCache(config=config)
+        if self._sparse:
+            check(self.edits, len(config.parsed_structure.spans), len(self.prompt))
+        self._rule = EditedRouting(self.edits) if self.edits else None
+        self._logits = self._feed(self.prompt)[0]
+
+    @property
+    def ids(self) -> list[int]:
+        """Of the whole text."""
+        return [*self.prompt, *(token.id for token in self.tokens)]
+
+    @property
+    def finished(self) -> bool:
+        """Whether the text has ended, or there are no positions left."""
+        ends = self.model.generation_config.eos_token_id
+        stops = ends if isinstance(ends, list) else [ends]
+        full = len(self.ids) >= self.model.config.max_position_embeddings
+        return full or bool(self.tokens and self.tokens[-1].id in stops)
+
+    def step(self, choice: int | None = None) -> NewToken:
+        """Write one token, and read it back.
+
+        Args:
+            choice: token to write, in place of the model's.
+
+        Raises:
+            AnalysisError: if the text has ended.
+            RunStopped: when memory runs out.
+        """
+        if self.finished:
+            raise AnalysisError("The text has ended; take tokens back to go on from there.")
+        chosen, probabilities = self.sampling.choose(self.ids, self._logits)
+        best = probabilities.topk(min(ALTERNATIVES, probabilities.numel()))
+        alternatives = dict(zip(best.indices.tolist(), best.values.tolist(), strict=True))
+        written = chosen if choice is None else choice
+        alternatives.setdefault(written, probabilities[written].item())
+        before = self._lengths()
+        self._logits, scores, seconds = self._feed([written])
+        after = self._lengths()
+        token = NewToken(
+            id=written,
+            chosen=choice is None,
+            alternatives=tuple(alternatives.items()),
+            scores=scores,
+            kept=tuple(new > old for old, new in zip(before[1:], after[1:], strict=True)),
+            blocks=self._blocks([new > old for old, new in zip(before, after, strict=True)]),
+            seconds=seconds,
+            level_bytes=tuple(self._sizes()),
+        )
+        self.tokens.append(token)
+        return token
+
+    def take_back(self, length: int) -> None:
+        """Forget all tokens but the first ones.
+
+        Args:
+            length: of those that stay.
+        """
+        length = max(length, 0)
+        removed = len(self.tokens) - length
+        if removed <= 0:
+            return
+        last = self.ids[len(self.prompt) + length - 1]
+        del self.tokens[length:]
+        self._cache.crop(removed + 1) if self._sparse else self._cache.crop(-(removed + 1))
+        self._logits = self._feed([last])[0]
+
+    def branch(self, length: int, choice: int) -> NewToken:
+        """Go back, and write another token.
+
+        Args:
+            length: tokens that stay.
+            choice: token that follows them.
+        """
+        self.take_back(length)
+        return self.step(choice)
+
+    @torch.inference_mode()
+    def _feed(self, ids: list[int]) -> tuple[Tensor, tuple[float, ...], float]:
+        """Logits (V,) after these tokens, scores of the last one, seconds."""
+        options: dict[str, Any] = {"output_routing": True, "rule": self._rule} if self._sparse else {}
+        row = torch.tensor([ids], device=self.model.device)
+        started = time.perf_counter()
+        with out_of_memory_said(len(ids)):
+            output = self.model(row, past_key_values=self._cache, logits_to_keep=1, **options)
+            logits = output.logits[0, -1]
+            logits[0].item()  # wait for the device
+        seconds = time.perf_counter() - started
+        if not self._sparse or len(ids) > 1:
+            return logits, (), seconds
+        scores = [record.scores[0, 0].item() if record.scores.shape[1] else float("nan") for record in output.routing]
+        return logits, tuple(scores), seconds
+
+    def _lengths(self) -> list[int]:
+        return [level.lengths[0] for level in self._cache.levels] if self._sparse else [self._cache.get_seq_length()]
+
+    def _blocks(self, grown: list[bool]) -> int:
+        if not self._sparse:
+            return self.model.config.num_hidden_layers
+        owners = self.model.config.parsed_structure.block_spans
+        return sum(grown[0 if span is None else span + 1] for span in owners)
+
+    def _sizes(self) -> list[int]:
+        if self._sparse:
+            return self._cache.level_bytes
+        return [sum(t.numel() * t.element_size() for layer in self._cache.layers for t in (layer.keys, layer.values))]
+
+
+def parting(first: Sequence[int], second: Sequence[int]) -> int | None:
+    """Where two continuations part: the first index at which they differ, or None while they are equal.
+
+    Args:
+        first: ids.
+        second: ids.
+    """
+    for index, (one, other) in enumerate(zip(first, second, strict=False)):
+        if one != other:
+            return index
+    return None

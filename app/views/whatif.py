@@ -1,0 +1,296 @@
+"""What if: tokens forced to be kept or dropped, thresholds moved, levels switched off, and what that changes."""
+
+from collections.abc import Sequence
+from dataclasses import replace
+
+import numpy as np
+import pandas as pd
+import streamlit as st
+
+from analysis import AnalysisError, Trace, figures
+from analysis.edits import CLASSES, EVERY, Edit, without
+from analysis.intervene import Ground, Outcome, reachable
+from analysis.prompt import decode_pieces
+from analysis.search import Effects
+from app import runs
+from app.components.routing_view import Shown, routing_view
+from app.messages import plain, plot, progress_bar, show_error
+from app.settings import Settings
+from app.strings import language, say, table
+from subllm import SubllmError
+from subllm.structure import parse_structure
+
+_LONGEST_LINK = 600  # characters of a prompt that a link carries
+_MEASURED = 16  # candidates of a search
+_NUMBERS = ("threshold", "retention", "bypass")
+
+
+def read_link() -> str | None:
+    """The prompt of a link with edits, once per session; its edits are then in force."""
+    if "linked edits" in st.session_state or "edits" not in st.query_params:
+        return None
+    st.session_state["linked edits"] = True
+    try:
+        edits = [Edit.parse(text) for text in st.query_params["edits"].split(";") if text]
+    except AnalysisError as error:
+        show_error(error)
+        return None
+    st.session_state["edits"] = edits
+    st.session_state["answer"] = st.query_params.get("answer", "")
+    return st.query_params.get("prompt")
+
+
+def show(trace: Trace, source: runs.Source, settings: Settings) -> None:
+    """The tab.
+
+    Args:
+        trace: of the prompt.
+        source: of the trace.
+        settings: what the operator allows.
+    """
+    if not trace.num_spans:
+        st.info(say("whatif_no_levels"))
+        return
+    words = table(language())
+    edits: list[Edit] = st.session_state.setdefault("edits", [])
+    answer = st.text_input(say("answer"), key="answer", help=say("answer_help"), persist_state="session")
+    place, shown_place = st.empty(), st.container()
+    before = Shown.parse(st.session_state.get("whatif shown"), trace)
+    try:
+        ground = runs.ground_of(source, trace, answer, st.session_state.get("ground"), progress_bar(place))
+        st.session_state["ground"] = ground
+        stages = runs.edited(ground, edits, progress_bar(place))
+        outcome, _ = next(stages)
+    except (SubllmError, AnalysisError) as error:
+        place.empty()
+        show_error(error)
+        _forces(trace, before)
+        return
+    place.empty()
+    with shown_place:
+        st.caption(say("whatif_help"))
+        now = replace(trace, **outcome.arrays)
+        shown = routing_view(now, before, words, key="whatif")
+        st.session_state["whatif shown"] = vars(shown)
+    _controls(trace, shown)
+    _forces(trace, shown)
+    _warnings(outcome, trace, edits)
+    results, later = st.container(), st.empty()
+    judged: dict[str, np.ndarray] = {}
+    with results:
+        _next_tokens(outcome, source)
+        _flips(outcome, trace)
+    for outcome, judged in stages:  # the numbers at every position come after what is known at once
+        with later.container():
+            _numbers(ground, outcome, judged)
+    if judged and edits:
+        left, right = st.columns(2)
+        plot(left, figures.divergence(trace, judged["divergence"], words), "whatif divergence")
+        left.caption(say("divergence_help"))
+        if right.button(say("whatif_add"), icon=":material/compare:", help=say("whatif_add_help")):
+            _remember(now, judged, edits, source)
+    _search(trace, ground, shown)
+    _write_link(source, edits, answer)
+
+
+def _change(edits: list[Edit]) -> None:
+    """New edits in force, with the old ones to go back to."""
+    st.session_state.setdefault("edits before", []).append(st.session_state["edits"])
+    st.session_state["edits after"] = []
+    st.session_state["edits"] = edits
+
+
+def _controls(trace: Trace, shown: Shown) -> None:
+    """Buttons for the selected tokens, and a line to write any edit."""
+    edits: list[Edit] = st.session_state["edits"]
+    tokens, words = shown.tokens, table(language())
+    columns = st.columns([3, 2, 2, 2, 1, 1], vertical_alignment="bottom")
+    names = [figures.level_name(trace, span, words) for span in range(trace.num_spans)] + [say("every_level")]
+    chosen = columns[0].selectbox(
+        say("edit_level"), range(len(names)), index=shown.level, format_func=names.__getitem__,
+        key=f"edit level {shown.level}",
+    )  # fmt: skip
+    span = EVERY if chosen == trace.num_spans else chosen
+    rest = without(edits, tokens, span)
+    for column, kind, icon in ((columns[1], "keep", "lock"), (columns[2], "drop", "lock_open")):
+        column.button(
+            say(f"edit_{kind}", n=len(tokens)), key=f"edit {kind}", icon=f":material/{icon}:", width="stretch",
+            disabled=not tokens, on_click=_change, args=([*rest, Edit(kind, span, tokens)],),
+        )  # fmt: skip
+    columns[3].button(
+        say("edit_leave"), key="edit leave", width="stretch", disabled=rest == edits, on_click=_change, args=(rest,)
+    )
+    undone: list[list[Edit]] = st.session_state.get("edits before", [])
+    redone: list[list[Edit]] = st.session_state.get("edits after", [])
+    columns[4].button("", icon=":material/undo:", help=say("undo"), key="undo", disabled=not undone, on_click=_undo)
+    columns[5].button("", icon=":material/redo:", help=say("redo"), key="redo", disabled=not redone, on_click=_redo)
+    with st.form("number edit", border=False):
+        columns = st.columns([3, 2, 2, 2, 2], vertical_alignment="bottom")
+        kinds = [*_NUMBERS, "dense", "keep", "drop"]
+        kind = columns[0].selectbox(say("edit_kind"), kinds, format_func=lambda each: say(f"edit_kind_{each}"))
+        where = columns[1].selectbox(say("edit_level"), range(len(names)), format_func=names.__getitem__)
+        number = columns[2].number_input(say("edit_number"), value=0.5, step=0.05, format="%.2f")
+        named = columns[3].text_input(say("edit_tokens"), help=say("edit_tokens_help", classes=", ".join(CLASSES)))
+        added = columns[4].form_submit_button(say("edit_add"), width="stretch")
+    if added:
+        at = "*" if where == trace.num_spans else str(where)
+        what = "" if kind == "dense" else named if kind in ("keep", "drop") else f"{number:g}"
+        try:
+            edit = Edit.parse(f"{kind} {what}@{at}", trace.prompt, trace.starts.tolist(), trace.ends.tolist())
+        except AnalysisError as error:
+            show_error(error)
+        else:
+            _change([*edits, edit])
+            st.rerun()
+
+
+def _undo() -> None:
+    st.session_state.setdefault("edits after", []).append(st.session_state["edits"])
+    st.session_state["edits"] = st.session_state["edits before"].pop()
+
+
+def _redo() -> None:
+    st.session_state.setdefault("edits before", []).append(st.session_state["edits"])
+    st.session_state["edits"] = st.session_state["edits after"].pop()
+
+
+def _forces(trace: Trace, shown: Shown) -> None:
+    """The list of the edits in force."""
+    edits: list[Edit] = st.session_state["edits"]
+    if not edits:
+        st.caption(say("edits_none"))
+        return
+    st.markdown(f"**{say('edits_list')}**")
+    for index, edit in enumerate(edits):
+        left, right = st.columns([12, 1], vertical_alignment="center")
+        left.code(str(edit), language=None)
+        rest = edits[:index] + edits[index + 1 :]
+        right.button("", icon=":material/close:", key=f"remove {index}", help=say("edit_remove"), on_click=_change, args=(rest,))
+    st.button(say("edits_clear"), icon=":material/delete:", on_click=_change, args=([],))
+
+
+def _warnings(outcome: Outcome, trace: Trace, edits: Sequence[Edit]) -> None:
+    words = table(language())
+    if outcome.absent:
+        cells = ", ".join(str(token) for _, token in outcome.absent[:12])
+        st.warning(plain(say("edit_absent", tokens=cells)))
+        parents = [span.parent for span in parse_structure(trace.provenance.structure).spans]
+        st.button(say("edit_reach"), on_click=_change, args=(reachable(edits, outcome.absent, parents),))
+    emptied = [figures.level_name(trace, span, words) for span in outcome.emptied if trace.kept[span].any()]
+    if emptied:
+        st.warning(say("edit_emptied", levels=", ".join(emptied)))
+
+
+def _next_tokens(outcome: Outcome, source: runs.Source) -> None:
+    checkpoint, _ = source.load()
+    pieces = decode_pieces(outcome.next_ids, checkpoint.tokenizer)
+    plot(st, figures.two_distributions(pieces, outcome.next_probabilities, table(language())), "whatif next")
+    st.caption(say("whatif_next", divergence=f"{outcome.divergence:.4f}"))
+
+
+def _flips(outcome: Outcome, trace: Trace) -> None:
+    """Other tokens whose decision changed."""
+    rows = []
+    for span in range(trace.num_spans):
+        for token in np.flatnonzero(outcome.flipped[span])[:50]:
+            rows.append(
+                {
+                    say("edit_level"): figures.level_name(trace, span, table(language())),
+                    say("flip_token"): int(token),
+                    say("flip_text"): trace.pieces[token],
+                    say("flip_before"): f"{trace.scores[span, token]:+.3f}",
+                    say("flip_after"): f"{outcome.arrays['scores'][span, token]:+.3f}",
+                    say("flip_now"): say("view_keptState" if outcome.flipped[span, token] > 0 else "view_droppedState"),
+                }
+            )
+    count = int(np.abs(outcome.flipped).sum())
+    st.markdown(f"**{say('flips', n=f'{count:,}')}**", help=say("flips_help"))
+    if rows:
+        st.dataframe(pd.DataFrame(rows), hide_index=True)
+
+
+def _numbers(ground: Ground, outcome: Outcome, judged: dict[str, np.ndarray]) -> None:
+    """Untouched and edited, in a table."""
+    pairs: dict[str, tuple[str, str]] = {}
+    if judged and ground.num_tokens > 1:
+        both = [float(np.exp(np.nanmean(judged[name]))) for name in ("dense_surprisal", "surprisal")]
+        pairs[say("number_perplexity")] = (f"{both[0]:.3f}", f"{both[1]:.3f}")
+        pairs[say("number_divergence")] = ("0", f"{np.nanmean(judged['divergence']):.4f}")
+        pairs[say("number_agree")] = ("100%", f"{judged['agrees'].mean():.1%}")
+    if ground.answer:
+        logs = outcome.answer
+        pairs[say("number_answer")] = (f"{np.exp(logs[0]):.3%}", f"{np.exp(logs[1]):.3%}")
+    operations = outcome.operations
+    pairs[say("number_work")] = ("100%", f"{operations[1] / operations[0]:.1%}")
+    pairs[say("number_cache")] = tuple(f"{size / 2**20:,.3f}" for size in outcome.cache_bytes)  # type: ignore[assignment]
+    rows = [{say("number_before"): a, say("number_after"): b} for a, b in pairs.values()]
+    st.table(pd.DataFrame(rows, index=list(pairs)))
+    st.caption(
+        say(
+            "whatif_time", share=f"{outcome.share:.0%}", again=f"{1000 * outcome.seconds:,.0f}",
+            whole=f"{1000 * ground.seconds:,.0f}",
+        )  # fmt: skip
+    )
+
+
+def _remember(now: Trace, judged: dict[str, np.ndarray], edits: Sequence[Edit], source: runs.Source) -> None:
+    """Keep the edited run among the traces, to be looked at side by side."""
+    name = f"{now.provenance.checkpoint} [{'; '.join(map(str, edits))}]"
+    edited = replace(
+        now, divergence=judged["divergence"], agrees=judged["agrees"], surprisal=judged["surprisal"],
+        provenance=replace(now.provenance, checkpoint=name), cost=None, dense_cost=None,
+    )  # fmt: skip
+    traces = [other for other in st.session_state["traces"] if other.digest != edited.digest]
+    st.session_state["traces"] = [*traces[:7], edited]
+    st.session_state["sources"][edited.digest] = source
+    st.toast(say("whatif_added"))
+
+
+def _search(trace: Trace, ground: Ground, shown: Shown) -> None:
+    """Which single decision moves the answer most."""
+    words = table(language())
+    st.subheader(say("search_title"), help=say("search_help"))
+    level = figures.level_name(trace, shown.level, words)
+    if st.button(say("search_run", level=level, n=_MEASURED), icon=":material/search:"):
+        place = st.empty()
+        try:
+            for found in runs.effects(ground, shown.level, _MEASURED, progress_bar(place, key="stop search")):
+                st.session_state["effects"] = (trace.digest, found)
+        except (SubllmError, AnalysisError) as error:
+            show_error(error)
+        place.empty()
+    digest, found = st.session_state.get("effects", (None, None))
+    if digest != trace.digest or found is None:
+        return
+    _effects(trace, found)
+
+
+def _effects(trace: Trace, found: Effects) -> None:
+    rows = []
+    for index in found.order()[:_MEASURED]:
+        token = int(found.tokens[index])
+        flip = "drop" if trace.kept[found.span, token] else "keep"
+        rows.append(
+            {
+                say("flip_token"): token,
+                say("flip_text"): trace.pieces[token],
+                say("search_flip"): say(f"edit_kind_{flip}"),
+                say("search_exact"): found.exact[index],
+                say("search_estimate"): found.estimate[index],
+            }
+        )
+    st.dataframe(pd.DataFrame(rows), hide_index=True)
+    known = int((~np.isnan(found.exact)).sum())
+    st.caption(say("search_note", known=known, all=f"{len(found.tokens):,}", correlation=f"{found.correlation:.2f}"))
+
+
+def _write_link(source: runs.Source, edits: Sequence[Edit], answer: str) -> None:
+    """Put into the address what restores these edits; a long prompt is left out."""
+    if len(source.text) > _LONGEST_LINK or source.chat:
+        st.query_params.from_dict({"lang": language()})
+        return
+    fields = {"checkpoint": source.choice, "prompt": source.text, "lang": language()}
+    fields["edits"] = ";".join(map(str, edits))
+    if answer:
+        fields["answer"] = answer
+    st.query_params.from_dict(fields)

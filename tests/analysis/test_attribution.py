@@ -1,0 +1,141 @@
+"""Attribution: cases with a known answer, gradients against finite differences, and what is held fixed."""
+
+import numpy as np
+import pytest
+import torch
+
+from analysis import AnalysisError
+from analysis.attribution import METHODS, Explained, Question, attribute, words_of
+from tests.conftest import tiny_model
+
+IDS = np.array([5, 9, 33, 7, 60, 12, 2, 81, 44, 20])
+
+
+@pytest.fixture(scope="module")
+def model():
+    return tiny_model("T(T(T)T)T")
+
+
+@pytest.fixture(scope="module")
+def reader():
+    """The scorer of "(TT)" stands before all blocks, so it reads one channel of a token's own embedding."""
+    model = tiny_model("(TT)")
+    with torch.no_grad():
+        model.model.subsamplers[0].weight.zero_()
+        model.model.subsamplers[0].weight[3] = 2.0
+    return model
+
+
+@pytest.mark.parametrize("method", [method for method in METHODS if method != "conductance"])
+def test_a_scorer_that_reads_one_known_feature_is_explained_by_it(reader, method):
+    found = attribute(reader, IDS, Question(4, span=0), method, baseline="zero", window=1)
+    expected = 2 * reader.model.embed_tokens.weight[IDS[4], 3].item()
+    assert found.value == pytest.approx(expected, abs=1e-5)
+    assert found.baseline == 0
+    assert found.values[4] == pytest.approx(expected, abs=1e-5)
+    assert np.abs(np.delete(found.values, 4)).max() < 1e-6
+    assert abs(found.delta) < 1e-5
+    assert found.peak_bytes > 0
+
+
+@pytest.mark.parametrize("question", [Question(9), Question(6, answer=17), Question(5, span=0)])
+def test_integrated_gradients_add_up_to_the_value(model, question):
+    found = attribute(model, IDS, question, "integrated gradients", "routing", steps=200)
+    assert found.values.sum() == pytest.approx(found.value - found.baseline, abs=0.02 * max(1, abs(found.value)))
+    assert found.delta == pytest.approx(found.values.sum() - (found.value - found.baseline), abs=1e-5)
+    assert np.abs(found.values[question.token + 1 :]).max(initial=0) < 1e-6, "nothing after it was read"
+
+
+@pytest.mark.parametrize("held", ["kept", "routing"])
+@pytest.mark.parametrize("question", [Question(9), Question(7, span=0)])
+def test_gradients_with_frozen_routing_match_finite_differences(model, held, question):
+    explained = Explained(model.double(), IDS, question, held)
+    try:
+        embeddings = explained.embeddings.clone().requires_grad_()
+        (gradient,) = torch.autograd.grad(explained(embeddings).sum(), embeddings)
+        for token in (0, 3, 7):
+            direction = torch.zeros_like(embeddings)
+            direction[0, token] = torch.randn(32, generator=torch.Generator().manual_seed(token), dtype=torch.float64)
+            step = 1e-5
+            with torch.no_grad():
+                ahead, behind = (explained(explained.embeddings + sign * step * direction) for sign in (1, -1))
+            slope = (ahead - behind).item() / (2 * step)
+            assert (gradient * direction).sum().item() == pytest.approx(slope, rel=1e-2, abs=1e-4)
+    finally:
+        model.float()
+
+
+def test_free_routing_sees_that_a_token_is_dropped_and_frozen_routing_does_not():
+    model = tiny_model("(T)T")
+    with torch.no_grad():
+        scorer = model.model.subsamplers[0].weight
+        scorer.zero_()
+        scorer[0] = 1.0
+        model.model.embed_tokens.weight[:, 0] = 0.5  # all are kept; at the baseline "zero" none is
+    values = {
+        held: attribute(model, IDS, Question(9), "ablation", held, baseline="zero") for held in ("kept", "routing", "nothing")
+    }
+    assert values["kept"].value == values["nothing"].value == pytest.approx(values["routing"].value, abs=1e-5)
+    free = Explained(model, IDS, Question(9), "nothing")
+    with torch.no_grad():
+        changed = free.embeddings.clone()
+        changed[0, 2] = 0
+        expected = (free(free.embeddings) - free(changed)).item()
+    assert values["nothing"].values[2] == pytest.approx(expected, abs=1e-5)
+    assert not np.allclose(values["nothing"].values, values["routing"].values, atol=1e-4)
+
+
+def test_conductance_goes_through_blocks_that_come_before_what_is_asked(model):
+    found = attribute(model, IDS, Question(9), "conductance")
+    assert found.blocks.shape == (5,)
+    assert np.abs(found.blocks).min() > 0
+    early = attribute(model, IDS, Question(int(np.flatnonzero(Explained(model, IDS, Question(9), "kept").kept[0])[-1]), span=1), "conductance")
+    assert (early.blocks != 0).tolist() == [True, True, False, False, False]
+
+
+def test_words_are_features_of_several_tokens(model):
+    prompt, starts, ends = "hello, wor" + "ld 12", [0, 3, 5, 6, 10, 12], [3, 5, 6, 10, 12, 15]
+    groups = words_of(prompt, starts, ends)
+    assert groups.tolist() == [0, 0, 1, 2, 2, 3]
+    features = np.array([0, 0, 1, 1, 1, 2, 3, 3, 4, 4])
+    for method in METHODS:
+        found = attribute(model, IDS, Question(9), method, groups=features)
+        assert found.values.shape == (5,)
+        assert found.by_token.sum() == pytest.approx(found.values.sum(), abs=1e-4)
+
+
+def test_progress_is_told_and_can_stop(model):
+    told = []
+    attribute(model, IDS, Question(9), "ablation", progress=lambda share, stage, **values: told.append(share))
+    assert told == sorted(told)
+    assert len(told) > 5
+
+    def stop(share, stage, **values):
+        raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        attribute(model, IDS, Question(9), "integrated gradients", progress=stop)
+    assert all(parameter.requires_grad for parameter in model.parameters()), "left as it was"
+
+
+def test_what_cannot_be_explained_is_refused(model, monkeypatch):
+    dropped = int(np.flatnonzero(~Explained(model, IDS, Question(9), "kept").kept[0].numpy())[0])
+    for question, message in (
+        (Question(99), "There is no token 99"),
+        (Question(3, span=7), "There is no subsampling module 7"),
+        (Question(dropped, span=1), "has no score at module 1: module 0 dropped it"),
+    ):
+        with pytest.raises(AnalysisError, match=message):
+            attribute(model, IDS, question)
+    for fields, message in (
+        ({"method": "tea leaves"}, "no method 'tea leaves'"),
+        ({"held": "hands"}, "'hands' cannot be held fixed"),
+        ({"baseline": "sea level"}, "no baseline 'sea level'"),
+        ({"baseline": "end"}, "names no end-of-text token"),
+    ):
+        with pytest.raises(AnalysisError, match=message):
+            attribute(model, IDS, Question(9), **fields)
+    monkeypatch.setattr("analysis.attribution.free_bytes", lambda device: 1000)
+    with pytest.raises(AnalysisError, match="use ablation or occlusion"):
+        attribute(model, IDS, Question(9))
+    attribute(model, IDS, Question(9), "occlusion")

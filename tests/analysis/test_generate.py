@@ -1,0 +1,124 @@
+"""Generation step by step: the same tokens as transformers writes, and branches that equal fresh runs."""
+
+import numpy as np
+import pytest
+import torch
+
+from analysis import AnalysisError
+from analysis.edits import Edit
+from analysis.generate import Generation, Sampling, parting
+from subllm.checkpoints import routing_off
+from tests.conftest import tiny_model
+
+PROMPT = [5, 9, 33, 7, 60, 12, 2, 81]
+
+
+@pytest.fixture(scope="module")
+def model():
+    return tiny_model("TT(T(T)T)T", eos_token_id=96)
+
+
+@pytest.mark.parametrize("which", ["subllm", "dense"])
+def test_greedy_steps_are_what_generate_writes(model, which):
+    chosen = model if which == "subllm" else routing_off(model)
+    generation = Generation(chosen, PROMPT)
+    while not generation.finished and len(generation.tokens) < 20:
+        generation.step()
+    expected = chosen.generate(
+        torch.tensor([PROMPT]), attention_mask=torch.ones(1, 8), max_new_tokens=20, do_sample=False, pad_token_id=0
+    )
+    assert generation.ids == expected[0].tolist()
+
+
+def test_every_token_says_what_became_of_it(model):
+    generation = Generation(model, PROMPT)
+    owners = np.array([-1 if s is None else s for s in model.config.parsed_structure.block_spans])
+    sizes = [0] * 3
+    for _ in range(15):
+        token = generation.step()
+        assert token.kept[0] == (token.scores[0] > 0)
+        assert np.isnan(token.scores[1]) == (not token.kept[0])
+        assert token.blocks == (owners == -1).sum() + sum((owners == span).sum() for span in (0, 1) if token.kept[span])
+        assert token.seconds > 0
+        grew = [after > before for before, after in zip(sizes, token.level_bytes, strict=True)]
+        assert token.level_bytes == tuple(max(pair) for pair in zip(sizes, token.level_bytes, strict=True))
+        if any(sizes):
+            assert grew == [True, *token.kept]
+        sizes = token.level_bytes
+        likeliest = max(token.alternatives, key=lambda pair: pair[1])
+        assert token.id == likeliest[0]
+
+
+@pytest.mark.parametrize("which", ["subllm", "dense"])
+@pytest.mark.parametrize("temperature", [0.0, 1.0])
+def test_a_branch_is_a_fresh_run_of_that_prefix(model, which, temperature):
+    chosen = model if which == "subllm" else routing_off(model)
+    sampling = Sampling(temperature, seed=3)
+    generation = Generation(chosen, PROMPT, sampling)
+    for _ in range(8):
+        generation.step()
+    other = generation.tokens[3].alternatives[-1][0]
+    generation.branch(3, other)
+    for _ in range(6):
+        generation.step()
+    fresh = Generation(chosen, generation.ids[: len(PROMPT) + 4], sampling)
+    for _ in range(6):
+        fresh.step()
+    assert [token.id for token in generation.tokens[4:]] == [token.id for token in fresh.tokens]
+    generation.take_back(0)
+    again = Generation(chosen, PROMPT, sampling)
+    assert generation.step().id == again.step().id
+
+
+def test_sampling_is_seeded_and_filtered(model):
+    def write(**fields):
+        generation = Generation(model, PROMPT, Sampling(**fields))
+        return [generation.step().id for _ in range(10)]
+
+    assert write(temperature=1.5, seed=1) == write(temperature=1.5, seed=1)
+    assert write(temperature=1.5, seed=1) != write(temperature=1.5, seed=2)
+    assert write(temperature=1.5, top_k=1) == write()
+    assert write(temperature=1.5, top_p=1e-6) == write()
+    repeated = write(repetition_penalty=1e6)
+    assert len(set(repeated)) == len(repeated)
+
+
+def test_edits_hold_for_what_follows_the_prompt(model):
+    dropping = Generation(model, PROMPT, edits=(Edit("threshold", 0, value=1e6),))
+    assert not any(dropping.step().kept[0] for _ in range(5))
+    keeping = Generation(model, PROMPT, edits=(Edit("dense", -1),))
+    assert all(all(keeping.step().kept) for _ in range(5))
+
+
+@pytest.mark.parametrize(
+    ("fields", "message"),
+    [
+        ({"temperature": -1}, "temperature is -1; it must be 0 or more"),
+        ({"top_p": 0}, r"top_p is 0; it must be in \(0, 1\]"),
+        ({"top_k": -2}, "top_k is -2"),
+        ({"repetition_penalty": 0}, "repetition_penalty is 0"),
+    ],
+)
+def test_bad_sampling_is_refused(fields, message):
+    with pytest.raises(AnalysisError, match=message):
+        Sampling(**fields)
+
+
+def test_a_text_that_ended_takes_no_more(model):
+    with pytest.raises(AnalysisError, match="no prompt to continue"):
+        Generation(model, [])
+    with pytest.raises(AnalysisError, match="fills the model's 256 positions"):
+        Generation(model, [1] * 256)
+    generation = Generation(model, PROMPT)
+    generation.step(96)
+    assert generation.finished
+    assert generation.tokens[-1].chosen is False
+    with pytest.raises(AnalysisError, match="The text has ended"):
+        generation.step()
+    generation.take_back(0)
+    generation.step()
+
+
+def test_where_two_texts_part():
+    assert parting([1, 2, 3], [1, 2, 4]) == 2
+    assert parting([1, 2], [1, 2, 4]) is None
