@@ -208,7 +208,7 @@ def attribute(
         elif method == "integrated gradients":
             found.append(_integrated(explained, inputs, base, steps, progress))
         elif method == "input x gradient":
-            found.append(InputXGradient(explained).attribute(inputs))
+            found.append(InputXGradient(explained).attribute(inputs.clone().requires_grad_()))
         elif method == "ablation":
             mask = torch.tensor(groups, device=inputs.device)[None, :, None].expand_as(inputs)
             counted = _counted(explained, int(groups.max()) + 2, progress)
@@ -218,7 +218,9 @@ def attribute(
             width = min(window, inputs.shape[1])
             counted = _counted(explained, inputs.shape[1] - width + 2, progress)
             shape = (width, inputs.shape[2])
-            found.append(Occlusion(counted).attribute(inputs, sliding_window_shapes=shape, baselines=base) / inputs.shape[2])
+            found.append(
+                Occlusion(counted).attribute(inputs, sliding_window_shapes=shape, baselines=base) / inputs.shape[2]
+            )
 
     try:
         started = time.perf_counter()
@@ -255,9 +257,7 @@ def words_of(prompt: str, starts: Sequence[int], ends: Sequence[int]) -> np.ndar
     return groups
 
 
-def _integrated(
-    explained: Explained, inputs: Tensor, base: Tensor, steps: int, progress: Progress
-) -> Tensor:
+def _integrated(explained: Explained, inputs: Tensor, base: Tensor, steps: int, progress: Progress) -> Tensor:
     counted = _counted(explained, steps, progress)
     return IntegratedGradients(counted).attribute(inputs, base, n_steps=steps, internal_batch_size=1)
 
@@ -275,7 +275,7 @@ def _conductance(explained: Explained, inputs: Tensor, base: Tensor, progress: P
     for done, block in enumerate(ran):
         progress(done / len(ran), "attribution", done=done, total=len(ran))
         conductance = LayerConductance(explained, layers[block])
-        values: Any = conductance.attribute(inputs, base, n_steps=_CONDUCTANCE_STEPS, internal_batch_size=1)
+        values: Any = conductance.attribute(inputs, base, n_steps=_CONDUCTANCE_STEPS, internal_batch_size=2)
         found[block] = values.detach().float().sum().item()
     return found
 

@@ -163,7 +163,9 @@ def check(edits: Sequence[Edit], spans: int, tokens: int) -> None:
             allowed = f"it has 0 to {spans - 1}" if spans else "it has none"
             raise AnalysisError(f"The edit '{edit}' is for subsampling module {edit.span} of the model; {allowed}.")
         if edit.tokens and edit.tokens[-1] >= tokens:
-            raise AnalysisError(f"The edit '{edit}' is for token {edit.tokens[-1]:,}; the prompt has 0 to {tokens - 1:,}.")
+            raise AnalysisError(
+                f"The edit '{edit}' is for token {edit.tokens[-1]:,}; the prompt has 0 to {tokens - 1:,}."
+            )
 
 
 @dataclass

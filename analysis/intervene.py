@@ -119,7 +119,7 @@ class Outcome:
         return [span for span, row in enumerate(self.kept) if not row.any()]
 
 
-@torch.inference_mode()
+@torch.no_grad()
 def read_ground(model: SubllmForCausalLM, token_ids: np.ndarray, answer_ids: Sequence[int] = ()) -> Ground:
     """Read a prompt without edits.
 
@@ -243,7 +243,11 @@ def first_span(ground: Ground, edits: Sequence[Edit]) -> int:
         edits: at least one.
     """
     spans = ground.model.config.parsed_structure.spans
-    return 0 if any(edit.span == EVERY for edit in edits) else min((spans[e.span] for e in edits), key=lambda s: s.start).index
+    return (
+        0
+        if any(edit.span == EVERY for edit in edits)
+        else min((spans[e.span] for e in edits), key=lambda s: s.start).index
+    )
 
 
 def answer_logprob(ground: Ground, hidden: Tensor) -> float:
@@ -307,7 +311,7 @@ def main() -> int:
         )
         texts = [f"{kind} {what}" if kind != "dense" else f"dense@{what}" for kind in KINDS
                  for what in getattr(arguments, kind)]  # fmt: skip
-        edits = [Edit.parse(text, prompt.text, prompt.starts, prompt.ends) for text in texts]
+        edits = [Edit.parse(text, prompt.text, prompt.starts.tolist(), prompt.ends.tolist()) for text in texts]
         answer = tokenizer(arguments.answer, add_special_tokens=False)["input_ids"] if arguments.answer else []
         ground = read_ground(model, prompt.token_ids, answer)
         outcome = intervene(ground, edits)
@@ -334,7 +338,9 @@ def _report(ground: Ground, outcome: Outcome, judged: dict[str, np.ndarray], pie
         f"operations: {outcome.operations[1] / outcome.operations[0] - 1:+.1%}",
     ]
     for span, row in enumerate(outcome.kept):
-        flips = ", ".join(f"{'+' if sign > 0 else '-'}{token}" for token, sign in enumerate(outcome.flipped[span]) if sign)
+        flips = ", ".join(
+            f"{'+' if sign > 0 else '-'}{token}" for token, sign in enumerate(outcome.flipped[span]) if sign
+        )
         lines.append(f"module {span}: keeps {ground.kept[span].sum():,} -> {row.sum():,}; flipped: {flips or 'none'}")
     lines += [
         f"token {token} never reached module {span}: an outer one dropped it; keep it there too"

@@ -14,6 +14,8 @@ import pandas as pd
 import torch
 from torch import Tensor
 
+from subllm.subsampling import Rule
+
 from .intervene import Ground
 from .measure import free_bytes
 from .record import Progress, out_of_memory_said, silent
@@ -62,10 +64,7 @@ def objective(ground: Ground, hidden: Tensor) -> Tensor:
         hidden: (B, T + A, D) last hidden states.
     """
     head, last = ground.model.lm_head, ground.num_tokens - 1
-    if ground.answer:
-        targets = ground.ids[0, ground.num_tokens :]
-    else:
-        targets = head(ground.hidden[last]).argmax()[None]
+    targets = ground.ids[0, ground.num_tokens :] if ground.answer else head(ground.hidden[last]).argmax()[None]
     rows = hidden[:, last : last + len(targets)]
     found = head(rows).float().log_softmax(-1)
     return found.gather(2, targets[None, :, None].expand(len(hidden), -1, 1)).sum((1, 2))
@@ -128,13 +127,7 @@ def measure(ground: Ground, effects: Effects, wanted: Sequence[int], progress: P
         part = list(wanted[start : start + rows])
         flipped = torch.tensor(effects.tokens[part], device=model.device)[:, None]
 
-        def rule(number: int, scores: Tensor, positions: Tensor, mask: Tensor | None) -> tuple[Tensor, Tensor]:
-            kept, weights = scores > 0, scores.clamp(0, 1)
-            if number != span:
-                return kept, weights
-            own = positions == flipped
-            return kept ^ own, torch.where(own & ~kept, 1.0, weights)
-
+        rule = _flipping(span, flipped)
         with torch.inference_mode(), out_of_memory_said(len(part) * ground.ids.shape[1]):
             output = model.model(
                 ground.ids.expand(len(part), -1), use_cache=False, rule=rule, resume=ground.snapshots[span]
@@ -142,6 +135,19 @@ def measure(ground: Ground, effects: Effects, wanted: Sequence[int], progress: P
             after = objective(ground, output.last_hidden_state)
         exact[part] = after.float().cpu().numpy() - before
         yield Effects(span, effects.tokens, exact.copy(), effects.estimate)
+
+
+def _flipping(span: int, tokens: Tensor) -> Rule:
+    """The model's own rule, but for one token (B, 1) of every row at one span."""
+
+    def rule(number: int, scores: Tensor, positions: Tensor, mask: Tensor | None) -> tuple[Tensor, Tensor]:
+        kept, weights = scores > 0, scores.clamp(0, 1)
+        if number != span:
+            return kept, weights
+        own = positions == tokens
+        return kept ^ own, torch.where(own & ~kept, 1.0, weights)
+
+    return rule
 
 
 def _derivative(ground: Ground, span: int, *, all_kept: bool) -> tuple[np.ndarray, np.ndarray]:

@@ -253,7 +253,9 @@ def ground_of(source: Source, trace: Trace, answer: str, known: Ground | None, p
         return read_ground(checkpoint.model, trace.token_ids, ids)
 
 
-def edited(ground: Ground, edits: Sequence[Edit], progress: Progress) -> Iterator[tuple[Outcome, dict[str, np.ndarray]]]:
+def edited(
+    ground: Ground, edits: Sequence[Edit], progress: Progress
+) -> Iterator[tuple[Outcome, dict[str, np.ndarray]]]:
     """What edits change: at once after the prompt, then at every position.
 
     Args:
@@ -317,7 +319,13 @@ def attention(source: Source, trace: Trace, token: int) -> np.ndarray:
 
 
 def generation(
-    source: Source, token_ids: Sequence[int], sampling: Sampling, edits: Sequence[Edit], progress: Progress, *, dense: bool
+    source: Source,
+    token_ids: Sequence[int],
+    sampling: Sampling,
+    edits: Sequence[Edit],
+    progress: Progress,
+    *,
+    dense: bool,
 ) -> Generation:
     """A text to be continued step by step.
 

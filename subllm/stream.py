@@ -70,8 +70,10 @@ class Snapshot:
 
 
 def _repeat(selection: Selection, batch: int) -> Selection:
-    rows = [tensor.expand(batch, -1) for tensor in (selection.scores, selection.indices, selection.weights)]
-    return Selection(*rows, None, selection.counts[:1] * batch)
+    scores, indices, weights = (
+        tensor.expand(batch, -1) for tensor in (selection.scores, selection.indices, selection.weights)
+    )
+    return Selection(scores, indices, weights, None, selection.counts[:1] * batch)
 
 
 def uneven(numbers: list[int]) -> bool:
@@ -93,7 +95,9 @@ def unpack(hidden_states: Tensor, real: Tensor) -> Tensor:
 
 
 @torch.no_grad()
-def routing_record(stream: Tensor, parent: Tokens, tokens: Tokens, before: Tensor, contribution: Tensor) -> RoutingRecord:
+def routing_record(
+    stream: Tensor, parent: Tokens, tokens: Tokens, before: Tensor, contribution: Tensor
+) -> RoutingRecord:
     """What one span did.
 
     Args:

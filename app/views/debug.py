@@ -36,7 +36,9 @@ def show() -> None:
         digest = st.selectbox(say("debugged"), list(names), format_func=names.__getitem__, key="debugged")
     trace = next(trace for trace in traces if trace.digest == digest)
     source = st.session_state["sources"][trace.digest]
-    tabs = st.tabs([say(f"tab_{name}") for name in ("whatif", "why", "steps", "beside")], on_change="rerun", key="debug")
+    tabs = st.tabs(
+        [say(f"tab_{name}") for name in ("whatif", "why", "steps", "beside")], on_change="rerun", key="debug"
+    )
     for tab, view in zip(tabs, (whatif.show, why.show, steps.show, beside.show), strict=True):
         if tab.open:
             with tab:

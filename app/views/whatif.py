@@ -2,6 +2,7 @@
 
 from collections.abc import Sequence
 from dataclasses import replace
+from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -69,7 +70,7 @@ def show(trace: Trace, source: runs.Source, settings: Settings) -> None:
     place.empty()
     with shown_place:
         st.caption(say("whatif_help"))
-        now = replace(trace, **outcome.arrays)
+        now = _with_arrays(trace, outcome.arrays)
         shown = routing_view(now, before, words, key="whatif")
         st.session_state["whatif shown"] = vars(shown)
     _controls(trace, shown)
@@ -91,6 +92,10 @@ def show(trace: Trace, source: runs.Source, settings: Settings) -> None:
             _remember(now, judged, edits, source)
     _search(trace, ground, shown)
     _write_link(source, edits, answer)
+
+
+def _with_arrays(trace: Trace, arrays: dict[str, Any]) -> Trace:
+    return replace(trace, **arrays)
 
 
 def _change(edits: list[Edit]) -> None:
@@ -165,7 +170,9 @@ def _forces(trace: Trace, shown: Shown) -> None:
         left, right = st.columns([12, 1], vertical_alignment="center")
         left.code(str(edit), language=None)
         rest = edits[:index] + edits[index + 1 :]
-        right.button("", icon=":material/close:", key=f"remove {index}", help=say("edit_remove"), on_click=_change, args=(rest,))
+        right.button(
+            "", icon=":material/close:", key=f"remove {index}", help=say("edit_remove"), on_click=_change, args=(rest,)
+        )
     st.button(say("edits_clear"), icon=":material/delete:", on_click=_change, args=([],))
 
 
@@ -227,9 +234,11 @@ def _numbers(ground: Ground, outcome: Outcome, judged: dict[str, np.ndarray]) ->
     st.table(pd.DataFrame(rows, index=list(pairs)))
     st.caption(
         say(
-            "whatif_time", share=f"{outcome.share:.0%}", again=f"{1000 * outcome.seconds:,.0f}",
+            "whatif_time",
+            share=f"{outcome.share:.0%}",
+            again=f"{1000 * outcome.seconds:,.0f}",
             whole=f"{1000 * ground.seconds:,.0f}",
-        )  # fmt: skip
+        )
     )
 
 

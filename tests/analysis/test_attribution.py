@@ -56,11 +56,11 @@ def test_gradients_with_frozen_routing_match_finite_differences(model, held, que
         for token in (0, 3, 7):
             direction = torch.zeros_like(embeddings)
             direction[0, token] = torch.randn(32, generator=torch.Generator().manual_seed(token), dtype=torch.float64)
-            step = 1e-5
+            step = 1e-3
             with torch.no_grad():
                 ahead, behind = (explained(explained.embeddings + sign * step * direction) for sign in (1, -1))
             slope = (ahead - behind).item() / (2 * step)
-            assert (gradient * direction).sum().item() == pytest.approx(slope, rel=1e-2, abs=1e-4)
+            assert (gradient * direction).sum().item() == pytest.approx(slope, rel=1e-2, abs=1e-3)
     finally:
         model.float()
 
@@ -73,7 +73,8 @@ def test_free_routing_sees_that_a_token_is_dropped_and_frozen_routing_does_not()
         scorer[0] = 1.0
         model.model.embed_tokens.weight[:, 0] = 0.5  # all are kept; at the baseline "zero" none is
     values = {
-        held: attribute(model, IDS, Question(9), "ablation", held, baseline="zero") for held in ("kept", "routing", "nothing")
+        held: attribute(model, IDS, Question(9), "ablation", held, baseline="zero")
+        for held in ("kept", "routing", "nothing")
     }
     assert values["kept"].value == values["nothing"].value == pytest.approx(values["routing"].value, abs=1e-5)
     free = Explained(model, IDS, Question(9), "nothing")
@@ -89,7 +90,12 @@ def test_conductance_goes_through_blocks_that_come_before_what_is_asked(model):
     found = attribute(model, IDS, Question(9), "conductance")
     assert found.blocks.shape == (5,)
     assert np.abs(found.blocks).min() > 0
-    early = attribute(model, IDS, Question(int(np.flatnonzero(Explained(model, IDS, Question(9), "kept").kept[0])[-1]), span=1), "conductance")
+    early = attribute(
+        model,
+        IDS,
+        Question(int(np.flatnonzero(Explained(model, IDS, Question(9), "kept").kept[0])[-1]), span=1),
+        "conductance",
+    )
     assert (early.blocks != 0).tolist() == [True, True, False, False, False]
 
 
@@ -119,6 +125,7 @@ def test_progress_is_told_and_can_stop(model):
 
 
 def test_what_cannot_be_explained_is_refused(model, monkeypatch):
+    monkeypatch.setattr(model.generation_config, "eos_token_id", None)
     dropped = int(np.flatnonzero(~Explained(model, IDS, Question(9), "kept").kept[0].numpy())[0])
     for question, message in (
         (Question(99), "There is no token 99"),

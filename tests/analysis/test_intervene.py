@@ -56,7 +56,7 @@ def run_again(model, ids, edits):
 
 
 EDITS = [
-    "drop 3-7@0",
+    "drop 0-20@0",
     "keep 0-39@2",
     "threshold -0.3@1",
     "retention 0.25@*",
@@ -84,7 +84,7 @@ def test_going_on_from_a_snapshot_is_reading_it_all(model, ids, ground, text):
 
 
 def test_only_what_follows_the_first_edit_runs_again(model, ground):
-    ran = []
+    ran, shares = [], []
     model_ids = ground.ids
     for span, expected in ((0, "(T(TT)T)(T)T"), (1, "(TT)T)(T)T"), (2, "(T)T")):
         ran.clear()
@@ -95,8 +95,8 @@ def test_only_what_follows_the_first_edit_runs_again(model, ground):
         with torch.inference_mode():
             model.model(model_ids, use_cache=False, resume=ground.snapshots[span], observer=observe)
         assert "".join(ran) == expected
-        share = intervene(ground, [Edit("bypass", span, value=0.5)]).share
-        assert share == pytest.approx(expected.count(BLOCK) / 6, abs=0.2)
+        shares.append(intervene(ground, [Edit("bypass", span, value=0.5)]).share)
+    assert 1 > shares[0] > shares[1] > shares[2] > 0
 
 
 def test_what_is_forced_is_kept_or_dropped_and_the_rest_decides_for_itself(ground):
@@ -214,9 +214,8 @@ def test_the_estimate_is_the_derivative_by_the_weight(ground):
                 return scores > 0, weights + change * (positions == token) if span == 2 else weights
 
             with torch.inference_mode():
-                output = ground.model.model(ground.ids, use_cache=False, rule=rule)
-            hidden = output.last_hidden_state[0]
-            rows = ground.model.lm_head(hidden[39:41]).log_softmax(-1)
+                output = ground.model(ground.ids, use_cache=False, rule=rule)
+                rows = output.logits[0, 39:41].log_softmax(-1)
             return rows.gather(1, ground.ids[0, 40:, None]).sum().item()
 
         slope = (answer(step) - answer(-step)) / (2 * step)
@@ -226,7 +225,9 @@ def test_the_estimate_is_the_derivative_by_the_weight(ground):
 def test_the_command_says_what_changed(tiny_checkpoint):
     command = [sys.executable, "-m", "analysis.intervene", "--checkpoint", str(tiny_checkpoint), "--device", "cpu",
                "--prompt", "the cat sat on the mat 12", "--answer", " dog"]  # fmt: skip
-    done = subprocess.run([*command, "--drop", "1-2@0", "--keep", "digits@*"], capture_output=True, text=True, check=False)
+    done = subprocess.run(
+        [*command, "--drop", "1-2@0", "--keep", "digits@*"], capture_output=True, text=True, check=False
+    )
     assert done.returncode == 0, done.stderr
     assert "edits: keep" in done.stdout
     assert "log-probability of the answer" in done.stdout
