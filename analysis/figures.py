@@ -69,6 +69,17 @@ ENGLISH: Words = {
     "figure_bypass": "bypass",
     "figure_gather and scatter": "gather and scatter",
     "figure_rest": "rest: additions, masks, embedding",
+    "figure_untouched": "untouched",
+    "figure_edited": "with edits",
+    "figure_contribution": "contribution",
+    "figure_all_blocks": "most blocks",
+    "figure_fewer_blocks": "fewer blocks",
+    "figure_outside": "outside of all levels",
+    "figure_alike": "both decide alike",
+    "figure_first_only": "kept by the first only",
+    "figure_second_only": "kept by the second only",
+    "figure_score_first": "score in the first",
+    "figure_score_second": "score in the second",
 }
 
 

@@ -28,7 +28,13 @@ class Prompt:
 
 
 def read_prompt(
-    text: str, tokenizer: PreTrainedTokenizerBase, limit: int, *, chat: bool = False, truncate: bool = False
+    text: str,
+    tokenizer: PreTrainedTokenizerBase,
+    limit: int,
+    *,
+    chat: bool = False,
+    system: str = "",
+    truncate: bool = False,
 ) -> Prompt:
     """Tokenise a prompt.
 
@@ -37,6 +43,7 @@ def read_prompt(
         tokenizer: a fast tokenizer, which knows where tokens stand in the text.
         limit: most tokens allowed.
         chat: put the text into the tokenizer's chat template, as the user's turn.
+        system: the turn before it, in a chat.
         truncate: cut a longer prompt to its first `limit` tokens.
 
     Raises:
@@ -61,8 +68,9 @@ def read_prompt(
     if chat:
         if not tokenizer.chat_template:
             raise PromptError("The checkpoint's tokenizer has no chat template; turn the chat option off.")
-        turn = [{"role": "user", "content": text}]
-        text = str(tokenizer.apply_chat_template(turn, tokenize=False, add_generation_prompt=True))
+        turns = [{"role": "system", "content": system}] if system else []
+        turns.append({"role": "user", "content": text})
+        text = str(tokenizer.apply_chat_template(turns, tokenize=False, add_generation_prompt=True))
     encoding = tokenizer(text, return_offsets_mapping=True, add_special_tokens=not chat, verbose=False)
     ids = np.asarray(encoding["input_ids"], dtype=np.int64)
     offsets = np.asarray(encoding["offset_mapping"], dtype=np.int64).reshape(-1, 2)

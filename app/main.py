@@ -8,7 +8,7 @@ import streamlit as st
 from analysis import AnalysisError
 from app.messages import show_error, start_logging
 from app.strings import say
-from app.views import efficiency, explore
+from app.views import debug, efficiency, explore
 from subllm import SubllmError
 
 _ICON = str(Path(__file__).parents[1] / "assets" / "icon.svg")
@@ -20,6 +20,7 @@ page = st.navigation(
         st.Page(
             explore.show, title=say("page_explore"), icon=":material/filter_alt:", url_path="explore", default=True
         ),
+        st.Page(debug.show, title=say("page_debug"), icon=":material/bug_report:", url_path="debug"),
         st.Page(efficiency.show, title=say("page_efficiency"), icon=":material/speed:", url_path="efficiency"),
     ]
 )

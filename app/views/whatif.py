@@ -8,7 +8,7 @@ import numpy as np
 import pandas as pd
 import streamlit as st
 
-from analysis import AnalysisError, Trace, figures
+from analysis import AnalysisError, Trace, debug_figures, figures
 from analysis.edits import CLASSES, EVERY, Edit, without
 from analysis.intervene import Ground, Outcome, reachable
 from analysis.prompt import decode_pieces
@@ -86,7 +86,11 @@ def show(trace: Trace, source: runs.Source, settings: Settings) -> None:
             _numbers(ground, outcome, judged)
     if judged and edits:
         left, right = st.columns(2)
-        plot(left, figures.divergence(trace, judged["divergence"], words), "whatif divergence")
+        plot(
+            left,
+            debug_figures.by_position(trace, judged["divergence"], words["number_divergence"]),
+            "whatif divergence",
+        )
         left.caption(say("divergence_help"))
         if right.button(say("whatif_add"), icon=":material/compare:", help=say("whatif_add_help")):
             _remember(now, judged, edits, source)
@@ -191,7 +195,7 @@ def _warnings(outcome: Outcome, trace: Trace, edits: Sequence[Edit]) -> None:
 def _next_tokens(outcome: Outcome, source: runs.Source) -> None:
     checkpoint, _ = source.load()
     pieces = decode_pieces(outcome.next_ids, checkpoint.tokenizer)
-    plot(st, figures.two_distributions(pieces, outcome.next_probabilities, table(language())), "whatif next")
+    plot(st, debug_figures.two_distributions(pieces, outcome.next_probabilities, table(language())), "whatif next")
     st.caption(say("whatif_next", divergence=f"{outcome.divergence:.4f}"))
 
 

@@ -1,0 +1,248 @@
+"""Plotly figures of interventions, attributions, stepwise generation and pairs of traces."""
+
+from collections.abc import Sequence
+from html import escape
+
+import numpy as np
+import plotly.graph_objects as go
+
+from .attribution import Attribution
+from .beside import Pairing
+from .figures import DROPPED, ENGLISH, KEPT, LAYOUT, NEUTRAL, Words
+from .generate import Generation
+from .trace import Trace
+
+_LONGEST = 24  # characters of a token in a label
+_SHOWN = 20  # bars
+
+
+def two_distributions(pieces: np.ndarray, probabilities: np.ndarray, words: Words = ENGLISH) -> go.Figure:
+    """Next-token probabilities, untouched and edited.
+
+    Args:
+        pieces: (K,) text of the tokens, the likeliest with edits first.
+        probabilities: (2, K) untouched and edited.
+        words: labels by key, as in `ENGLISH`.
+    """
+    figure = go.Figure()
+    names = _labels(pieces)
+    for row, name, colour, pattern in (
+        (probabilities[0], words["figure_untouched"], NEUTRAL, "/"),
+        (probabilities[1], words["figure_edited"], KEPT, ""),
+    ):
+        figure.add_bar(
+            y=names,
+            x=row,
+            orientation="h",
+            name=name,
+            marker={"color": colour, "pattern": {"shape": pattern}},
+            hovertemplate="%{x:.3%}<extra></extra>",
+        )
+    figure.update_layout(**LAYOUT, barmode="group", xaxis_title=words["figure_probability"])
+    figure.update_xaxes(tickformat=".0%")
+    figure.update_yaxes(autorange="reversed")
+    return figure
+
+
+def by_position(trace: Trace, values: np.ndarray, title: str) -> go.Figure:
+    """A number for every token of the prompt.
+
+    Args:
+        trace: of the prompt.
+        values: (T,).
+        title: of the axis.
+    """
+    figure = go.Figure()
+    figure.add_scatter(
+        x=np.arange(trace.num_tokens),
+        y=values,
+        mode="lines+markers",
+        marker={"size": 4},
+        line={"color": KEPT},
+        text=_labels(trace.pieces, numbered=False),
+        hovertemplate="%{x}: %{text}<br>%{y:.4f}<extra></extra>",
+    )
+    figure.update_layout(**LAYOUT, xaxis_title="", yaxis_title=title)
+    return figure
+
+
+def contributions(trace: Trace, found: Attribution, words: Words = ENGLISH) -> go.Figure:
+    """The strongest contributions, as signed bars.
+
+    Args:
+        trace: of the prompt.
+        found: attribution.
+        words: labels by key, as in `ENGLISH`.
+    """
+    strongest = np.argsort(-np.abs(found.values))[:_SHOWN]
+    texts = ["".join(trace.pieces[found.groups == feature]) for feature in strongest]
+    first = [int(np.flatnonzero(found.groups == feature)[0]) for feature in strongest]
+    values = found.values[strongest]
+    figure = go.Figure()
+    figure.add_bar(
+        y=[f"{at}: {_short(text)}" for at, text in zip(first, texts, strict=True)],
+        x=values,
+        orientation="h",
+        marker={
+            "color": [KEPT if value >= 0 else DROPPED for value in values],
+            "pattern": {"shape": ["" if value >= 0 else "/" for value in values]},
+        },
+        hovertemplate="%{y}: %{x:+.4f}<extra></extra>",
+    )
+    figure.update_layout(**(LAYOUT | {"height": 120 + 22 * len(values)}), xaxis_title=words["figure_contribution"])
+    figure.update_yaxes(autorange="reversed")
+    return figure
+
+
+def through_blocks(found: Attribution, words: Words = ENGLISH) -> go.Figure:
+    """Conductance of every block.
+
+    Args:
+        found: attribution by conductance.
+        words: labels by key, as in `ENGLISH`.
+    """
+    figure = go.Figure()
+    figure.add_bar(
+        x=np.arange(len(found.blocks)),
+        y=found.blocks,
+        marker={"color": KEPT},
+        hovertemplate="%{x}: %{y:+.4f}<extra></extra>",
+    )
+    figure.update_layout(**LAYOUT, xaxis_title=words["figure_block"], yaxis_title=words["figure_contribution"])
+    return figure
+
+
+def attention(trace: Trace, rows: np.ndarray, words: Words = ENGLISH) -> go.Figure:
+    """What one token attends to, block by block.
+
+    Args:
+        trace: of the prompt.
+        rows: (L, T) attention, NaN where the block did not process the token.
+        words: labels by key, as in `ENGLISH`.
+    """
+    seen = int(np.flatnonzero(np.nan_to_num(rows).any(0)).max(initial=0)) + 1
+    figure = go.Figure()
+    figure.add_heatmap(
+        z=np.where(trace.processed[:, :seen], rows[:, :seen], np.nan),
+        text=np.tile(np.asarray(_labels(trace.pieces[:seen], numbered=False)), (len(rows), 1)),
+        colorscale="Blues",
+        hovertemplate="%{x}: %{text}<br>%{y}<br>%{z:.3f}<extra></extra>",
+        colorbar={"tickformat": ".0%"},
+    )
+    figure.update_layout(
+        **(LAYOUT | {"height": 420}), xaxis_title=words["figure_tokens"], yaxis_title=words["figure_block"]
+    )
+    figure.update_yaxes(autorange="reversed")
+    return figure
+
+
+def token_times(generation: Generation, dense: Generation | None, words: Words = ENGLISH) -> go.Figure:
+    """Time of every new token, told apart by how many blocks processed it.
+
+    Args:
+        generation: by the SUBLLM.
+        dense: by the dense model, if it ran beside.
+        words: labels by key, as in `ENGLISH`.
+    """
+    figure = go.Figure()
+    whole = max((token.blocks for token in generation.tokens), default=0)
+    tokens = list(enumerate(generation.tokens))
+    for name, chosen, colour, symbol in (
+        (words["figure_all_blocks"], [(n, t) for n, t in tokens if t.blocks == whole], KEPT, "circle"),
+        (words["figure_fewer_blocks"], [(n, t) for n, t in tokens if t.blocks < whole], DROPPED, "x"),
+    ):
+        figure.add_scatter(
+            x=[number for number, _ in chosen],
+            y=[1000 * token.seconds for _, token in chosen],
+            mode="markers",
+            name=name,
+            marker={"color": colour, "symbol": symbol},
+            text=[str(token.blocks) for _, token in chosen],
+            hovertemplate="%{x}: %{y:.1f} ms, %{text} " + words["figure_block"] + "<extra></extra>",
+        )
+    if dense is not None:
+        figure.add_scatter(
+            y=[1000 * token.seconds for token in dense.tokens],
+            mode="lines",
+            name=words["figure_dense"],
+            line={"color": NEUTRAL, "dash": "dash"},
+            hovertemplate="%{x}: %{y:.1f} ms<extra></extra>",
+        )
+    figure.update_layout(**LAYOUT, xaxis_title=words["figure_new_tokens"], yaxis_title=words["figure_milliseconds"])
+    return figure
+
+
+def level_growth(generation: Generation, dense: Generation | None, words: Words = ENGLISH) -> go.Figure:
+    """Cache of every level while a text grows.
+
+    Args:
+        generation: by the SUBLLM.
+        dense: by the dense model, if it ran beside.
+        words: labels by key, as in `ENGLISH`.
+    """
+    figure = go.Figure()
+    sizes = np.asarray([token.level_bytes for token in generation.tokens]) / 2**20
+    for level in range(sizes.shape[1] if len(sizes) else 0):
+        name = words["level"].format(n=level) if level else words["figure_outside"]
+        figure.add_scatter(
+            y=sizes[:, level],
+            mode="lines",
+            name=name,
+            stackgroup="levels",
+            hovertemplate="%{x}: %{y:.3f} MiB<extra></extra>",
+        )
+    if dense is not None:
+        figure.add_scatter(
+            y=[sum(token.level_bytes) / 2**20 for token in dense.tokens],
+            mode="lines",
+            name=words["figure_dense"],
+            line={"color": NEUTRAL, "dash": "dash"},
+            hovertemplate="%{x}: %{y:.3f} MiB<extra></extra>",
+        )
+    figure.update_layout(**LAYOUT, xaxis_title=words["figure_new_tokens"], yaxis_title="MiB")
+    return figure
+
+
+def score_pairs(first: Trace, second: Trace, pairing: Pairing, span: int, words: Words = ENGLISH) -> go.Figure:
+    """Scores of the same tokens in two traces, by who keeps them.
+
+    Args:
+        first: a trace.
+        second: another.
+        pairing: of their tokens.
+        span: number of the subsampling module.
+        words: labels by key, as in `ENGLISH`.
+    """
+    x, y = first.scores[span, pairing.first], second.scores[span, pairing.second]
+    a, b = first.kept[span, pairing.first], second.kept[span, pairing.second]
+    texts = np.asarray(_labels(first.pieces[pairing.first], numbered=False))
+    figure = go.Figure()
+    for name, chosen, colour, symbol in (
+        (words["figure_alike"], a == b, NEUTRAL, "circle"),
+        (words["figure_first_only"], a & ~b, KEPT, "diamond"),
+        (words["figure_second_only"], ~a & b, DROPPED, "x"),
+    ):
+        figure.add_scatter(
+            x=x[chosen],
+            y=y[chosen],
+            mode="markers",
+            name=name,
+            marker={"color": colour, "symbol": symbol, "size": 6},
+            text=texts[chosen],
+            hovertemplate="%{text}<br>%{x:.3f}, %{y:.3f}<extra></extra>",
+        )
+    for line in (figure.add_hline, figure.add_vline):
+        line(0, line={"color": NEUTRAL, "dash": "dot"})
+    figure.update_layout(**LAYOUT, xaxis_title=words["figure_score_first"], yaxis_title=words["figure_score_second"])
+    return figure
+
+
+def _labels(pieces: Sequence[str] | np.ndarray, *, numbered: bool = True) -> list[str]:
+    """Text of tokens as labels; numbered, so that equal ones stay apart."""
+    short = [_short(str(piece)) for piece in pieces]
+    return [f"{n + 1}. {text}" for n, text in enumerate(short)] if numbered else short
+
+
+def _short(text: str) -> str:
+    shown = text.replace("\n", "⏎").replace("\t", "⇥")
+    return escape(repr(shown[:_LONGEST] + "…" if len(shown) > _LONGEST else shown))

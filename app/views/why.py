@@ -1,0 +1,127 @@
+"""Why: what made a score, or the next token, what it is; what each block predicts; what a token attends to."""
+
+import numpy as np
+import pandas as pd
+import streamlit as st
+
+from analysis import AnalysisError, Trace, debug_figures, figures
+from analysis.attribution import BASELINES, HELD, METHODS, Attribution, Question, words_of
+from app import runs
+from app.components.routing_view import Shown, routing_view
+from app.messages import plot, progress_bar, show_error
+from app.settings import Settings
+from app.strings import language, say, table
+from app.views import token
+from subllm import SubllmError
+
+
+def show(trace: Trace, source: runs.Source, settings: Settings) -> None:
+    """The tab.
+
+    Args:
+        trace: of the prompt.
+        source: of the trace.
+        settings: what the operator allows.
+    """
+    words = table(language())
+    st.caption(say("why_help"))
+    shown = routing_view(trace, Shown.parse(st.session_state.get("why shown"), trace), words, key="why")
+    st.session_state["why shown"] = vars(shown)
+    if shown.selected < 0:
+        st.info(say("why_select"), icon=":material/touch_app:")
+        return
+    st.subheader(say("why_token", n=f"{shown.selected:,}"))
+    with st.form("why", border=True):
+        question, options = _form(trace, shown)
+        pressed = st.form_submit_button(say("why_run"), type="primary", icon=":material/psychology:")
+    if pressed:
+        place = st.empty()
+        try:
+            found = runs.explain(source, trace, question, progress_bar(place, key="stop why"), **options)
+            st.session_state["why"] = (trace.digest, question, options["method"], found)
+        except (SubllmError, AnalysisError) as error:
+            show_error(error)
+        place.empty()
+    digest, asked, method, found = st.session_state.get("why", (None, None, None, None))
+    if digest == trace.digest and found is not None:
+        _results(trace, asked, method, found)
+    token.show(trace, source, shown)
+    _attention(trace, source, shown)
+
+
+def _form(trace: Trace, shown: Shown) -> tuple[Question, dict[str, object]]:
+    words = table(language())
+    left, middle, right = st.columns(3)
+    names = [say("why_next")] + [
+        say("why_score", level=figures.level_name(trace, span, words)) for span in range(trace.num_spans)
+    ]
+    what = left.selectbox(say("why_what"), range(len(names)), format_func=names.__getitem__)
+    method = middle.selectbox(say("why_method"), METHODS, format_func=lambda name: say(f"method_{name}"))
+    held = right.selectbox(say("why_held"), HELD, format_func=lambda name: say(f"held_{name}"), help=say("held_help"))
+    baseline = left.selectbox(
+        say("why_baseline"), BASELINES, format_func=lambda name: say(f"start_{name}"), help=say("why_baseline_help")
+    )
+    merged = middle.toggle(say("why_words"), help=say("why_words_help"))
+    steps = right.slider(say("why_steps"), 8, 128, 32, step=8, help=say("why_steps_help"))
+    groups = words_of(trace.prompt, trace.starts.tolist(), trace.ends.tolist()) if merged else None
+    options: dict[str, object] = {
+        "method": method,
+        "held": held,
+        "baseline": baseline,
+        "groups": groups,
+        "steps": steps,
+    }
+    return Question(shown.selected, what - 1), options
+
+
+def _results(trace: Trace, question: Question, method: str, found: Attribution) -> None:
+    words = table(language())
+    unit = say("why_unit_score" if question.span >= 0 else "why_unit_nats")
+    st.markdown(f"**{say('why_found', method=say(f'method_{method}'), n=f'{question.token:,}')}**")
+    plot(st, debug_figures.contributions(trace, found, words), "why contributions")
+    st.caption(
+        say(
+            "why_sum",
+            unit=unit,
+            value=f"{found.value:.4f}",
+            baseline=f"{found.baseline:.4f}",
+            delta=f"{found.delta:+.4f}",
+            seconds=f"{found.seconds:,.1f}",
+            memory=f"{found.peak_bytes / 2**20:,.0f}",
+        )
+    )
+    if len(found.blocks):
+        plot(st, debug_figures.through_blocks(found, words), "why blocks")
+        st.caption(say("why_blocks_help"))
+
+
+def _attention(trace: Trace, source: runs.Source, shown: Shown) -> None:
+    """What the selected token attends to, mapped back to the prompt."""
+    st.subheader(say("attention_title"), help=say("attention_help"))
+    key = (trace.digest, shown.selected)
+    if st.button(say("attention_run", n=f"{shown.selected:,}"), icon=":material/visibility:"):
+        try:
+            st.session_state["attention"] = (key, runs.attention(source, trace, shown.selected))
+        except (SubllmError, AnalysisError) as error:
+            show_error(error)
+    if st.session_state.get("attention", (None,))[0] != key:
+        return
+    rows: np.ndarray = st.session_state["attention"][1]
+    names = [say("attention_mean"), *(say("attention_head", n=head) for head in range(rows.shape[1]))]
+    chosen = st.selectbox(say("attention_which"), range(len(names)), format_func=names.__getitem__)
+    values = rows.mean(1) if chosen == 0 else rows[:, chosen - 1]
+    plot(st, debug_figures.attention(trace, values, table(language())), "attention")
+    if np.isnan(values).all():
+        return
+    mean = np.nan_to_num(np.nanmean(values, axis=0))
+    strongest = np.argsort(-mean)[:10]
+    rows_shown = [
+        {
+            say("flip_token"): int(at),
+            say("flip_text"): trace.pieces[at],
+            say("attention_mean_blocks"): f"{mean[at]:.1%}",
+        }
+        for at in strongest
+        if mean[at] > 0
+    ]
+    st.dataframe(pd.DataFrame(rows_shown), hide_index=True)
