@@ -60,7 +60,7 @@ class Attribution:
         baseline: the same with every feature at its baseline.
         delta: sum of the contributions minus (value - baseline); 0 for a method that adds up exactly.
         seconds: that it took.
-        peak_bytes: most memory of tensors at once.
+        peak_bytes: most memory of tensors at once; 0 if it was not measured.
     """
 
     groups: np.ndarray
@@ -104,12 +104,12 @@ class Explained:
         if held not in HELD:
             raise AnalysisError(f"{held!r} cannot be held fixed; allowed are {', '.join(HELD)}.")
         self.model, self.question, self.held = model, question, held
-        ids = torch.tensor(token_ids, device=model.device)[None]
+        ids = torch.tensor(token_ids[: question.token + 1], device=model.device)[None]  # nothing after it matters
         with torch.no_grad():
             self.embeddings = model.model.embed_tokens(ids)
             output = model(ids, use_cache=False, output_routing=True)
-        self.kept = torch.zeros(len(spans), len(token_ids), dtype=torch.bool, device=model.device)
-        self.weights = torch.zeros(len(spans), len(token_ids), device=model.device)
+        self.kept = torch.zeros(len(spans), ids.shape[1], dtype=torch.bool, device=model.device)
+        self.weights = torch.zeros(len(spans), ids.shape[1], device=model.device)
         for span, record in enumerate(output.routing):
             self.kept[span, record.kept[0]] = True
             self.weights[span, record.kept[0]] = record.weights[0]
@@ -165,6 +165,7 @@ def attribute(
     groups: np.ndarray | None = None,
     steps: int = _STEPS,
     window: int = 3,
+    measure_memory: bool = False,
     progress: Progress = silent,
 ) -> Attribution:
     """Explain one value by the prompt's tokens or words.
@@ -179,6 +180,7 @@ def attribute(
         groups: (T,) feature of each token, from 0; every token by itself if left out.
         steps: of the integral, for integrated gradients.
         window: tokens that occlusion hides at once.
+        measure_memory: measure the peak, too, which takes longer.
         progress: told how far it is; may raise to stop.
 
     Raises:
@@ -188,9 +190,10 @@ def attribute(
     if method not in METHODS:
         raise AnalysisError(f"There is no method {method!r}; allowed are {', '.join(METHODS)}.")
     groups = np.arange(len(token_ids)) if groups is None else groups
+    read = question.token + 1  # the tokens that can matter
     gradients = method in ("integrated gradients", "input x gradient", "conductance")
     if gradients:
-        _check_memory(model, len(token_ids))
+        _check_memory(model, read)
     explained = Explained(model, token_ids, question, held)
     inputs = explained.embeddings
     base = _baseline(model, inputs, baseline)
@@ -210,10 +213,14 @@ def attribute(
         elif method == "input x gradient":
             found.append(InputXGradient(explained).attribute(inputs.clone().requires_grad_()))
         elif method == "ablation":
-            mask = torch.tensor(groups, device=inputs.device)[None, :, None].expand_as(inputs)
-            counted = _counted(explained, int(groups.max()) + 2, progress)
+            mask = torch.tensor(groups[:read], device=inputs.device)[None, :, None].expand_as(inputs)
+            counted = _counted(explained, int(groups[:read].max()) + 2, progress)
             values = FeatureAblation(counted).attribute(inputs, baselines=base, feature_mask=mask)
-            found.append(values / inputs.shape[2] / torch.tensor(np.bincount(groups)[groups])[None, :, None].to(values))
+            found.append(
+                values
+                / inputs.shape[2]
+                / torch.tensor(np.bincount(groups[:read])[groups[:read]])[None, :, None].to(values)
+            )
         else:
             width = min(window, inputs.shape[1])
             counted = _counted(explained, inputs.shape[1] - width + 2, progress)
@@ -225,14 +232,15 @@ def attribute(
     try:
         started = time.perf_counter()
         with out_of_memory_said(len(token_ids)), torch.set_grad_enabled(gradients):
-            peak = peak_bytes(run, inputs.device)
+            peak = peak_bytes(run, inputs.device) if measure_memory else _run(run)
         seconds = time.perf_counter() - started
     finally:
         for parameter in asked:
             parameter.requires_grad_(True)
     with torch.no_grad():
         value, base_value = (explained(each).item() for each in (inputs, base))
-    per_token = found[0][0].detach().float().sum(-1).cpu().numpy()
+    per_token = np.zeros(len(token_ids))
+    per_token[:read] = found[0][0].detach().float().sum(-1).cpu().numpy()
     values = np.bincount(groups, weights=per_token).astype(np.float32)
     return Attribution(
         groups, values, blocks, value, base_value, float(values.sum()) - (value - base_value), seconds, peak
@@ -255,6 +263,11 @@ def words_of(prompt: str, starts: Sequence[int], ends: Sequence[int]) -> np.ndar
         inside = start < before  # several tokens of one character
         groups[token] = groups[token - 1] + (0 if joined or inside else 1)
     return groups
+
+
+def _run(run: Callable[[], None]) -> int:
+    run()
+    return 0
 
 
 def _integrated(explained: Explained, inputs: Tensor, base: Tensor, steps: int, progress: Progress) -> Tensor:

@@ -14,6 +14,7 @@ from .trace import Trace
 
 _LONGEST = 24  # characters of a token in a label
 _SHOWN = 20  # bars
+_MARKS = [(KEPT, "circle"), (DROPPED, "x"), (NEUTRAL, "diamond")]
 
 
 def two_distributions(pieces: np.ndarray, probabilities: np.ndarray, words: Words = ENGLISH) -> go.Figure:
@@ -74,7 +75,7 @@ def contributions(trace: Trace, found: Attribution, words: Words = ENGLISH) -> g
         found: attribution.
         words: labels by key, as in `ENGLISH`.
     """
-    strongest = np.argsort(-np.abs(found.values))[:_SHOWN]
+    strongest = np.argsort(-np.abs(found.values))[: min(_SHOWN, max(np.count_nonzero(found.values), 1))]
     texts = ["".join(trace.pieces[found.groups == feature]) for feature in strongest]
     first = [int(np.flatnonzero(found.groups == feature)[0]) for feature in strongest]
     values = found.values[strongest]
@@ -145,20 +146,18 @@ def token_times(generation: Generation, dense: Generation | None, words: Words =
         words: labels by key, as in `ENGLISH`.
     """
     figure = go.Figure()
-    whole = max((token.blocks for token in generation.tokens), default=0)
     tokens = list(enumerate(generation.tokens))
-    for name, chosen, colour, symbol in (
-        (words["figure_all_blocks"], [(n, t) for n, t in tokens if t.blocks == whole], KEPT, "circle"),
-        (words["figure_fewer_blocks"], [(n, t) for n, t in tokens if t.blocks < whole], DROPPED, "x"),
-    ):
+    counts = sorted({token.blocks for token in generation.tokens}, reverse=True)
+    for count, (colour, symbol) in zip(counts, _MARKS * len(counts), strict=False):
+        chosen = [(number, token) for number, token in tokens if token.blocks == count]
+        name = f"{count} {words['figure_blocks']}"
         figure.add_scatter(
             x=[number for number, _ in chosen],
             y=[1000 * token.seconds for _, token in chosen],
             mode="markers",
             name=name,
             marker={"color": colour, "symbol": symbol},
-            text=[str(token.blocks) for _, token in chosen],
-            hovertemplate="%{x}: %{y:.1f} ms, %{text} " + words["figure_block"] + "<extra></extra>",
+            hovertemplate="%{x}: %{y:.1f} ms<extra>" + name + "</extra>",
         )
     if dense is not None:
         figure.add_scatter(
@@ -245,4 +244,4 @@ def _labels(pieces: Sequence[str] | np.ndarray, *, numbered: bool = True) -> lis
 
 def _short(text: str) -> str:
     shown = text.replace("\n", "⏎").replace("\t", "⇥")
-    return escape(repr(shown[:_LONGEST] + "…" if len(shown) > _LONGEST else shown))
+    return escape(repr(shown[:_LONGEST] + "…" if len(shown) > _LONGEST else shown), quote=False)

@@ -1,10 +1,23 @@
 """The choices that all pages share: checkpoint, device, number format, language."""
 
+import json
+from functools import cache
+from pathlib import Path
+from typing import Any
+
 import streamlit as st
 
 from app import runs
 from app.settings import Settings
 from app.strings import LANGUAGES, language, say
+
+_PROMPTS = Path(__file__).parents[2] / "assets" / "prompts.json"
+
+
+@cache
+def examples() -> dict[str, dict[str, Any]]:
+    """Prompts to begin with, by name."""
+    return {entry["name"]: entry for entry in json.loads(_PROMPTS.read_text(encoding="utf-8"))}
 
 
 def checkpoint(settings: Settings) -> tuple[str, str, str]:

@@ -51,12 +51,13 @@ def _read_prompt(settings: Settings, choice: str, device: str, dtype: str, linke
     if linked is not None:
         st.session_state["debug prompt"] = linked
     with st.expander(say("debug_new"), expanded=not known, icon=":material/edit:"):
-        st.session_state.setdefault("debug prompt", st.session_state.get("typed", ("",))[0])
+        first = next(iter(chooser.examples().values()))["text"]
+        st.session_state.setdefault("debug prompt", st.session_state.get("typed", (first,))[0])
         text = st.text_area(say("prompt"), key="debug prompt", height=100, persist_state="session")
         pressed = st.button(say("debug_read"), type="primary", icon=":material/play_arrow:")
+    place = st.empty()  # always there: what stands below must keep its place
     if not pressed and linked is None:
         return
-    place = st.empty()
     progress = progress_bar(place, key="stop reading")
     try:
         source = runs.Source(text, False, choice, settings.locate(choice, progress), device, dtype)

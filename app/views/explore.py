@@ -1,11 +1,9 @@
 """One prompt through one checkpoint: which tokens were kept, why, and what that saved."""
 
 import io
-import json
 from collections.abc import Generator
 from contextlib import closing
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 import streamlit as st
@@ -20,7 +18,6 @@ from app.strings import language, say, table
 from app.views import chooser, costs, levels, token
 from subllm import PromptTooLongError, SubllmError
 
-_PROMPTS = Path(__file__).parents[2] / "assets" / "prompts.json"
 _LONGEST_LINK = 600  # characters of a prompt that a link carries
 _EARLIER = 8
 
@@ -144,7 +141,7 @@ def _sidebar(settings: Settings) -> tuple[str, str, str, RunOptions]:
 
 
 def _prompt_form() -> tuple[str, bool, bool]:
-    examples = {entry["name"]: entry for entry in json.loads(_PROMPTS.read_text(encoding="utf-8"))}
+    examples = chooser.examples()
     if "prompt" not in st.session_state:
         first = next(iter(examples.values()))
         typed = st.session_state.get("typed", (first["text"], first["chat"], first["name"]))  # before another page

@@ -1,5 +1,6 @@
 """What if: tokens forced to be kept or dropped, thresholds moved, levels switched off, and what that changes."""
 
+import shlex
 from collections.abc import Sequence
 from dataclasses import replace
 from typing import Any
@@ -9,14 +10,14 @@ import pandas as pd
 import streamlit as st
 
 from analysis import AnalysisError, Trace, debug_figures, figures
-from analysis.edits import CLASSES, EVERY, Edit, without
+from analysis.edits import CLASSES, EVERY, Edit, ranges, without
 from analysis.intervene import Ground, Outcome, reachable
 from analysis.prompt import decode_pieces
 from analysis.search import Effects
 from app import runs
 from app.components.routing_view import Shown, routing_view
 from app.messages import plain, plot, progress_bar, show_error
-from app.settings import Settings
+from app.settings import DEMO, Settings
 from app.strings import language, say, table
 from subllm import SubllmError
 from subllm.structure import parse_structure
@@ -88,13 +89,15 @@ def show(trace: Trace, source: runs.Source, settings: Settings) -> None:
         left, right = st.columns(2)
         plot(
             left,
-            debug_figures.by_position(trace, judged["divergence"], words["number_divergence"]),
+            debug_figures.by_position(trace, judged["divergence"], say("divergence")),
             "whatif divergence",
         )
-        left.caption(say("divergence_help"))
-        if right.button(say("whatif_add"), icon=":material/compare:", help=say("whatif_add_help")):
+        st.caption(say("divergence_help"))
+        if st.button(say("whatif_add"), icon=":material/compare:", help=say("whatif_add_help")):
             _remember(now, judged, edits, source)
     _search(trace, ground, shown)
+    if len(source.text) <= _LONGEST_LINK:
+        _command(source, edits, answer)
     _write_link(source, edits, answer)
 
 
@@ -121,7 +124,7 @@ def _controls(trace: Trace, shown: Shown) -> None:
     )  # fmt: skip
     span = EVERY if chosen == trace.num_spans else chosen
     rest = without(edits, tokens, span)
-    for column, kind, icon in ((columns[1], "keep", "lock"), (columns[2], "drop", "lock_open")):
+    for column, kind, icon in ((columns[1], "keep", "add_circle"), (columns[2], "drop", "do_not_disturb_on")):
         column.button(
             say(f"edit_{kind}", n=len(tokens)), key=f"edit {kind}", icon=f":material/{icon}:", width="stretch",
             disabled=not tokens, on_click=_change, args=([*rest, Edit(kind, span, tokens)],),
@@ -172,12 +175,26 @@ def _forces(trace: Trace, shown: Shown) -> None:
     st.markdown(f"**{say('edits_list')}**")
     for index, edit in enumerate(edits):
         left, right = st.columns([12, 1], vertical_alignment="center")
-        left.code(str(edit), language=None)
+        where = say("every_level") if edit.span == EVERY else figures.level_name(trace, edit.span, table(language()))
+        what = f" {ranges(edit.tokens)}" if edit.tokens else "" if edit.kind == "dense" else f" {edit.value:g}"
+        left.markdown(plain(f"{where}: {say(f'edit_kind_{edit.kind}')}{what}"))
         rest = edits[:index] + edits[index + 1 :]
         right.button(
             "", icon=":material/close:", key=f"remove {index}", help=say("edit_remove"), on_click=_change, args=(rest,)
         )
     st.button(say("edits_clear"), icon=":material/delete:", on_click=_change, args=([],))
+
+
+def _command(source: runs.Source, edits: Sequence[Edit], answer: str) -> None:
+    """What does the same without a browser."""
+    parts = ["python -m analysis.intervene"]
+    parts += [] if source.choice == DEMO else ["--checkpoint", shlex.quote(source.choice)]
+    parts += ["--prompt", shlex.quote(source.text), *(["--chat"] if source.chat else [])]
+    parts += ["--answer", shlex.quote(answer)] if answer else []
+    for edit in edits:
+        form = str(edit).removeprefix(f"{edit.kind} ").removeprefix("dense@")
+        parts += [f"--{edit.kind}", shlex.quote(form)]
+    st.code(" ".join(parts), language="bash", wrap_lines=True)
 
 
 def _warnings(outcome: Outcome, trace: Trace, edits: Sequence[Edit]) -> None:
@@ -209,8 +226,8 @@ def _flips(outcome: Outcome, trace: Trace) -> None:
                     say("edit_level"): figures.level_name(trace, span, table(language())),
                     say("flip_token"): int(token),
                     say("flip_text"): trace.pieces[token],
-                    say("flip_before"): f"{trace.scores[span, token]:+.3f}",
-                    say("flip_after"): f"{outcome.arrays['scores'][span, token]:+.3f}",
+                    say("flip_before"): _score(trace.scores[span, token]),
+                    say("flip_after"): _score(outcome.arrays["scores"][span, token]),
                     say("flip_now"): say("view_keptState" if outcome.flipped[span, token] > 0 else "view_droppedState"),
                 }
             )
@@ -218,6 +235,10 @@ def _flips(outcome: Outcome, trace: Trace) -> None:
     st.markdown(f"**{say('flips', n=f'{count:,}')}**", help=say("flips_help"))
     if rows:
         st.dataframe(pd.DataFrame(rows), hide_index=True)
+
+
+def _score(score: float) -> str:
+    return "–" if np.isnan(score) else f"{score:+.3f}"
 
 
 def _numbers(ground: Ground, outcome: Outcome, judged: dict[str, np.ndarray]) -> None:

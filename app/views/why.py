@@ -25,24 +25,24 @@ def show(trace: Trace, source: runs.Source, settings: Settings) -> None:
     """
     words = table(language())
     st.caption(say("why_help"))
-    shown = routing_view(trace, Shown.parse(st.session_state.get("why shown"), trace), words, key="why")
+    shown = routing_view(trace, Shown.parse(st.session_state.get("why shown"), trace), words, key="why view")
     st.session_state["why shown"] = vars(shown)
     if shown.selected < 0:
         st.info(say("why_select"), icon=":material/touch_app:")
         return
     st.subheader(say("why_token", n=f"{shown.selected:,}"))
-    with st.form("why", border=True):
+    with st.form("why form", border=True):
         question, options = _form(trace, shown)
         pressed = st.form_submit_button(say("why_run"), type="primary", icon=":material/psychology:")
     if pressed:
         place = st.empty()
         try:
             found = runs.explain(source, trace, question, progress_bar(place, key="stop why"), **options)
-            st.session_state["why"] = (trace.digest, question, options["method"], found)
+            st.session_state["why result"] = (trace.digest, question, options["method"], found)
         except (SubllmError, AnalysisError) as error:
             show_error(error)
         place.empty()
-    digest, asked, method, found = st.session_state.get("why", (None, None, None, None))
+    digest, asked, method, found = st.session_state.get("why result", (None, None, None, None))
     if digest == trace.digest and found is not None:
         _results(trace, asked, method, found)
     token.show(trace, source, shown)
@@ -87,9 +87,10 @@ def _results(trace: Trace, question: Question, method: str, found: Attribution) 
             baseline=f"{found.baseline:.4f}",
             delta=f"{found.delta:+.4f}",
             seconds=f"{found.seconds:,.1f}",
-            memory=f"{found.peak_bytes / 2**20:,.0f}",
         )
     )
+    if method in ("integrated gradients", "conductance") and abs(found.delta) > 0.1 * abs(found.value - found.baseline):
+        st.warning(say("why_off"))
     if len(found.blocks):
         plot(st, debug_figures.through_blocks(found, words), "why blocks")
         st.caption(say("why_blocks_help"))
@@ -101,12 +102,12 @@ def _attention(trace: Trace, source: runs.Source, shown: Shown) -> None:
     key = (trace.digest, shown.selected)
     if st.button(say("attention_run", n=f"{shown.selected:,}"), icon=":material/visibility:"):
         try:
-            st.session_state["attention"] = (key, runs.attention(source, trace, shown.selected))
+            st.session_state["attention rows"] = (key, runs.attention(source, trace, shown.selected))
         except (SubllmError, AnalysisError) as error:
             show_error(error)
-    if st.session_state.get("attention", (None,))[0] != key:
+    if st.session_state.get("attention rows", (None,))[0] != key:
         return
-    rows: np.ndarray = st.session_state["attention"][1]
+    rows: np.ndarray = st.session_state["attention rows"][1]
     names = [say("attention_mean"), *(say("attention_head", n=head) for head in range(rows.shape[1]))]
     chosen = st.selectbox(say("attention_which"), range(len(names)), format_func=names.__getitem__)
     values = rows.mean(1) if chosen == 0 else rows[:, chosen - 1]

@@ -28,7 +28,7 @@ def reader():
 
 @pytest.mark.parametrize("method", [method for method in METHODS if method != "conductance"])
 def test_a_scorer_that_reads_one_known_feature_is_explained_by_it(reader, method):
-    found = attribute(reader, IDS, Question(4, span=0), method, baseline="zero", window=1)
+    found = attribute(reader, IDS, Question(4, span=0), method, baseline="zero", window=1, measure_memory=True)
     expected = 2 * reader.model.embed_tokens.weight[IDS[4], 3].item()
     assert found.value == pytest.approx(expected, abs=1e-5)
     assert found.baseline == 0
