@@ -69,4 +69,6 @@ def _read_prompt(settings: Settings, choice: str, device: str, dtype: str, linke
             st.session_state["debugged"] = trace.digest
     except (SubllmError, AnalysisError) as error:
         show_error(error)
-    place.empty()
+        place.empty()
+        return
+    st.rerun()  # with the prompt folded up, so that nothing moves under the pointer later

@@ -86,9 +86,8 @@ def show(trace: Trace, source: runs.Source, settings: Settings) -> None:
         with later.container():
             _numbers(ground, outcome, judged)
     if judged and edits:
-        left, right = st.columns(2)
         plot(
-            left,
+            st,
             debug_figures.by_position(trace, judged["divergence"], say("divergence")),
             "whatif divergence",
         )

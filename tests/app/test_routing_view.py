@@ -66,10 +66,12 @@ def test_the_same_trace_makes_the_same_bytes_which_grow_with_tokens_and_blocks_o
 
 def test_events_and_links_that_point_outside_of_the_trace_are_dropped(trace_of_two_levels):
     trace = trace_of_two_levels
-    assert Shown.parse({"level": 1, "selected": 3, "colour": "change"}, trace) == Shown(1, 3, "change")
-    assert Shown.parse({"level": "1", "selected": "0"}, trace) == Shown(1, 0, "score")
+    assert Shown.parse({"level": 1, "selected": 3, "colour": "change"}, trace) == Shown(1, 3, 3, "change")
+    assert Shown.parse({"level": "1", "selected": "0"}, trace) == Shown(1, 0, 0, "score")
+    assert Shown.parse({"selected": 3, "until": 1}, trace).tokens == (1, 2, 3)
+    assert Shown().tokens == ()
     for value in (None, [], "x", {"level": 2, "selected": 10**9, "colour": "<b>"}, {"level": "x", "selected": None}):
-        assert Shown.parse(value, trace) == Shown(0, -1, "score")
+        assert Shown.parse(value, trace) == Shown(0, -1, -1, "score")
 
 
 def test_every_string_is_there_in_every_language_with_the_same_placeholders():

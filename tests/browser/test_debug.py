@@ -1,0 +1,105 @@
+"""The page for debugging: one journey through each of its four parts."""
+
+import re
+
+import pytest
+
+TEXT = "the cat sat on the mat and then the dog sat on the cat"
+
+
+@pytest.fixture
+def debug(page):
+    """The page, with a prompt read."""
+    page.set_viewport_size({"width": 1300, "height": 2400})
+    page.get_by_role("link", name="Debug").click()
+    page.get_by_role("heading", name="Why this token").wait_for()
+    prompt = page.get_by_role("textbox", name="Prompt")
+    prompt.fill(TEXT)
+    prompt.press("Control+Enter")
+    page.get_by_role("button", name="Read", exact=True).click()
+    page.get_by_text("No edits in force").wait_for()
+    page.get_by_text("Other tokens that changed sides: 0").wait_for()
+    page.wait_for_timeout(500)
+    return page
+
+
+def drag(page, start, end):
+    """Select from one place of the text's first line to another."""
+    box = page.locator(".text .body").last.bounding_box()
+    page.mouse.move(box["x"] + start, box["y"] + 10)
+    page.mouse.down()
+    page.mouse.move(box["x"] + end, box["y"] + 10, steps=4)
+    page.mouse.up()
+
+
+def test_tokens_are_dropped_undone_and_restored_by_a_link(debug, browser, pictures):
+    drag(debug, 10, 300)
+    drop = debug.get_by_role("button", name=re.compile(r"Drop \([1-9]"))
+    drop.click()
+    debug.get_by_text("Edits in force", exact=True).wait_for()
+    debug.get_by_text("Perplexity of the prompt").wait_for()
+    debug.get_by_role("button", name="Keep for side by side").wait_for()
+    debug.screenshot(path=pictures / "whatif.png")
+    debug.wait_for_url(re.compile("edits=drop"))
+    link = debug.url
+    debug.locator(".st-key-undo button").click()
+    debug.get_by_text("No edits in force").wait_for()
+    debug.locator(".st-key-redo button").click()
+    debug.get_by_text("Edits in force", exact=True).wait_for()
+    debug.get_by_role("button", name="Search Level 1").click()
+    debug.get_by_text("rank correlation").wait_for()
+    other = browser.new_context()
+    restored = other.new_page()
+    restored.goto(link)
+    restored.get_by_text("Edits in force", exact=True).wait_for(timeout=60_000)
+    other.close()
+
+
+def test_edits_that_cannot_be_are_said(debug):
+    debug.get_by_role("combobox", name="Edit").click()
+    debug.get_by_role("option", name="drop", exact=True).click()
+    debug.get_by_role("textbox", name="Tokens").fill("zebras")
+    debug.get_by_role("button", name="Add", exact=True).click()
+    debug.get_by_role("alert").filter(has_text="names no tokens").wait_for()
+    debug.get_by_role("textbox", name="Tokens").fill("words")
+    debug.get_by_role("button", name="Add", exact=True).click()
+    debug.get_by_role("alert").filter(has_text="nothing is left in").wait_for()
+
+
+def test_a_prediction_is_explained(debug, pictures):
+    debug.get_by_role("tab", name="Why").click()
+    debug.get_by_text("Select a token above").wait_for()
+    debug.wait_for_timeout(500)
+    drag(debug, 40, 40)
+    debug.get_by_role("button", name="Explain").click()
+    debug.get_by_text("convergence delta").wait_for()
+    debug.get_by_role("button", name="Show the attention").click()
+    debug.get_by_role("combobox", name="Heads").wait_for()
+    debug.wait_for_timeout(500)
+    debug.screenshot(path=pictures / "why.png")
+
+
+def test_a_text_is_written_taken_back_and_branched(debug, pictures):
+    debug.get_by_role("tab", name="Step by step").click()
+    debug.get_by_text("Dense model beside it").click()
+    debug.get_by_role("button", name="One token").click()
+    debug.get_by_text(re.compile("^1 tokens")).first.wait_for()
+    debug.get_by_role("button", name="Continue").click()
+    debug.get_by_text(re.compile("^41 tokens|The text has ended")).first.wait_for()
+    debug.get_by_text(re.compile("They part at new token|Both have written the same")).wait_for()
+    debug.wait_for_timeout(500)
+    debug.screenshot(path=pictures / "steps.png")
+    debug.get_by_role("button", name="From the start").click()
+    debug.get_by_text("41 tokens").first.wait_for(state="detached")
+
+
+def test_a_run_and_its_edits_stand_side_by_side(debug, pictures):
+    debug.get_by_role("combobox", name="Edit").click()
+    debug.get_by_role("option", name="switch the level off").click()
+    debug.get_by_role("button", name="Add", exact=True).click()
+    debug.get_by_role("button", name="Keep for side by side").click()
+    debug.get_by_text("Added; see Side by side").wait_for()
+    debug.get_by_role("tab", name="Side by side").click()
+    debug.get_by_text("Correlation of scores").wait_for()
+    debug.get_by_text(re.compile("Decided differently here: [1-9]")).wait_for()
+    debug.screenshot(path=pictures / "beside.png")
