@@ -32,21 +32,6 @@ def drag(page, start, end):
     page.mouse.up()
 
 
-def test_tokens_are_dropped_and_undone(debug, pictures):
-    drag(debug, 10, 300)
-    drop = debug.get_by_role("button", name=re.compile(r"Drop \([1-9]"))
-    drop.click(timeout=15_000)
-    debug.get_by_text("Edits in force", exact=True).wait_for()
-    debug.get_by_text("Perplexity of the prompt").wait_for()
-    debug.get_by_role("button", name="Keep for side by side").wait_for()
-    debug.screenshot(path=pictures / "whatif.png")
-    debug.wait_for_url(re.compile("edits=drop"))
-    debug.locator(".st-key-undo button").last.click()
-    debug.get_by_text("No edits in force").wait_for()
-    debug.locator(".st-key-redo button").last.click()
-    debug.get_by_text("Edits in force", exact=True).wait_for()
-
-
 def test_edits_that_cannot_be_are_said(debug):
     debug.get_by_role("combobox", name="Edit").click()
     debug.get_by_role("option", name="drop", exact=True).click()
