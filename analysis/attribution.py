@@ -21,10 +21,12 @@ from captum.attr import FeatureAblation, InputXGradient, IntegratedGradients, La
 from torch import Tensor
 
 from subllm import SubllmForCausalLM
+from subllm.checkpoints import dtype_name
+from subllm.subsampling import inference_rule
 
 from .errors import AnalysisError
 from .measure import free_bytes, peak_bytes
-from .record import Progress, out_of_memory_said, silent
+from .record import Progress, frozen, out_of_memory_said, silent
 from .roofline import activation_bytes, dense, level_tokens
 
 METHODS = ("integrated gradients", "input x gradient", "ablation", "occlusion", "conductance")
@@ -140,7 +142,7 @@ class Explained:
                 found.append((scores * own).sum(1))
                 raise _Found
             if self.held == "nothing":
-                kept, weights = scores > 0, scores.clamp(0, 1)
+                kept, weights = inference_rule(scores)
             else:
                 kept = self.kept[span][positions]
                 weights = self.weights[span][positions] if self.held == "routing" else scores.clamp(0, 1)
@@ -199,9 +201,6 @@ def attribute(
     base = _baseline(model, inputs, baseline)
     blocks = np.zeros(0, dtype=np.float32)
     found: list[Tensor] = []
-    asked = [parameter for parameter in model.parameters() if parameter.requires_grad]
-    for parameter in asked:
-        parameter.requires_grad_(False)  # only what lies between is kept for the backward pass
 
     def run() -> None:
         nonlocal blocks
@@ -229,14 +228,14 @@ def attribute(
                 Occlusion(counted).attribute(inputs, sliding_window_shapes=shape, baselines=base) / inputs.shape[2]
             )
 
-    try:
-        started = time.perf_counter()
-        with out_of_memory_said(len(token_ids)), torch.set_grad_enabled(gradients):
-            peak = peak_bytes(run, inputs.device) if measure_memory else _run(run)
-        seconds = time.perf_counter() - started
-    finally:
-        for parameter in asked:
-            parameter.requires_grad_(True)
+    peak = 0
+    started = time.perf_counter()
+    with frozen(model), out_of_memory_said(len(token_ids)), torch.set_grad_enabled(gradients):
+        if measure_memory:
+            peak = peak_bytes(run, inputs.device)
+        else:
+            run()
+    seconds = time.perf_counter() - started
     with torch.no_grad():
         value, base_value = (explained(each).item() for each in (inputs, base))
     per_token = np.zeros(len(token_ids))
@@ -263,11 +262,6 @@ def words_of(prompt: str, starts: Sequence[int], ends: Sequence[int]) -> np.ndar
         inside = start < before  # several tokens of one character
         groups[token] = groups[token - 1] + (0 if joined or inside else 1)
     return groups
-
-
-def _run(run: Callable[[], None]) -> int:
-    run()
-    return 0
 
 
 def _integrated(explained: Explained, inputs: Tensor, base: Tensor, steps: int, progress: Progress) -> Tensor:
@@ -321,7 +315,7 @@ def _baseline(model: SubllmForCausalLM, inputs: Tensor, which: str) -> Tensor:
 
 
 def _check_memory(model: SubllmForCausalLM, tokens: int) -> None:
-    larger, dtype = dense(model.config), str(model.dtype).removeprefix("torch.")
+    larger, dtype = dense(model.config), dtype_name(model)
     need, free = activation_bytes(larger, level_tokens(larger, tokens), 1, dtype), free_bytes(model.device)
     if need > free:
         raise AnalysisError(

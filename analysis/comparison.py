@@ -11,7 +11,7 @@ from torch import Tensor
 from transformers import DynamicCache, LlamaForCausalLM
 
 from subllm import SubllmCache, SubllmConfig, SubllmForCausalLM
-from subllm.checkpoints import DENSE_TWIN, Checkpoint, load_llama, routing_off
+from subllm.checkpoints import DENSE_TWIN, Checkpoint, dtype_name, load_llama, routing_off
 from subllm.structure import BLOCK
 from subllm.subsampling import Rule
 
@@ -280,7 +280,7 @@ def check_memory(model: SubllmForCausalLM, dense: Any, setting: Setting) -> None
     Raises:
         AnalysisError: if it does not; says what is needed and what is free.
     """
-    dtype, larger = str(model.dtype).removeprefix("torch."), dense_config(dense.config)
+    dtype, larger = dtype_name(model), dense_config(dense.config)
     levels = level_tokens(larger, setting.tokens)
     reading = prefill_bytes(larger, levels, setting.batch, dtype)
     writing = 3 * cache_bytes(larger, levels, setting.batch, dtype)  # two caches, and one that is copied to grow

@@ -18,6 +18,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from subllm.subsampling import inference_rule
+
 from .errors import AnalysisError
 
 KINDS = ("keep", "drop", "threshold", "retention", "bypass", "dense")
@@ -185,11 +187,6 @@ class EditedRouting:
     thresholds: dict[int, float] = field(default_factory=dict)
     absent: dict[int, list[int]] = field(default_factory=dict)
 
-    @property
-    def spans(self) -> list[int]:
-        """Subsampling modules that edits name."""
-        return sorted({edit.span for edit in self.edits})
-
     def __call__(self, span: int, scores: Tensor, positions: Tensor, mask: Tensor | None) -> tuple[Tensor, Tensor]:
         """Kept tokens and weights."""
         mine = [edit for edit in self.edits if edit.span in (span, EVERY)]
@@ -203,7 +200,7 @@ class EditedRouting:
                     present = scores if mask is None else scores[mask]
                     self.thresholds[span] = threshold_for(present.flatten(), edit.value)
                 scores = scores - self.thresholds[span]
-        kept, weights = scores > 0, scores.clamp(0, 1)
+        kept, weights = inference_rule(scores)
         for edit in mine:
             if edit.kind == "dense":
                 kept, weights = torch.ones_like(kept), torch.ones_like(weights)

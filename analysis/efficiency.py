@@ -23,7 +23,7 @@ import torch
 import transformers
 
 from subllm import SubllmError
-from subllm.checkpoints import Checkpoint, load_checkpoint, pick_device, pick_dtype
+from subllm.checkpoints import Checkpoint, dtype_name, load_checkpoint, pick_device, pick_dtype
 from subllm.demo import build_demo
 
 from .comparison import BASELINES, Comparison, Setting, baseline, compare, prompt_of
@@ -83,7 +83,7 @@ def facts_of(checkpoint: Checkpoint, against: str, repeats: int) -> dict[str, st
     """
     model = checkpoint.model
     return machine(model.device) | {
-        "dtype": str(model.dtype).removeprefix("torch."),
+        "dtype": dtype_name(model),
         "attention": str(model.config._attn_implementation),
         "structure": str(model.config.structure),
         "checkpoint": checkpoint.digest,

@@ -19,7 +19,7 @@ import torch
 from torch import Tensor
 
 from subllm import SubllmError, SubllmForCausalLM
-from subllm.checkpoints import load_checkpoint, pick_device, pick_dtype
+from subllm.checkpoints import dtype_name, load_checkpoint, pick_device, pick_dtype
 from subllm.demo import build_demo
 from subllm.stream import Snapshot
 from subllm.structure import BLOCK
@@ -160,7 +160,7 @@ def intervene(ground: Ground, edits: Sequence[Edit]) -> Outcome:
     arrays, hidden, seconds, share = ground.arrays, ground.hidden, 0.0, 0.0
     routing = EditedRouting(tuple(edits))
     if edits and structure.spans:
-        first = first_span(ground, edits)
+        first = first_span(edits)
         found: list = []
 
         def run() -> None:
@@ -235,19 +235,13 @@ def reachable(edits: Sequence[Edit], absent: Sequence[tuple[int, int]], parents:
     return [*dict.fromkeys(added), *edits]
 
 
-def first_span(ground: Ground, edits: Sequence[Edit]) -> int:
+def first_span(edits: Sequence[Edit]) -> int:
     """The subsampling module that comes first among those that edits name.
 
     Args:
-        ground: the prompt without edits.
         edits: at least one.
     """
-    spans = ground.model.config.parsed_structure.spans
-    return (
-        0
-        if any(edit.span == EVERY for edit in edits)
-        else min((spans[e.span] for e in edits), key=lambda s: s.start).index
-    )
+    return max(min(edit.span for edit in edits), 0)  # numbers are in order of opening, and EVERY comes before all
 
 
 def answer_logprob(ground: Ground, hidden: Tensor) -> float:
@@ -257,11 +251,21 @@ def answer_logprob(ground: Ground, hidden: Tensor) -> float:
         ground: the prompt and its answer.
         hidden: (T + A, D) last hidden states.
     """
-    if not ground.answer:
-        return float("nan")
-    rows = hidden[ground.num_tokens - 1 : -1]
-    targets = ground.ids[0, ground.num_tokens :, None]
-    return ground.model.lm_head(rows).float().log_softmax(-1).gather(1, targets).sum().item()
+    return objective(ground, hidden[None]).item() if ground.answer else float("nan")
+
+
+def objective(ground: Ground, hidden: Tensor) -> Tensor:
+    """(B,) log-probability of the answer, or without one of the token that is likeliest untouched.
+
+    Args:
+        ground: the prompt and its answer.
+        hidden: (B, T + A, D) last hidden states.
+    """
+    head, last = ground.model.lm_head, ground.num_tokens - 1
+    targets = ground.ids[0, ground.num_tokens :] if ground.answer else head(ground.hidden[last]).argmax()[None]
+    rows = hidden[:, last : last + len(targets)]
+    found = head(rows).float().log_softmax(-1)
+    return found.gather(2, targets[None, :, None].expand(len(hidden), -1, 1)).sum((1, 2))
 
 
 def _last(model: SubllmForCausalLM, hidden: Tensor, length: int) -> Tensor:
@@ -273,19 +277,21 @@ def _prompt_arrays(model: SubllmForCausalLM, records: Any, total: int, length: i
     return {name: array[:, :length] for name, array in level_arrays(model, records, total).items()}
 
 
+def _block_counts(model: SubllmForCausalLM, kept: np.ndarray) -> list[int]:
+    """Tokens that each block processes, from what was kept (S, T)."""
+    return [int(n) for n in block_tokens(model.config, [kept.shape[1], *kept.sum(1)])]
+
+
 def _size(model: SubllmForCausalLM, kept: np.ndarray) -> tuple[float, int]:
     """Cache bytes and operations of a prompt, from what was kept."""
-    blocks = [int(n) for n in block_tokens(model.config, [kept.shape[1], *kept.sum(1)])]
-    dtype = str(model.dtype).removeprefix("torch.")
-    return cache_bytes(model.config, [kept.shape[1], *kept.sum(1)], 1, dtype), prefill_operations(model.config, blocks)
+    size = cache_bytes(model.config, [kept.shape[1], *kept.sum(1)], 1, dtype_name(model))
+    return size, prefill_operations(model.config, _block_counts(model, kept))
 
 
 def _share_again(ground: Ground, span: int) -> float:
-    config = ground.model.config
-    tokens = [int(n) for n in block_tokens(config, [ground.num_tokens, *ground.kept.sum(1)])]
+    config, tokens = ground.model.config, _block_counts(ground.model, ground.kept)
     done = config.parsed_structure.text[: ground.snapshots[span].step].count(BLOCK)
-    blocks = prefill_operations(config, tokens)
-    return prefill_operations(config, [0] * done + tokens[done:]) / blocks
+    return prefill_operations(config, [0] * done + tokens[done:]) / prefill_operations(config, tokens)
 
 
 def main() -> int:

@@ -14,7 +14,7 @@ from torch import Tensor
 from transformers import DynamicCache
 
 from subllm import RoutingRecord, StreamState, SubllmCache, SubllmForCausalLM
-from subllm.checkpoints import Checkpoint, DenseModel
+from subllm.checkpoints import Checkpoint, DenseModel, dtype_name
 from subllm.structure import BLOCK
 
 from .agreement import agreement, empty_agreement
@@ -173,7 +173,7 @@ def _first_trace(
             digest=checkpoint.digest,
             structure=structure.text,
             device=device_name(model.device),
-            dtype=str(model.dtype).removeprefix("torch."),
+            dtype=dtype_name(model),
             attention=str(model.config._attn_implementation),
             dense="" if dense is None else dense.description,
             versions=f"torch {torch.__version__}, transformers {transformers.__version__}",
@@ -320,6 +320,23 @@ def check_time(deadline: float, where: str) -> None:
         raise RunStopped(
             f"The run met its time limit {where}. Shorten the prompt or the continuation, or raise SUBLLM_MAX_SECONDS."
         )
+
+
+@contextmanager
+def frozen(model: torch.nn.Module) -> Iterator[None]:
+    """A model whose weights ask for no gradients, so that only what lies between is kept for a backward pass.
+
+    Args:
+        model: left as it was found.
+    """
+    asked = [parameter for parameter in model.parameters() if parameter.requires_grad]
+    for parameter in asked:
+        parameter.requires_grad_(False)
+    try:
+        yield
+    finally:
+        for parameter in asked:
+            parameter.requires_grad_(True)
 
 
 @contextmanager

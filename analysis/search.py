@@ -14,11 +14,12 @@ import pandas as pd
 import torch
 from torch import Tensor
 
-from subllm.subsampling import Rule
+from subllm.checkpoints import dtype_name
+from subllm.subsampling import Rule, inference_rule
 
-from .intervene import Ground
+from .intervene import Ground, objective
 from .measure import free_bytes
-from .record import Progress, out_of_memory_said, silent
+from .record import Progress, frozen, out_of_memory_said, silent
 from .roofline import dense, level_tokens, prefill_bytes
 
 _MOST_ROWS = 8
@@ -54,20 +55,6 @@ class Effects:
         best = np.where(np.isnan(self.exact), self.estimate, self.exact)
         known = ~np.isnan(self.exact)
         return np.lexsort((-np.abs(best), ~known))
-
-
-def objective(ground: Ground, hidden: Tensor) -> Tensor:
-    """(B,) log-probability of the answer, or without one of the token that is likeliest untouched.
-
-    Args:
-        ground: the prompt and its answer.
-        hidden: (B, T + A, D) last hidden states.
-    """
-    head, last = ground.model.lm_head, ground.num_tokens - 1
-    targets = ground.ids[0, ground.num_tokens :] if ground.answer else head(ground.hidden[last]).argmax()[None]
-    rows = hidden[:, last : last + len(targets)]
-    found = head(rows).float().log_softmax(-1)
-    return found.gather(2, targets[None, :, None].expand(len(hidden), -1, 1)).sum((1, 2))
 
 
 def candidates(ground: Ground, span: int) -> np.ndarray:
@@ -141,7 +128,7 @@ def _flipping(span: int, tokens: Tensor) -> Rule:
     """The model's own rule, but for one token (B, 1) of every row at one span."""
 
     def rule(number: int, scores: Tensor, positions: Tensor, mask: Tensor | None) -> tuple[Tensor, Tensor]:
-        kept, weights = scores > 0, scores.clamp(0, 1)
+        kept, weights = inference_rule(scores)
         if number != span:
             return kept, weights
         own = positions == tokens
@@ -157,28 +144,21 @@ def _derivative(ground: Ground, span: int, *, all_kept: bool) -> tuple[np.ndarra
 
     def rule(number: int, scores: Tensor, positions: Tensor, mask: Tensor | None) -> tuple[Tensor, Tensor]:
         nonlocal own
-        kept, weights = scores > 0, scores.clamp(0, 1)
+        kept, weights = inference_rule(scores)
         if number != span:
             return kept, weights
         own = own.index_put((positions[0],), weights[0].detach()).requires_grad_()
         return torch.ones_like(kept) if all_kept else kept, own[positions]
 
-    asked = [parameter for parameter in model.parameters() if parameter.requires_grad]
-    for parameter in asked:
-        parameter.requires_grad_(False)
-    try:
-        with torch.enable_grad(), out_of_memory_said(length):
-            output = model.model(ground.ids.clone(), use_cache=False, rule=rule, resume=ground.snapshots[span])
-            value = objective(ground, output.last_hidden_state)[0]
-            (derivative,) = torch.autograd.grad(value, own)
-    finally:
-        for parameter in asked:
-            parameter.requires_grad_(True)
+    with frozen(model), torch.enable_grad(), out_of_memory_said(length):
+        output = model.model(ground.ids.clone(), use_cache=False, rule=rule, resume=ground.snapshots[span])
+        value = objective(ground, output.last_hidden_state)[0]
+        (derivative,) = torch.autograd.grad(value, own)
     return own.detach().cpu().numpy(), derivative.float().cpu().numpy()
 
 
 def _rows(ground: Ground) -> int:
     """Candidates in one batch."""
-    config, dtype = dense(ground.model.config), str(ground.model.dtype).removeprefix("torch.")
+    config, dtype = dense(ground.model.config), dtype_name(ground.model)
     each = prefill_bytes(config, level_tokens(config, ground.ids.shape[1]), 1, dtype)
     return max(1, min(_MOST_ROWS, int(free_bytes(ground.model.device) / (2 * each))))

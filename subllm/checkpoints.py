@@ -14,7 +14,7 @@ import torch
 from huggingface_hub import snapshot_download
 from huggingface_hub.errors import HfHubHTTPError, HFValidationError, LocalEntryNotFoundError
 from safetensors import SafetensorError, safe_open
-from transformers import AutoTokenizer, LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerBase
+from transformers import AutoTokenizer, LlamaConfig, LlamaForCausalLM, PreTrainedModel, PreTrainedTokenizerBase
 from transformers.utils import logging
 
 from .configuration import SubllmConfig
@@ -74,6 +74,11 @@ def pick_dtype(device: str) -> str:
     if device.startswith("cuda"):
         return "bfloat16" if torch.cuda.is_bf16_supported() else "float16"
     return "float32"
+
+
+def dtype_name(model: PreTrainedModel) -> str:
+    """What a model computes in, such as "float32"."""
+    return str(model.dtype).removeprefix("torch.")
 
 
 def fetch_checkpoint(name: str) -> Path:
@@ -161,7 +166,7 @@ def load_llama(folder: Path, beside: SubllmForCausalLM) -> LlamaForCausalLM:
     if kind != LlamaConfig.model_type:
         raise CheckpointError(f"{folder} holds a {kind!r} model; a baseline must be a 'llama'.")
     _weight_files(folder)
-    config, dtype = LlamaConfig.from_pretrained(folder), str(beside.dtype).removeprefix("torch.")
+    config, dtype = LlamaConfig.from_pretrained(folder), dtype_name(beside)
     attention = str(beside.config._attn_implementation)
     return _load(LlamaForCausalLM, folder, config, str(beside.device), dtype, attention)
 

@@ -94,7 +94,12 @@ def select_positive(scores: Tensor, mask: Tensor | None) -> Selection:
         scores: (B, T) importance scores.
         mask: (B, T), False at padding, or None.
     """
-    return select_kept(scores, mask, scores > 0, scores.clamp(0, 1))
+    return select_kept(scores, mask, *inference_rule(scores))
+
+
+def inference_rule(scores: Tensor) -> tuple[Tensor, Tensor]:
+    """Which tokens inference keeps, and with what weights: both (B, T), from their scores (B, T)."""
+    return scores > 0, scores.clamp(0, 1)
 
 
 def select_kept(scores: Tensor, mask: Tensor | None, kept: Tensor, weights: Tensor) -> Selection:

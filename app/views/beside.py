@@ -10,6 +10,7 @@ from app import runs
 from app.messages import plain, plot
 from app.settings import Settings
 from app.strings import language, say, table
+from app.views import history
 
 _SHOWN = 200  # tokens in a list
 _CONTEXT = 30  # characters on either side
@@ -24,7 +25,7 @@ def show(trace: Trace, source: runs.Source, settings: Settings) -> None:
         settings: what the operator allows.
     """
     st.caption(say("beside_help"))
-    others = [other for other in st.session_state["traces"] if other.digest != trace.digest]
+    others = [other for other in history.traces() if other.digest != trace.digest]
     if not others:
         st.info(say("beside_one"), icon=":material/compare:")
         return

@@ -2,16 +2,14 @@
 
 import streamlit as st
 
-from analysis import AnalysisError, Trace
+from analysis import AnalysisError
 from analysis.record import RunOptions
 from app import runs
 from app.messages import progress_bar, show_error
 from app.settings import Settings
 from app.strings import say
-from app.views import beside, chooser, steps, whatif, why
+from app.views import beside, chooser, history, steps, whatif, why
 from subllm import SubllmError
-
-_KEPT = 8
 
 
 def show() -> None:
@@ -24,18 +22,11 @@ def show() -> None:
         chooser.language_switch()
     linked = whatif.read_link()
     _read_prompt(settings, choice, device, dtype, linked)
-    traces: list[Trace] = st.session_state.get("traces", [])
-    if not traces:
+    trace = history.choose("debugged", "debugged")
+    if trace is None:
         st.info(say("debug_nothing"), icon=":material/info:")
         return
-    names = {trace.digest: f"{trace.prompt.strip()[:60]!r} · {trace.provenance.checkpoint}" for trace in traces}
-    digest = traces[0].digest
-    if len(traces) > 1:
-        if st.session_state.get("debugged") not in names:
-            st.session_state.pop("debugged", None)
-        digest = st.selectbox(say("debugged"), list(names), format_func=names.__getitem__, key="debugged")
-    trace = next(trace for trace in traces if trace.digest == digest)
-    source = st.session_state["sources"][trace.digest]
+    source = history.source_of(trace)
     tabs = st.tabs(
         [say(f"tab_{name}") for name in ("whatif", "why", "steps", "beside")], on_change="rerun", key="debug"
     )
@@ -47,10 +38,9 @@ def show() -> None:
 
 def _read_prompt(settings: Settings, choice: str, device: str, dtype: str, linked: str | None) -> None:
     """A prompt to debug; those of the first page are there already."""
-    known = st.session_state.get("traces")
     if linked is not None:
         st.session_state["debug prompt"] = linked
-    with st.expander(say("debug_new"), expanded=not known, icon=":material/edit:"):
+    with st.expander(say("debug_new"), expanded=not history.traces(), icon=":material/edit:"):
         first = next(iter(chooser.examples().values()))["text"]
         st.session_state.setdefault("debug prompt", st.session_state.get("typed", (first,))[0])
         text = st.text_area(say("prompt"), key="debug prompt", height=100, persist_state="session")
@@ -63,9 +53,7 @@ def _read_prompt(settings: Settings, choice: str, device: str, dtype: str, linke
         source = runs.Source(text, False, choice, settings.locate(choice, progress), device, dtype)
         options = RunOptions(0, False, settings.max_seconds)
         for trace, _ in runs.run(source, options, progress, truncate=False, limit=settings.max_tokens):
-            others = [other for other in st.session_state.get("traces", []) if other.digest != trace.digest]
-            st.session_state["traces"] = [trace, *others][:_KEPT]
-            st.session_state.setdefault("sources", {})[trace.digest] = source
+            history.remember(trace, source)
             st.session_state["debugged"] = trace.digest
     except (SubllmError, AnalysisError) as error:
         show_error(error)

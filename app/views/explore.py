@@ -15,11 +15,8 @@ from app.components.routing_view import Shown, routing_view
 from app.messages import plain, progress_bar, show_error
 from app.settings import Settings
 from app.strings import language, say, table
-from app.views import chooser, costs, levels, token
+from app.views import chooser, costs, history, levels, token
 from subllm import PromptTooLongError, SubllmError
-
-_LONGEST_LINK = 600  # characters of a prompt that a link carries
-_EARLIER = 8
 
 
 @dataclass(frozen=True)
@@ -49,7 +46,7 @@ def show() -> None:
     wanted = pressed or linked or cut
     with closing(_run(request, message, truncate=cut) if wanted else _nothing()) as stages:
         more = next(stages, False)
-        trace = _chosen_trace()
+        trace = history.choose("earlier", "earlier")
         if trace is not None:
             _results(trace, settings, whole=not more)
         elif not wanted:
@@ -79,9 +76,7 @@ def _run(request: _Request, message: Any, *, truncate: bool) -> Generator[bool]:
         limit = request.settings.max_tokens
         first = True
         for trace, whole in runs.run(source, request.options, progress, truncate=truncate, limit=limit):
-            traces = [other for other in st.session_state.get("traces", []) if other.digest != trace.digest]
-            st.session_state["traces"] = [trace, *traces][:_EARLIER]
-            st.session_state.setdefault("sources", {})[trace.digest] = source
+            history.remember(trace, source)
             if first:
                 st.session_state.pop("earlier", None)  # show the new one
             first = False
@@ -120,8 +115,8 @@ def _read_link() -> bool:
 
 def _write_link(trace: Trace, shown: Shown) -> None:
     """Put into the address what restores this view; a long prompt is left out."""
-    source = st.session_state["sources"][trace.digest]
-    if len(source.text) > _LONGEST_LINK:
+    source = history.source_of(trace)
+    if len(source.text) > history.LONGEST_LINK:
         st.query_params.from_dict({"lang": language()})
         return
     fields = {"checkpoint": source.choice, "prompt": source.text, "chat": int(source.chat), "lang": language()}
@@ -162,21 +157,11 @@ def _prompt_form() -> tuple[str, bool, bool]:
     return text, chat, pressed
 
 
-def _chosen_trace() -> Trace | None:
-    """The trace to show: the last one, or one of the earlier ones if the user wants that."""
-    traces: list[Trace] = st.session_state.get("traces", [])
-    if len(traces) < 2:
-        return traces[0] if traces else None
-    names = {trace.digest: f"{trace.prompt.strip()[:60]!r} · {trace.provenance.checkpoint}" for trace in traces}
-    chosen = st.selectbox(say("earlier"), list(names), format_func=names.__getitem__, key="earlier")
-    return next((trace for trace in traces if trace.digest == chosen), traces[0])
-
-
 @st.fragment
 def _results(trace: Trace, settings: Settings, *, whole: bool) -> None:
     """What is known about a run; while it goes on, only what is known first."""
     words, where = table(language()), trace.provenance
-    source = st.session_state["sources"][trace.digest]
+    source = history.source_of(trace)
     trace = st.session_state.get("read_off", {}).get(trace.digest, trace)
     st.subheader(say("read"), help=say("read_help"))
     st.caption(plain(f"{where.checkpoint} · {where.structure} · {where.device} · {where.dtype} · {where.attention}"))

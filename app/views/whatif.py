@@ -19,10 +19,10 @@ from app.components.routing_view import Shown, routing_view
 from app.messages import plain, plot, progress_bar, show_error
 from app.settings import DEMO, Settings
 from app.strings import language, say, table
+from app.views import history
 from subllm import SubllmError
 from subllm.structure import parse_structure
 
-_LONGEST_LINK = 600  # characters of a prompt that a link carries
 _MEASURED = 16  # candidates of a search
 _NUMBERS = ("threshold", "retention", "bypass")
 
@@ -95,7 +95,7 @@ def show(trace: Trace, source: runs.Source, settings: Settings) -> None:
         if st.button(say("whatif_add"), icon=":material/compare:", help=say("whatif_add_help")):
             _remember(now, judged, edits, source)
     _search(trace, ground, shown)
-    if len(source.text) <= _LONGEST_LINK:
+    if len(source.text) <= history.LONGEST_LINK:
         _command(source, edits, answer)
     _write_link(source, edits, answer)
 
@@ -273,9 +273,7 @@ def _remember(now: Trace, judged: dict[str, np.ndarray], edits: Sequence[Edit], 
         now, divergence=judged["divergence"], agrees=judged["agrees"], surprisal=judged["surprisal"],
         provenance=replace(now.provenance, checkpoint=name), cost=None, dense_cost=None,
     )  # fmt: skip
-    traces = [other for other in st.session_state["traces"] if other.digest != edited.digest]
-    st.session_state["traces"] = [*traces[:7], edited]
-    st.session_state["sources"][edited.digest] = source
+    history.remember(edited, source, first=False)
     st.toast(say("whatif_added"))
 
 
@@ -319,7 +317,7 @@ def _effects(trace: Trace, found: Effects) -> None:
 
 def _write_link(source: runs.Source, edits: Sequence[Edit], answer: str) -> None:
     """Put into the address what restores these edits; a long prompt is left out."""
-    if len(source.text) > _LONGEST_LINK or source.chat:
+    if len(source.text) > history.LONGEST_LINK or source.chat:
         st.query_params.from_dict({"lang": language()})
         return
     fields = {"checkpoint": source.choice, "prompt": source.text, "lang": language()}
