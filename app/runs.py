@@ -266,10 +266,13 @@ def edited(
     Yields:
         The outcome, and predictions at every position as of `analysis.intervene.judge`; first without those.
     """
-    with _shared()[1].turn(progress):
+    queue = _shared()[1]  # no turn is held while a caller, who may be interrupted, draws
+    with queue.turn(progress):
         outcome = intervene(ground, edits)
-        yield outcome, {}
-        yield outcome, judge(ground, outcome)
+    yield outcome, {}
+    with queue.turn(progress):
+        judged = judge(ground, outcome)
+    yield outcome, judged
 
 
 def effects(ground: Ground, span: int, most: int, progress: Progress) -> Iterator[Effects]:
@@ -284,10 +287,15 @@ def effects(ground: Ground, span: int, most: int, progress: Progress) -> Iterato
     Yields:
         Effects; first the estimates alone.
     """
-    with _shared()[1].turn(progress):
-        found = estimate(ground, span)
+    queue = _shared()[1]
+    with queue.turn(progress):
+        found: Effects | None = estimate(ground, span)
+    assert found is not None
+    measured = measure(ground, found, found.order()[:most].tolist(), progress)
+    while found is not None:
         yield found
-        yield from measure(ground, found, found.order()[:most].tolist(), progress)
+        with queue.turn(progress):
+            found = next(measured, None)
 
 
 def explain(source: Source, trace: Trace, question: Question, progress: Progress, **options: Any) -> Attribution:
@@ -354,13 +362,13 @@ def write(texts: Sequence[Generation], tokens: int, progress: Progress) -> Itera
     Yields:
         How many tokens each was given.
     """
-    with _shared()[1].turn(progress):
-        for done in range(tokens):
+    for done in range(tokens):
+        with _shared()[1].turn(progress):
             progress(done / tokens, "continuing", done=done, length=tokens)
             for text in texts:
                 if not text.finished:
                     text.step()
-            yield done + 1
+        yield done + 1
 
 
 def compare_setting(source: Source, setting: Setting, against: str, repeats: int, progress: Progress) -> Comparison:
