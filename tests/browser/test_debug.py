@@ -32,6 +32,29 @@ def drag(page, start, end):
     page.mouse.up()
 
 
+def test_tokens_are_dropped_undone_and_restored_by_a_link(debug, browser, pictures):
+    drag(debug, 10, 300)
+    drop = debug.get_by_role("button", name=re.compile(r"Drop \([1-9]"))
+    drop.click()
+    debug.get_by_text("Edits in force", exact=True).wait_for()
+    debug.get_by_text("Perplexity of the prompt").wait_for()
+    debug.get_by_role("button", name="Keep for side by side").wait_for()
+    debug.screenshot(path=pictures / "whatif.png")
+    debug.wait_for_url(re.compile("edits=drop"))
+    link = debug.url
+    debug.locator(".st-key-undo button:visible").first.click()
+    debug.get_by_text("No edits in force").wait_for()
+    debug.locator(".st-key-redo button:visible").first.click()
+    debug.get_by_text("Edits in force", exact=True).wait_for()
+    debug.get_by_role("button", name="Search Level 1").click()
+    debug.get_by_text("rank correlation").wait_for()
+    other = browser.new_context()
+    restored = other.new_page()
+    restored.goto(link)
+    restored.get_by_text("Edits in force", exact=True).wait_for(timeout=60_000)
+    other.close()
+
+
 def test_edits_that_cannot_be_are_said(debug):
     debug.get_by_role("combobox", name="Edit").click()
     debug.get_by_role("option", name="drop", exact=True).click()
