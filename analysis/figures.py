@@ -79,6 +79,23 @@ ENGLISH: Words = {
     "figure_second_only": "kept by the second only",
     "figure_score_first": "score in the first",
     "figure_score_second": "score in the second",
+    "figure_held_out": "held-out",
+    "figure_trained_tokens": "tokens trained on",
+    "figure_loss": "loss, nats per token",
+    "figure_tokens_per_second": "tokens per second",
+    "figure_step": "step",
+    "figure_nominal": "nominal",
+    "figure_kept_share": "share kept",
+    "figure_overlap_last": "overlap with the last snapshot",
+    "figure_scale": "bypass scale",
+    "figure_median": "median",
+    "figure_half": "half of them",
+    "figure_most": "nine tenths",
+    "figure_kind_beginning": "beginning of a word",
+    "figure_kind_continuation": "rest of a word",
+    "figure_kind_digit": "digit",
+    "figure_kind_punctuation": "punctuation",
+    "figure_kind_space": "white space",
 }
 
 

@@ -21,6 +21,7 @@ from torch import Tensor
 from subllm import SubllmError, SubllmForCausalLM
 from subllm.checkpoints import dtype_name, load_checkpoint, pick_device, pick_dtype
 from subllm.demo import build_demo
+from subllm.routing import level_arrays
 from subllm.stream import Snapshot
 from subllm.structure import BLOCK
 
@@ -30,7 +31,7 @@ from .errors import AnalysisError
 from .measure import timed
 from .operations import prefill_operations
 from .prompt import decode_pieces, read_prompt
-from .record import level_arrays, out_of_memory_said
+from .record import out_of_memory_said
 from .roofline import block_tokens, cache_bytes
 
 NEXT = 10
@@ -274,7 +275,9 @@ def _last(model: SubllmForCausalLM, hidden: Tensor, length: int) -> Tensor:
 
 
 def _prompt_arrays(model: SubllmForCausalLM, records: Any, total: int, length: int) -> dict[str, np.ndarray]:
-    return {name: array[:, :length] for name, array in level_arrays(model, records, total).items()}
+    return {
+        name: array[:, :length] for name, array in level_arrays(model.config.parsed_structure, records, total).items()
+    }
 
 
 def _block_counts(model: SubllmForCausalLM, kept: np.ndarray) -> list[int]:

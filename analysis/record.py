@@ -15,6 +15,7 @@ from transformers import DynamicCache
 
 from subllm import RoutingRecord, StreamState, SubllmCache, SubllmForCausalLM
 from subllm.checkpoints import Checkpoint, DenseModel, dtype_name
+from subllm.routing import level_arrays
 from subllm.structure import BLOCK
 
 from .agreement import agreement, empty_agreement
@@ -146,7 +147,7 @@ def _first_trace(
     """What is known once the prompt was read; `logits` (V,) are those after its last token."""
     model = checkpoint.model
     structure, length = model.config.parsed_structure, len(prompt.token_ids)
-    arrays: dict[str, Any] = level_arrays(model, records, length) | empty_agreement(length)
+    arrays: dict[str, Any] = level_arrays(model.config.parsed_structure, records, length) | empty_agreement(length)
     probabilities, next_ids = logits.float().softmax(-1).topk(min(NEXT_TOKENS, logits.numel()))
     return Trace(
         prompt=prompt.text,
@@ -278,28 +279,6 @@ def _compare(
         Cost(seconds["subllm"], peaks["subllm"], cache_bytes),
         Cost(seconds["dense"], peaks["dense"], dense_cache),
     )
-
-
-def level_arrays(model: Any, records: tuple[RoutingRecord, ...], length: int) -> dict[str, np.ndarray]:
-    """The routing of one row as (S, T) arrays over the prompt's tokens, named as in a `Trace`.
-
-    Args:
-        model: that it is of.
-        records: of all spans.
-        length: T.
-    """
-    shape = (len(records), length)
-    arrays = {
-        name: np.full(shape, np.nan, dtype=np.float32)
-        for name in ("scores", "stream_norm", "difference_norm", "contribution_norm")
-    }
-    kept = np.zeros(shape, dtype=bool)
-    for span, record in zip(model.config.parsed_structure.spans, records, strict=True):
-        present = slice(None) if span.parent is None else records[span.parent].kept[0].cpu().numpy()
-        for name, array in arrays.items():
-            array[span.index, present] = getattr(record, name)[0].float().cpu().numpy()
-        kept[span.index, record.kept[0].cpu().numpy()] = True
-    return arrays | {"kept": kept}
 
 
 def _stack(tensors: list[Tensor], width: int) -> np.ndarray:

@@ -8,7 +8,7 @@ import streamlit as st
 from analysis import AnalysisError
 from app.messages import show_error, start_logging
 from app.strings import say
-from app.views import debug, efficiency, explore
+from app.views import debug, efficiency, explore, watch
 from subllm import SubllmError
 
 _ICON = str(Path(__file__).parents[1] / "assets" / "icon.svg")
@@ -22,6 +22,7 @@ page = st.navigation(
         ),
         st.Page(debug.show, title=say("page_debug"), icon=":material/bug_report:", url_path="debug"),
         st.Page(efficiency.show, title=say("page_efficiency"), icon=":material/speed:", url_path="efficiency"),
+        st.Page(watch.show, title=say("page_watch"), icon=":material/monitoring:", url_path="watch"),
     ]
 )
 try:

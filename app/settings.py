@@ -16,11 +16,14 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from analysis.record import Progress
+from analysis.training import RUN_FILE
 from subllm import CheckpointError, ConfigurationError
 from subllm.checkpoints import fetch_checkpoint
 from subllm.demo import build_demo, demo_folder
 
 DEMO = "Demo: SmolLM2-135M as a SUBLLM"
+SHIPPED_RUN = "Shipped: a small SUBLLM, trained from scratch"
+_SHIPPED = Path(__file__).parents[1] / "assets" / "small"
 _DEPTH = 3  # folders below a root that are searched for checkpoints
 
 
@@ -66,6 +69,16 @@ class Settings:
     def llamas(self) -> list[str]:
         """Names of the LLaMA checkpoints below the roots, to compare with."""
         return self._folders("llama")
+
+    def runs(self) -> dict[str, Path]:
+        """Folders of training runs by name: the shipped one, and those below the roots."""
+        found = {SHIPPED_RUN: _SHIPPED} if (_SHIPPED / RUN_FILE).is_file() else {}
+        for root in self.roots:
+            for depth in range(1, _DEPTH + 1):
+                for path in sorted(root.glob("/".join("*" * depth) + f"/{RUN_FILE}")):
+                    if path.resolve().is_relative_to(root):
+                        found[str(path.parent.relative_to(root))] = path.parent
+        return found
 
     def locate(self, choice: str, progress: Progress) -> Path:
         """Folder of a chosen checkpoint; the demo is built and a hub name fetched if need be.

@@ -13,6 +13,7 @@ from .errors import (
     PromptTooLongError,
     StructureError,
     SubllmError,
+    TrainingError,
 )
 from .modeling import SubllmForCausalLM, SubllmModel
 from .routing import RoutingRecord, StreamState
@@ -39,5 +40,6 @@ __all__ = [
     "SubllmError",
     "SubllmForCausalLM",
     "SubllmModel",
+    "TrainingError",
     "parse_structure",
 ]

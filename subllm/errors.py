@@ -6,8 +6,9 @@
     ├── CheckpointError     a checkpoint that is missing, incomplete, unsafe or of another shape
     ├── PromptError         a prompt that the model cannot take
     │   └── PromptTooLongError
-    ├── DataError           text for conversion that cannot be read or is too short
-    └── ConversionError     a conversion that cannot start or go on
+    ├── DataError           text that cannot be read or is too short
+    ├── ConversionError     a conversion that cannot start or go on
+    └── TrainingError       a training run that cannot start or go on
 
 Each message says what was found, what is allowed and what to do.
 """
@@ -50,8 +51,12 @@ class PromptTooLongError(PromptError):
 
 
 class DataError(SubllmError, ValueError):
-    """Text for conversion that cannot be read or is too short."""
+    """Text that cannot be read or is too short."""
 
 
 class ConversionError(SubllmError, RuntimeError):
     """A conversion that cannot start or cannot go on."""
+
+
+class TrainingError(SubllmError, RuntimeError):
+    """A training run that cannot start or cannot go on."""

@@ -1,8 +1,12 @@
 """The record of what a forward pass did with its tokens."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
+import numpy as np
 from torch import Tensor
+
+from .structure import Structure
 
 
 @dataclass(frozen=True)
@@ -57,3 +61,29 @@ class StreamState:
     hidden_states: Tensor
     positions: Tensor
     mask: Tensor | None
+
+
+def level_arrays(structure: Structure, records: Sequence[RoutingRecord], length: int) -> dict[str, np.ndarray]:
+    """The routing of one row as arrays over the prompt's tokens.
+
+    Args:
+        structure: of the model.
+        records: of all S spans.
+        length: T, tokens of the row.
+
+    Returns:
+        `scores`, `stream_norm`, `difference_norm` and `contribution_norm`, each (S, T) float32, NaN where the token did
+        not reach the span, and `kept`, (S, T) bool.
+    """
+    shape = (len(records), length)
+    arrays = {
+        name: np.full(shape, np.nan, dtype=np.float32)
+        for name in ("scores", "stream_norm", "difference_norm", "contribution_norm")
+    }
+    kept = np.zeros(shape, dtype=bool)
+    for span, record in zip(structure.spans, records, strict=True):
+        present = slice(None) if span.parent is None else records[span.parent].kept[0].cpu().numpy()
+        for name, array in arrays.items():
+            array[span.index, present] = getattr(record, name)[0].float().cpu().numpy()
+        kept[span.index, record.kept[0].cpu().numpy()] = True
+    return arrays | {"kept": kept}

@@ -32,6 +32,16 @@ def show(trace: Trace, source: runs.Source, settings: Settings) -> None:
     names = {other.digest: _name(other) for other in others}
     digest = st.selectbox(say("beside_with"), list(names), format_func=names.__getitem__, key="beside with")
     other = next(other for other in others if other.digest == digest)
+    compare(trace, other)
+
+
+def compare(trace: Trace, other: Trace) -> None:
+    """Two traces in numbers and figures.
+
+    Args:
+        trace: the first.
+        other: the second.
+    """
     pairing = pair(trace, other)
     st.caption(
         plain(
@@ -62,7 +72,6 @@ def _summary(first: Trace, second: Trace) -> None:
         work = trace.block_tokens.sum() / max(trace.num_blocks * trace.num_tokens, 1)
         likeliest = repr(str(trace.next_pieces[0])) if len(trace.next_pieces) else "–"
         probability = f" {trace.next_probabilities[0]:.1%}" if len(trace.next_probabilities) else ""
-        surprisal = np.nan if np.isnan(trace.surprisal).all() else float(np.exp(np.nanmean(trace.surprisal)))
         rows.append(
             {
                 "": name,
@@ -70,7 +79,7 @@ def _summary(first: Trace, second: Trace) -> None:
                 say("beside_kept"): ", ".join(f"{share:.0%}" for share in trace.retention) or "–",
                 say("beside_work"): f"{work:.0%}",
                 say("beside_next"): likeliest + probability,
-                say("beside_perplexity"): "–" if np.isnan(surprisal) else f"{surprisal:.2f}",
+                say("beside_perplexity"): "–" if np.isnan(trace.perplexity) else f"{trace.perplexity:.2f}",
             }
         )
     st.dataframe(pd.DataFrame(rows), hide_index=True)

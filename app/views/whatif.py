@@ -93,7 +93,7 @@ def show(trace: Trace, source: runs.Source, settings: Settings) -> None:
         )
         st.caption(say("divergence_help"))
         if st.button(say("whatif_add"), icon=":material/compare:", help=say("whatif_add_help")):
-            _remember(now, judged, edits, source)
+            _remember(trace, now, judged, edits, source)
     _search(trace, ground, shown)
     if len(source.text) <= history.LONGEST_LINK:
         _command(source, edits, answer)
@@ -266,13 +266,17 @@ def _numbers(ground: Ground, outcome: Outcome, judged: dict[str, np.ndarray]) ->
     )
 
 
-def _remember(now: Trace, judged: dict[str, np.ndarray], edits: Sequence[Edit], source: runs.Source) -> None:
+def _remember(
+    trace: Trace, now: Trace, judged: dict[str, np.ndarray], edits: Sequence[Edit], source: runs.Source
+) -> None:
     """Keep the edited run among the traces, to be looked at side by side."""
     name = f"{now.provenance.checkpoint} [{'; '.join(map(str, edits))}]"
     edited = replace(
         now, divergence=judged["divergence"], agrees=judged["agrees"], surprisal=judged["surprisal"],
         provenance=replace(now.provenance, checkpoint=name), cost=None, dense_cost=None,
     )  # fmt: skip
+    if np.isnan(trace.perplexity):  # it was measured along with the edits
+        history.remember(replace(trace, surprisal=judged["dense_surprisal"]), source)
     history.remember(edited, source, first=False)
     st.toast(say("whatif_added"))
 

@@ -12,10 +12,7 @@ relative squared distance of the final hidden states at all of them.
 import json
 import math
 import shutil
-import signal
 import time
-from collections.abc import Iterator
-from contextlib import contextmanager
 from dataclasses import asdict, dataclass, fields
 from pathlib import Path
 from typing import Any
@@ -29,6 +26,7 @@ from tqdm import tqdm
 from transformers import LlamaForCausalLM
 
 from ..errors import ConversionError
+from ..interrupt import stop_on_signal
 from ..modeling import SubllmForCausalLM
 from ..schedule import LinearSchedule
 from .evaluate import Evaluation, evaluate
@@ -165,7 +163,7 @@ class Adaptation:
         self._resume()
         options, started, done = self.options, time.monotonic(), 0
         bar = tqdm(total=options.steps, initial=self.step, unit="step")
-        with _stop_on_signal() as stopped:
+        with stop_on_signal() as stopped:
             while self.step < options.steps:
                 loss, retention = self._train_step()
                 done += options.batch_size * options.length
@@ -304,20 +302,3 @@ class Adaptation:
         torch.set_rng_state(state["generator"])
         self.directions, self._drifts = state["directions"], state["drifts"]
         self.step, self.tokens, self.evaluations = state["step"], state["tokens"], state["evaluations"]
-
-
-@contextmanager
-def _stop_on_signal() -> Iterator[Any]:
-    """Turn SIGINT and SIGTERM into a request to save and stop."""
-    received: list[int] = []
-    try:
-        previous = {
-            s: signal.signal(s, lambda number, _: received.append(number)) for s in (signal.SIGINT, signal.SIGTERM)
-        }
-    except ValueError:  # not in the main thread: signals stay as they are
-        previous = {}
-    try:
-        yield lambda: bool(received)
-    finally:
-        for number, handler in previous.items():
-            signal.signal(number, handler)

@@ -1,7 +1,5 @@
 """Text for conversion: documents from files, tokenised and cut into blocks of equal length."""
 
-import hashlib
-import json
 import random
 from pathlib import Path
 
@@ -10,47 +8,15 @@ from torch import Tensor
 from transformers import PreTrainedTokenizerBase
 
 from ..errors import DataError
-
-_HELD_OUT = 0.02  # share of documents, chosen by a digest of their text
+from ..reading import is_held_out, read_pieces
 
 
 def read_documents(paths: list[Path]) -> dict[str, list[str]]:
-    """Documents per file.
-
-    Args:
-        paths: .txt files (one document each), .jsonl files ({"text": ...} a line), or folders of them.
-
-    Raises:
-        DataError: if a path does not exist, a file cannot be read as text, or nothing is found.
-    """
-    files: list[Path] = []
-    for path in paths:
-        if path.is_dir():
-            files += sorted(p for p in path.rglob("*") if p.suffix in (".txt", ".jsonl"))
-        elif path.is_file():
-            files.append(path)
-        else:
-            raise DataError(f"There is no text at {path}.")
+    """Documents per file; see `subllm.reading.read_pieces`."""
     documents: dict[str, list[str]] = {}
-    for file in files:
-        try:
-            content = file.read_text(encoding="utf-8")
-            lines = content.splitlines() if file.suffix == ".jsonl" else []
-            texts = [json.loads(line)["text"] for line in lines if line.strip()] if lines else [content]
-        except (UnicodeDecodeError, json.JSONDecodeError, KeyError, TypeError) as error:
-            raise DataError(
-                f"{file} is neither UTF-8 text nor JSON Lines with a 'text' in every line: {error}"
-            ) from error
-        if any(text.strip() for text in texts):
-            documents[str(file)] = [text for text in texts if text.strip()]
-    if not documents:
-        raise DataError(f"No text found in {[str(path) for path in paths]}; give .txt or .jsonl files.")
+    for piece in read_pieces(paths):
+        documents.setdefault(piece.source, []).append(piece.text)
     return documents
-
-
-def is_held_out(document: str) -> bool:
-    """Whether a document belongs to the held-out part, whatever files it comes with."""
-    return int(hashlib.sha256(document.encode()).hexdigest()[:8], 16) / 2**32 < _HELD_OUT
 
 
 class TokenBlocks:

@@ -200,6 +200,16 @@ def measure(new_page: Callable[[], Page], address: str, text: str, log: Path, re
     return found
 
 
+def cell(values: list[float], digits: int = 0) -> str:
+    """Median, least and most.
+
+    Args:
+        values: measured.
+        digits: after the point.
+    """
+    return f"{median(values):,.{digits}f} ({min(values):,.{digits}f} – {max(values):,.{digits}f})"
+
+
 def report(rows: dict[int, dict[str, list[float]]], facts: dict[str, str]) -> str:
     """Markdown table of what was measured.
 
@@ -208,9 +218,6 @@ def report(rows: dict[int, dict[str, list[float]]], facts: dict[str, str]) -> st
         facts: about the machine.
     """
     blocks = _STRUCTURE.count("T")
-
-    def cell(values: list[float], digits: int = 0) -> str:
-        return f"{median(values):,.{digits}f} ({min(values):,.{digits}f} – {max(values):,.{digits}f})"
 
     lines = [
         "| prompt tokens | trace to visible, ms | received, KiB | bytes per token and block | click to panel, ms "

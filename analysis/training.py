@@ -1,0 +1,263 @@
+"""A training run, live or finished: its log, and how its routing of fixed prompts changed from snapshot to snapshot.
+
+Only files are read, and a run that is being written is not disturbed.
+"""
+
+import json
+import re
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+
+from subllm import DataError
+from subllm.snapshots import SUFFIX, RoutingSnapshot
+from subllm.structure import parse_structure
+
+from .errors import AnalysisError
+from .trace import Provenance, Trace
+
+RUN_FILE, LOG_FILE, SNAPSHOTS = "run.json", "log.jsonl", "snapshots"
+QUANTILES = (0.05, 0.25, 0.5, 0.75, 0.95)
+KINDS = {
+    "beginning": r"\s*[^\W\d_]+|[A-Z][^\W\d_]*",  # of a word, with the space before it
+    "continuation": r"[^\W\d_]+",
+    "digit": r"\s*\d+",
+    "punctuation": r"\s*[^\w\s]+",
+    "space": r"\s+",
+}
+
+
+@dataclass(frozen=True, eq=False)
+class Run:
+    """What a run's folder says.
+
+    Attributes:
+        folder: of the run.
+        config: fields of `subllm.train.TrainConfig`.
+        structure: of the model.
+        retention_ratios: nominal share kept by each of the S spans.
+        parameters: of the model.
+        offsets: for each prompt, first and past the last character of each token.
+        log: a row per line: step, loss, eval_loss, learning_rate, grad_norm, tokens, tokens_per_second.
+        snapshots: files, in the order of their steps.
+    """
+
+    folder: Path
+    config: dict[str, Any]
+    structure: str
+    retention_ratios: list[float]
+    parameters: int
+    offsets: list[list[list[int]]]
+    log: pd.DataFrame
+    snapshots: list[Path]
+
+    @property
+    def step(self) -> int:
+        """Last one in the log."""
+        return int(self.log["step"].max()) if len(self.log) else 0
+
+    @property
+    def title(self) -> str:
+        """What is trained, in a few words."""
+        kind = "LLaMA" if self.config.get("dense") else "SUBLLM"
+        return f"{kind}, {self.config['ablation']}" if self.config.get("ablation") else kind
+
+
+def read_run(folder: Path) -> Run:
+    """Open a run's folder, also while the run goes on.
+
+    Args:
+        folder: made by `python -m subllm.train`.
+
+    Raises:
+        AnalysisError: if it is none.
+    """
+    try:
+        about = json.loads((folder / RUN_FILE).read_text())
+        lines = (folder / LOG_FILE).read_text().splitlines(keepends=True) if (folder / LOG_FILE).is_file() else []
+        entries = [json.loads(line) for line in lines if line.endswith("\n")]  # the last one may be half-written
+        names = ["step", "loss", "eval_loss", "learning_rate", "grad_norm", "tokens", "tokens_per_second"]
+        return Run(
+            folder=folder,
+            config=about["config"],
+            structure=about["structure"],
+            retention_ratios=about["retention_ratios"],
+            parameters=about["parameters"],
+            offsets=about["offsets"],
+            log=pd.DataFrame(entries, columns=names),
+            snapshots=sorted((folder / SNAPSHOTS).glob(f"step-*{SUFFIX}")),
+        )
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        raise AnalysisError(
+            f"{folder} is not the folder of a training run ({error}); make one with: python -m subllm.train"
+        ) from error
+
+
+def load_snapshots(run: Run) -> list[RoutingSnapshot]:
+    """All snapshots of a run.
+
+    Args:
+        run: with at least one.
+
+    Raises:
+        AnalysisError: if one cannot be read, or they are not of the run's prompts.
+    """
+    try:
+        found = [RoutingSnapshot.load(path) for path in run.snapshots]
+    except DataError as error:
+        raise AnalysisError(str(error)) from error
+    lengths = [len(offsets) for offsets in run.offsets]
+    for snapshot in found:
+        if np.diff(snapshot.first).tolist() != lengths or len(snapshot.scores) != len(run.retention_ratios):
+            raise AnalysisError(
+                f"The snapshot of step {snapshot.step:,} in {run.folder} is of other prompts or levels."
+            )
+    return found
+
+
+def snapshot_trace(run: Run, snapshot: RoutingSnapshot, prompt: int) -> Trace:
+    """The routing of one prompt at one step, as a trace; what a snapshot does not record is empty or NaN.
+
+    Args:
+        run: that the snapshot is of.
+        snapshot: of the run.
+        prompt: number of the prompt.
+    """
+    own = slice(int(snapshot.first[prompt]), int(snapshot.first[prompt + 1]))
+    text, offsets = run.config["prompts"][prompt], np.asarray(run.offsets[prompt]).reshape(-1, 2)
+    structure = parse_structure(run.structure)
+    owners = np.asarray([-1 if span is None else span for span in structure.block_spans])
+    tokens, unknown = len(offsets), np.full(len(offsets), np.nan, dtype=np.float32)
+    per_block = np.full((structure.num_blocks, tokens), np.nan, dtype=np.float16)
+    none, no_text = np.zeros(0, dtype=np.int64), np.zeros(0, dtype=np.str_)
+    return Trace(
+        prompt=text,
+        continuation="",
+        token_ids=snapshot.token_ids[own],
+        starts=offsets[:, 0],
+        ends=offsets[:, 1],
+        pieces=np.asarray([text[start:end] for start, end in offsets.tolist()], dtype=np.str_),
+        scores=snapshot.scores[:, own].astype(np.float32),
+        kept=snapshot.kept[:, own],
+        stream_norm=snapshot.stream_norm[:, own].astype(np.float32),
+        difference_norm=snapshot.difference_norm[:, own].astype(np.float32),
+        contribution_norm=snapshot.contribution_norm[:, own].astype(np.float32),
+        change=per_block,
+        confidence=per_block,
+        bypass_scale=snapshot.bypass_scale.astype(np.float32),
+        surprisal=snapshot.surprisal[own].astype(np.float32),
+        dense_surprisal=unknown,
+        divergence=unknown,
+        agrees=np.zeros(tokens, dtype=bool),
+        block_spans=owners,
+        span_parents=np.asarray([-1 if span.parent is None else span.parent for span in structure.spans]),
+        retention_ratios=np.asarray(run.retention_ratios),
+        next_ids=none,
+        next_probabilities=none.astype(np.float32),
+        next_pieces=no_text,
+        new_ids=none,
+        new_pieces=no_text,
+        new_scores=np.zeros((len(structure.spans), 0), dtype=np.float32),
+        provenance=Provenance(
+            f"{run.folder.name}, step {snapshot.step:,}", "", run.structure, "", "", "", "", ""
+        ),
+    )  # fmt: skip
+
+
+@dataclass(frozen=True, eq=False)
+class RoutingHistory:
+    """How routing changed over K snapshots of S spans.
+
+    Attributes:
+        steps: (K,).
+        retention: (K, S) share kept of the tokens that reached the span.
+        scores: (K, S, Q) quantiles of the importance score, at `QUANTILES`.
+        scales: (K, S, Q) quantiles of the bypass scale over channels.
+        to_last: (K, S) Jaccard index of the kept set with the last snapshot's.
+        to_before: (K, S) the same with the snapshot before; NaN at the first.
+        by_kind: (K, S, C) share of all tokens of each of `KINDS` that the span keeps; NaN where there are none.
+        perplexity: (K,) of the prompts.
+    """
+
+    steps: np.ndarray
+    retention: np.ndarray
+    scores: np.ndarray
+    scales: np.ndarray
+    to_last: np.ndarray
+    to_before: np.ndarray
+    by_kind: np.ndarray
+    perplexity: np.ndarray
+
+
+def routing_history(run: Run, snapshots: Sequence[RoutingSnapshot]) -> RoutingHistory:
+    """What the snapshots of a run have in common and what changed.
+
+    Args:
+        run: that they are of.
+        snapshots: in the order of their steps, at least one.
+    """
+    kept = np.stack([snapshot.kept for snapshot in snapshots])  # (K, S, N)
+    scores = np.stack([snapshot.scores.astype(np.float32) for snapshot in snapshots])
+    reached = (~np.isnan(scores)).sum(2)
+    scales = np.stack([snapshot.bypass_scale.astype(np.float32) for snapshot in snapshots])
+    before = np.full(kept.shape[:2], np.nan)
+    before[1:] = jaccard(kept[1:], kept[:-1])
+    surprisal = np.stack([snapshot.surprisal.astype(np.float64) for snapshot in snapshots])
+    kinds = np.asarray([kind for number in range(len(run.offsets)) for kind in kinds_of(_pieces(run, number))])
+    shares = [
+        kept[:, :, kinds == kind].mean(2) if (kinds == kind).any() else np.full(kept.shape[:2], np.nan)
+        for kind in KINDS
+    ]
+    return RoutingHistory(
+        steps=np.asarray([snapshot.step for snapshot in snapshots]),
+        retention=np.where(reached, kept.sum(2) / np.maximum(reached, 1), np.nan),
+        scores=np.stack([[_quantiles(row) for row in snapshot] for snapshot in scores]),
+        scales=np.stack([[_quantiles(row) for row in snapshot] for snapshot in scales]),
+        to_last=jaccard(kept, kept[-1:]),
+        to_before=before,
+        by_kind=np.stack(shares, axis=2),
+        perplexity=np.exp(np.nanmean(surprisal, axis=1)),
+    )
+
+
+def jaccard(first: np.ndarray, second: np.ndarray) -> np.ndarray:
+    """Tokens that both keep over tokens that either keeps, along the last axis; 1 where neither keeps any.
+
+    Args:
+        first: (..., N) bool.
+        second: (..., N) bool.
+    """
+    either = (first | second).sum(-1)
+    return np.where(either, (first & second).sum(-1) / np.maximum(either, 1), 1.0)
+
+
+def kinds_of(pieces: Sequence[str]) -> list[str]:
+    """For each token the first of `KINDS` that describes it; "punctuation" for what none does.
+
+    Args:
+        pieces: texts of the tokens, in order.
+    """
+    found = []
+    for index, piece in enumerate(pieces):
+        inside = index > 0 and pieces[index - 1][-1:].isalpha() and piece[:1].isalpha()
+        for kind, pattern in KINDS.items():
+            if re.fullmatch(pattern, piece) and not (kind == "beginning" and inside):
+                found.append(kind)
+                break
+        else:
+            found.append("punctuation")
+    return found
+
+
+def _pieces(run: Run, prompt: int) -> list[str]:
+    text = run.config["prompts"][prompt]
+    return [text[start:end] for start, end in run.offsets[prompt]]
+
+
+def _quantiles(values: np.ndarray) -> np.ndarray:
+    known = values[~np.isnan(values)]
+    return np.quantile(known, QUANTILES) if len(known) else np.full(len(QUANTILES), np.nan)

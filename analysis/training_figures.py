@@ -1,0 +1,158 @@
+"""Plotly figures of training runs."""
+
+from collections.abc import Mapping, Sequence
+from html import escape
+
+import numpy as np
+import plotly.graph_objects as go
+
+from .figures import DROPPED, ENGLISH, KEPT, LAYOUT, NEUTRAL, Words
+from .training import KINDS, RoutingHistory, Run
+
+_COLOURS = (KEPT, DROPPED, "#4d9a5b", "#8e5bb5", NEUTRAL)
+_DASHES = ("solid", "dash", "dot", "dashdot", "longdash")
+_SYMBOLS = ("circle", "x", "diamond", "square", "triangle-up")
+_SMOOTHED = 15  # lines of the log
+
+
+def loss_curves(runs: Mapping[str, Run], words: Words = ENGLISH) -> go.Figure:
+    """Loss over tokens: of training as a running mean, and on held-out text as points.
+
+    Args:
+        runs: by name.
+        words: labels by key, as in `ENGLISH`.
+    """
+    figure = go.Figure()
+    for number, (name, run) in enumerate(runs.items()):
+        colour = _COLOURS[number % len(_COLOURS)]
+        per_step = run.config["batch_size"] * run.config["length"]
+        steps = run.log.dropna(subset="loss")
+        figure.add_scatter(
+            x=steps["step"] * per_step,
+            y=steps["loss"].rolling(_SMOOTHED, min_periods=1).mean(),
+            name=escape(name),
+            legendgroup=name,
+            line={"color": colour, "dash": _DASHES[number % len(_DASHES)]},
+            hovertemplate="%{x:,}: %{y:.3f}<extra></extra>",
+        )
+        held_out = run.log.dropna(subset="eval_loss")
+        figure.add_scatter(
+            x=held_out["step"] * per_step,
+            y=held_out["eval_loss"],
+            name=f"{escape(name)}, {words['figure_held_out']}",
+            legendgroup=name,
+            mode="markers",
+            marker={"color": colour, "symbol": _SYMBOLS[number % len(_SYMBOLS)], "size": 9},
+            hovertemplate="%{x:,}: %{y:.3f}<extra></extra>",
+        )
+    figure.update_layout(**LAYOUT, xaxis_title=words["figure_trained_tokens"], yaxis_title=words["figure_loss"])
+    return figure
+
+
+def speed_curves(runs: Mapping[str, Run], words: Words = ENGLISH) -> go.Figure:
+    """Tokens per second of training steps.
+
+    Args:
+        runs: by name.
+        words: labels by key, as in `ENGLISH`.
+    """
+    logs = {name: run.log.dropna(subset="tokens_per_second") for name, run in runs.items()}
+    series = {name: (log["step"].to_numpy(), log["tokens_per_second"].to_numpy()) for name, log in logs.items()}
+    return _lines(series, words["figure_tokens_per_second"], words)
+
+
+def level_curves(
+    history: RoutingHistory,
+    values: np.ndarray,
+    names: Sequence[str],
+    title: str,
+    nominal: Sequence[float] = (),
+    words: Words = ENGLISH,
+) -> go.Figure:
+    """A number of every level over the steps.
+
+    Args:
+        history: of the routing.
+        values: (K, S).
+        names: of the levels.
+        title: of the axis.
+        nominal: value that each level is meant to have, drawn as a thin line.
+        words: labels by key, as in `ENGLISH`.
+    """
+    figure = _lines({name: (history.steps, values[:, n]) for n, name in enumerate(names)}, title, words)
+    for value in sorted(set(nominal)):
+        figure.add_hline(
+            value, line={"color": NEUTRAL, "width": 1}, annotation_text=f"{words['figure_nominal']} {value:g}"
+        )
+    return figure
+
+
+def kind_curves(history: RoutingHistory, span: int, words: Words = ENGLISH) -> go.Figure:
+    """Share kept of every kind of token over the steps.
+
+    Args:
+        history: of the routing.
+        span: number of the subsampling module.
+        words: labels by key, as in `ENGLISH`.
+    """
+    series = {
+        words[f"figure_kind_{kind}"]: (history.steps, history.by_kind[:, span, n])
+        for n, kind in enumerate(KINDS)
+        if not np.isnan(history.by_kind[:, span, n]).all()
+    }
+    figure = _lines(series, words["figure_kept_share"], words)
+    figure.update_yaxes(tickformat=".0%", range=[0, 1])
+    return figure
+
+
+def quantile_bands(
+    steps: np.ndarray, quantiles: np.ndarray, title: str, line: float | None = None, words: Words = ENGLISH
+) -> go.Figure:
+    """Median, and the bands that hold half and nine tenths of the values.
+
+    Args:
+        steps: (K,).
+        quantiles: (K, 5) at `analysis.training.QUANTILES`.
+        title: of the axis.
+        line: value to mark.
+        words: labels by key, as in `ENGLISH`.
+    """
+    figure = go.Figure()
+    for low, high, opacity, name in ((0, 4, 0.15, "figure_most"), (1, 3, 0.3, "figure_half")):
+        figure.add_scatter(
+            x=np.concatenate([steps, steps[::-1]]),
+            y=np.concatenate([quantiles[:, low], quantiles[::-1, high]]),
+            fill="toself",
+            fillcolor=f"rgba(47, 111, 179, {opacity})",
+            line={"width": 0},
+            name=words[name],
+            hoverinfo="skip",
+        )
+    figure.add_scatter(
+        x=steps,
+        y=quantiles[:, 2],
+        name=words["figure_median"],
+        mode="lines+markers",
+        line={"color": KEPT},
+        hovertemplate="%{x:,}: %{y:.3f}<extra></extra>",
+    )
+    if line is not None:
+        figure.add_hline(line, line={"color": DROPPED, "dash": "dash"}, annotation_text=f"{line:g}")
+    figure.update_layout(**LAYOUT, xaxis_title=words["figure_step"], yaxis_title=title)
+    return figure
+
+
+def _lines(series: Mapping[str, tuple[np.ndarray, np.ndarray]], title: str, words: Words) -> go.Figure:
+    figure = go.Figure()
+    for number, (name, (x, y)) in enumerate(series.items()):
+        figure.add_scatter(
+            x=x,
+            y=y,
+            name=escape(name),
+            mode="lines+markers",
+            line={"color": _COLOURS[number % len(_COLOURS)], "dash": _DASHES[number % len(_DASHES)]},
+            marker={"symbol": _SYMBOLS[number % len(_SYMBOLS)], "size": 6},
+            hovertemplate="%{x:,}: %{y:.3f}<extra></extra>",
+        )
+    figure.update_layout(**LAYOUT, xaxis_title=words["figure_step"], yaxis_title=title)
+    return figure

@@ -1,0 +1,329 @@
+"""Text turned into what training reads: a tokenizer, and shards of packed token ids.
+
+    python -m subllm.data tokenizer --text corpus --vocabulary 8192 --out tokenizer
+    python -m subllm.data pack --text corpus --tokenizer tokenizer --out packed
+
+Text is read piece by piece and never has to fit in memory. A piece that was there before is left out. A share of the
+documents, chosen by a digest of their text, is held out for evaluation.
+"""
+
+import argparse
+import hashlib
+import json
+import shutil
+import sys
+from collections.abc import Iterable
+from dataclasses import asdict, dataclass, field, replace
+from itertools import islice
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from tokenizers import Tokenizer
+from tokenizers.decoders import ByteLevel as ByteLevelDecoder
+from tokenizers.models import BPE
+from tokenizers.pre_tokenizers import ByteLevel, Digits, Sequence
+from tokenizers.trainers import BpeTrainer
+from torch import Tensor
+from tqdm import tqdm
+from transformers import AutoTokenizer, PreTrainedTokenizerBase, PreTrainedTokenizerFast
+
+from .errors import DataError
+from .reading import HELD_OUT, is_held_out, read_pieces
+
+END = "<|endoftext|>"
+SPLITS = ("train", "held_out")
+_META = "packed.json"
+_FORMAT = 1
+_TOGETHER = 64  # pieces tokenised at once
+_SHARD_TOKENS = 50_000_000
+
+
+def train_tokenizer(texts: Iterable[str], vocabulary: int) -> PreTrainedTokenizerFast:
+    """A byte-level BPE tokenizer: no text is unknown to it; digits are tokens of their own.
+
+    Args:
+        texts: to learn from.
+        vocabulary: tokens, at least 257: all bytes, and the end of a text.
+
+    Raises:
+        DataError: if the vocabulary is too small.
+    """
+    if vocabulary < 257:
+        raise DataError(f"A vocabulary of {vocabulary} is too small; all bytes and the end of a text take 257.")
+    tokenizer = Tokenizer(BPE())
+    tokenizer.pre_tokenizer = Sequence([Digits(individual_digits=True), ByteLevel(add_prefix_space=False)])
+    tokenizer.decoder = ByteLevelDecoder()
+    trainer = BpeTrainer(
+        vocab_size=vocabulary, special_tokens=[END], initial_alphabet=ByteLevel.alphabet(), show_progress=False
+    )
+    tokenizer.train_from_iterator(texts, trainer)
+    return PreTrainedTokenizerFast(tokenizer_object=tokenizer, bos_token=END, eos_token=END, pad_token=END)
+
+
+@dataclass
+class Split:
+    """One part of packed text.
+
+    Attributes:
+        shards: file name and tokens of each.
+        documents: in all.
+    """
+
+    shards: list[tuple[str, int]] = field(default_factory=list)
+    documents: int = 0
+
+    @property
+    def tokens(self) -> int:
+        """In all shards."""
+        return sum(count for _, count in self.shards)
+
+
+@dataclass(frozen=True)
+class Packed:
+    """What a folder of packed text holds; `packed.json` says it.
+
+    Attributes:
+        folder: where it lies, with its tokenizer.
+        vocabulary: of the tokenizer.
+        dtype: of the ids.
+        digest: sha256 of the tokenizer and of all ids.
+        duplicates: pieces left out.
+        splits: by name.
+    """
+
+    folder: Path
+    vocabulary: int
+    dtype: str
+    digest: str
+    duplicates: int
+    splits: dict[str, Split]
+
+    @classmethod
+    def read(cls, folder: Path) -> "Packed":
+        """Open what `pack` wrote.
+
+        Args:
+            folder: of it.
+
+        Raises:
+            DataError: if it is none, or is not complete.
+        """
+        try:
+            meta: dict[str, Any] = json.loads((folder / _META).read_text())
+            if meta.pop("format") != _FORMAT:
+                raise DataError(f"{folder} was packed by another version; pack the text again.")
+            splits = {
+                name: Split([tuple(s) for s in e["shards"]], e["documents"]) for name, e in meta["splits"].items()
+            }
+            packed = cls(folder=folder, **(meta | {"splits": splits}))
+        except (OSError, ValueError, KeyError, TypeError) as error:
+            if isinstance(error, DataError):
+                raise
+            raise DataError(
+                f"{folder} is not packed text ({error}); make it with: python -m subllm.data pack"
+            ) from error
+        size = np.dtype(packed.dtype).itemsize
+        for split in splits.values():
+            for name, count in split.shards:
+                path = folder / Path(name).name
+                found = path.stat().st_size if path.is_file() else 0
+                if found != count * size:
+                    raise DataError(f"{path} has {found:,} bytes, expected {count * size:,}; pack the text again.")
+        return packed
+
+    def tokenizer(self) -> PreTrainedTokenizerBase:
+        """That it was packed with."""
+        return AutoTokenizer.from_pretrained(self.folder, local_files_only=True)
+
+
+class _Writer:
+    """Ids of one split, written as they come."""
+
+    def __init__(self, folder: Path, name: str, dtype: str, shard_tokens: int) -> None:
+        self._folder, self._name, self._dtype, self._most = folder, name, dtype, shard_tokens
+        self.split, self.digest = Split(), hashlib.sha256()
+
+    def write(self, ids: list[int]) -> None:
+        data = np.asarray(ids, dtype=self._dtype)
+        while len(data):
+            if not self.split.shards or self.split.shards[-1][1] >= self._most:
+                self.split.shards.append((f"{self._name}-{len(self.split.shards):05d}.bin", 0))
+            name, count = self.split.shards[-1]
+            now, data = data[: self._most - count], data[self._most - count :]
+            with (self._folder / name).open("ab") as file:
+                file.write(now.tobytes())
+            self.digest.update(now.tobytes())
+            self.split.shards[-1] = (name, count + len(now))
+
+
+def pack(
+    paths: Iterable[Path | str],
+    tokenizer: PreTrainedTokenizerBase,
+    out: Path,
+    *,
+    held_out: float = HELD_OUT,
+    shard_tokens: int = _SHARD_TOKENS,
+) -> Packed:
+    """Turn text into shards of token ids, every document followed by the end-of-text token.
+
+    Args:
+        paths: as of `read_pieces`.
+        tokenizer: with an end-of-text token; saved beside the shards.
+        out: folder to write; it must not be there yet.
+        held_out: share of the documents for evaluation.
+        shard_tokens: ids per file.
+
+    Raises:
+        DataError: if the text cannot be read, is too little for both parts, or `out` is there already.
+    """
+    if out.exists():
+        raise DataError(f"{out} is there already; give another folder, or remove it.")
+    if tokenizer.eos_token_id is None:
+        raise DataError("The tokenizer has no end-of-text token, so documents could not be told apart.")
+    partial = out.with_name(out.name + ".partial")
+    shutil.rmtree(partial, ignore_errors=True)
+    partial.mkdir(parents=True)
+    try:
+        packed = _pack_into(partial, paths, tokenizer, held_out, shard_tokens)
+    except BaseException:
+        shutil.rmtree(partial)
+        raise
+    partial.rename(out)
+    return replace(packed, folder=out)
+
+
+def _pack_into(
+    folder: Path, paths: Iterable[Path | str], tokenizer: PreTrainedTokenizerBase, held_out: float, shard_tokens: int
+) -> Packed:
+    dtype = "uint16" if len(tokenizer) <= 2**16 else "uint32"
+    writers = {name: _Writer(folder, name, dtype, shard_tokens) for name in SPLITS}
+    seen: set[bytes] = set()
+    duplicates = 0
+    name = SPLITS[0]
+    pieces = iter(tqdm(read_pieces(paths), unit=" pieces", disable=None))
+    while group := list(islice(pieces, _TOGETHER)):
+        encoded = tokenizer([piece.text for piece in group], add_special_tokens=False, verbose=False)["input_ids"]
+        for piece, ids in zip(group, encoded, strict=True):
+            if piece.first:
+                name = SPLITS[is_held_out(piece.text, held_out)]
+            digest = hashlib.sha256(piece.text.encode()).digest()[:16]
+            if digest in seen:
+                duplicates += 1
+                continue
+            seen.add(digest)
+            writers[name].write([*ids, tokenizer.eos_token_id] if piece.last else ids)
+            writers[name].split.documents += piece.last
+    total = hashlib.sha256(json.dumps(tokenizer.get_vocab(), sort_keys=True).encode())
+    for name, writer in writers.items():
+        if not writer.split.tokens:
+            raise DataError(
+                f"No document fell into the part {name!r} (held out is {held_out:.0%} of the documents, chosen by a "
+                "digest of their text); give more documents, or another share."
+            )
+        total.update(writer.digest.digest())
+    splits = {name: writer.split for name, writer in writers.items()}
+    packed = Packed(folder, len(tokenizer), dtype, total.hexdigest(), duplicates, splits)
+    tokenizer.save_pretrained(folder)
+    meta = asdict(packed) | {"format": _FORMAT}
+    del meta["folder"]
+    (folder / _META).write_text(json.dumps(meta, indent=1) + "\n")
+    return packed
+
+
+class Blocks(torch.utils.data.Dataset[dict[str, Tensor]]):
+    """Blocks of packed text, read from the files as they are asked for, in an order that a seed fixes.
+
+    Args:
+        packed: the text.
+        split: one of `SPLITS`.
+        length: tokens per block.
+        count: blocks; more than there are begin anew, in another order. All, once, if left out.
+        seed: of the order; None for the order of the files.
+
+    Raises:
+        DataError: if there is not even one block.
+    """
+
+    def __init__(
+        self, packed: Packed, split: str, length: int, *, count: int | None = None, seed: int | None = None
+    ) -> None:
+        self._files = [
+            np.memmap(packed.folder / Path(name).name, dtype=packed.dtype, mode="r", shape=(tokens,))
+            for name, tokens in packed.splits[split].shards
+        ]
+        blocks = [len(file) // length for file in self._files]
+        self._ends = np.cumsum(blocks)
+        self.available = sum(blocks)
+        if not self.available:
+            raise DataError(
+                f"The part {split!r} of {packed.folder} has {packed.splits[split].tokens:,} tokens, less than one "
+                f"block of {length:,}; give more text or shorter blocks."
+            )
+        self._length, self._seed = length, seed
+        self._count = self.available if count is None else count
+        self._order: tuple[int, np.ndarray] | None = None
+
+    def __len__(self) -> int:
+        return self._count
+
+    def __getitem__(self, index: int) -> dict[str, Tensor]:
+        """Block number `index` as ids, and labels for a model that shifts them itself: each (length,)."""
+        if not 0 <= index < self._count:
+            raise IndexError(index)
+        epoch, place = divmod(index, self.available)
+        if self._seed is not None:
+            if self._order is None or self._order[0] != epoch:
+                self._order = (epoch, np.random.default_rng((self._seed, epoch)).permutation(self.available))
+            place = int(self._order[1][place])
+        shard = int(np.searchsorted(self._ends, place, side="right"))
+        start = (place - (int(self._ends[shard - 1]) if shard else 0)) * self._length
+        ids = torch.from_numpy(self._files[shard][start : start + self._length].astype(np.int64))
+        return {"input_ids": ids, "labels": ids}
+
+
+def _tokenizer(arguments: argparse.Namespace) -> None:
+    pieces = islice(read_pieces(arguments.text), arguments.most)
+    train_tokenizer((piece.text for piece in pieces), arguments.vocabulary).save_pretrained(arguments.out)
+    print(f"Wrote {arguments.out}")  # noqa: T201
+
+
+def _pack(arguments: argparse.Namespace) -> None:
+    try:
+        tokenizer = AutoTokenizer.from_pretrained(arguments.tokenizer)
+    except (OSError, ValueError) as error:
+        raise DataError(f"{arguments.tokenizer} is not a tokenizer: {str(error).splitlines()[0]}") from error
+    packed = pack(arguments.text, tokenizer, arguments.out, held_out=arguments.held_out)
+    for name, split in packed.splits.items():
+        print(f"{name}: {split.tokens:,} tokens of {split.documents:,} documents")  # noqa: T201
+    print(f"Wrote {arguments.out}; {packed.duplicates:,} duplicates left out")  # noqa: T201
+
+
+def main() -> int:
+    """Command line; a user's mistake is one line on standard error and exit code 1."""
+    parser = argparse.ArgumentParser(prog="python -m subllm.data", description=__doc__.splitlines()[0])
+    commands = parser.add_subparsers(required=True)
+    tokenizer = commands.add_parser("tokenizer", help="train a byte-level BPE tokenizer")
+    tokenizer.add_argument("--text", nargs="+", required=True, help="files, folders or names of hub datasets")
+    tokenizer.add_argument("--vocabulary", type=int, default=8192, help="tokens (default: 8192)")
+    tokenizer.add_argument("--most", type=int, help="documents to learn from at most")
+    tokenizer.add_argument("--out", type=Path, required=True, help="folder to write")
+    tokenizer.set_defaults(run=_tokenizer)
+    packing = commands.add_parser("pack", help="turn text into shards of token ids")
+    packing.add_argument("--text", nargs="+", required=True, help="files, folders or names of hub datasets")
+    packing.add_argument("--tokenizer", required=True, help="folder or hub name of a tokenizer")
+    packing.add_argument("--held-out", type=float, default=HELD_OUT, help=f"share of documents (default: {HELD_OUT})")
+    packing.add_argument("--out", type=Path, required=True, help="folder to write")
+    packing.set_defaults(run=_pack)
+    arguments = parser.parse_args()
+    try:
+        arguments.run(arguments)
+    except (DataError, OSError) as error:
+        print(f"error: {error}", file=sys.stderr)  # noqa: T201
+        return 1
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,22 @@
+"""Stopping a long job when the system asks for it."""
+
+import signal
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+
+
+@contextmanager
+def stop_on_signal() -> Iterator[Callable[[], bool]]:
+    """Turn SIGINT and SIGTERM into a request to save and stop; yields whether there was one."""
+    received: list[int] = []
+    try:
+        previous = {
+            s: signal.signal(s, lambda number, _: received.append(number)) for s in (signal.SIGINT, signal.SIGTERM)
+        }
+    except ValueError:  # not in the main thread: signals stay as they are
+        previous = {}
+    try:
+        yield lambda: bool(received)
+    finally:
+        for number, handler in previous.items():
+            signal.signal(number, handler)

@@ -1,0 +1,110 @@
+"""Records of a model's routing on fixed prompts, made while it is trained."""
+
+import os
+import zipfile
+from collections.abc import Sequence
+from dataclasses import dataclass, fields
+from pathlib import Path
+
+import numpy as np
+import torch
+from transformers import PreTrainedModel
+
+from .errors import DataError
+from .routing import level_arrays
+
+SUFFIX = ".npz"
+
+
+@dataclass(frozen=True, eq=False)
+class RoutingSnapshot:
+    """The routing of P prompts, by the rule of inference. Letters: N tokens of all prompts, S spans, D width.
+
+    Attributes:
+        step: of training.
+        first: (P + 1,) where each prompt's tokens begin; last, N.
+        token_ids: (N,).
+        scores: (S, N) importance; NaN where the token did not reach the span.
+        kept: (S, N) True where the span's blocks process the token.
+        stream_norm: (S, N) L2 norm of the stream before the span; NaN as above.
+        difference_norm: (S, N) L2 norm of what the span changed.
+        contribution_norm: (S, N) L2 norm of what was added to the stream.
+        surprisal: (N,) nats, -log p(token given those before); NaN at the first of each prompt.
+        bypass_scale: (S, D).
+    """
+
+    step: int
+    first: np.ndarray
+    token_ids: np.ndarray
+    scores: np.ndarray
+    kept: np.ndarray
+    stream_norm: np.ndarray
+    difference_norm: np.ndarray
+    contribution_norm: np.ndarray
+    surprisal: np.ndarray
+    bypass_scale: np.ndarray
+
+    @classmethod
+    @torch.no_grad()
+    def take(cls, model: PreTrainedModel, prompts: Sequence[Sequence[int]], step: int) -> "RoutingSnapshot":
+        """Run prompts through a SUBLLM.
+
+        Args:
+            model: left in the mode that it is in.
+            prompts: ids of each.
+            step: of training.
+        """
+        training = model.training
+        model.eval()
+        found: list[dict[str, np.ndarray]] = []
+        for prompt in prompts:
+            ids = torch.tensor([list(prompt)], device=model.device)
+            output = model(ids, use_cache=False, output_routing=True)
+            arrays = level_arrays(model.config.parsed_structure, output.routing, ids.shape[1])
+            logs = output.logits[0, :-1].float().log_softmax(-1).gather(1, ids[0, 1:, None])[:, 0]
+            arrays["surprisal"] = np.concatenate([[np.nan], -logs.cpu().numpy()])
+            found.append(arrays)
+        model.train(training)
+        scales = [bypass.scale.detach().float().cpu().numpy() for bypass in model.model.bypasses]
+        small = {
+            name: np.concatenate([arrays[name] for arrays in found], axis=-1).astype(np.float16) for name in found[0]
+        }
+        small["kept"] = small["kept"].astype(bool)
+        return cls(
+            step=step,
+            first=np.cumsum([0, *map(len, prompts)]),
+            token_ids=np.concatenate([np.asarray(prompt) for prompt in prompts]),
+            bypass_scale=np.asarray(scales, dtype=np.float16),
+            **small,
+        )
+
+    def save(self, folder: Path) -> Path:
+        """Write the snapshot under the name of its step; nobody sees it half-written.
+
+        Args:
+            folder: for snapshots.
+        """
+        folder.mkdir(parents=True, exist_ok=True)
+        path = folder / f"step-{self.step:08d}{SUFFIX}"
+        partial = path.with_suffix(".partial")
+        with partial.open("wb") as file:
+            np.savez_compressed(file, allow_pickle=False, **{f.name: getattr(self, f.name) for f in fields(self)})
+        os.replace(partial, path)
+        return path
+
+    @classmethod
+    def load(cls, path: Path) -> "RoutingSnapshot":
+        """Read what `save` wrote; nothing in the file is executed.
+
+        Args:
+            path: of the file.
+
+        Raises:
+            DataError: if it is none.
+        """
+        try:
+            with path.open("rb") as file, np.load(file, allow_pickle=False) as content:
+                arrays = {field.name: content[field.name] for field in fields(cls)}
+        except (OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile) as error:
+            raise DataError(f"{path} is not a routing snapshot: {error}") from error
+        return cls(**(arrays | {"step": int(arrays["step"])}))

@@ -1,0 +1,148 @@
+"""What happens between the steps of a training run: schedules, the log, snapshots, and stopping."""
+
+import json
+import os
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+from transformers import TrainerCallback, TrainerControl, TrainerState, TrainingArguments
+
+from ..schedule import BALANCER_PROBABILITY, BYPASS_MINIMUM, LinearSchedule
+from ..snapshots import RoutingSnapshot
+from ..subsampling import Subsampler
+from ..upsampling import Bypass
+from .config import TrainConfig
+
+LOG_FILE = "log.jsonl"
+_LOGGED = ("loss", "grad_norm", "learning_rate", "eval_loss")
+
+
+class Schedules(TrainerCallback):
+    """Moves the balancer's probability and the lower limit of the bypass scales from step to step."""
+
+    def __init__(self, config: TrainConfig) -> None:
+        self._balancer = _scaled(BALANCER_PROBABILITY, config.balancer_steps)
+        self._bypass = _scaled(BYPASS_MINIMUM, config.bypass_steps)
+
+    def on_step_begin(
+        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, model: Any = None, **kwargs: Any
+    ) -> None:
+        """Before a step."""
+        for module in model.modules():
+            if isinstance(module, Subsampler):
+                module.balancer_probability = self._balancer(state.global_step)
+            elif isinstance(module, Bypass):
+                module.minimum = self._bypass(state.global_step)
+
+
+class Journal(TrainerCallback):
+    """Writes what happens to `log.jsonl`; lines of steps that a resumed run repeats are dropped first."""
+
+    def __init__(self, path: Path, tokens: int) -> None:
+        self._path, self._tokens = path, tokens
+        self._started = self._seconds = 0.0
+        self._steps = 0
+
+    def on_train_begin(
+        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
+    ) -> None:
+        """Keep the lines up to where the run goes on."""
+        if state.is_world_process_zero and self._path.exists():
+            kept = [entry for entry in read_log(self._path) if entry["step"] <= state.global_step]
+            partial = self._path.with_suffix(".partial")
+            partial.write_text("".join(json.dumps(entry) + "\n" for entry in kept))
+            os.replace(partial, self._path)
+
+    def on_step_begin(
+        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
+    ) -> None:
+        """Start the clock: evaluations and checkpoints lie outside of it."""
+        self._started = time.perf_counter()
+
+    def on_step_end(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any) -> None:
+        """Stop the clock."""
+        self._seconds += time.perf_counter() - self._started
+        self._steps += 1
+
+    def on_log(
+        self,
+        args: TrainingArguments,
+        state: TrainerState,
+        control: TrainerControl,
+        logs: dict[str, float] | None = None,
+        **kwargs: Any,
+    ) -> None:
+        """Add a line."""
+        entry = {key: value for key, value in (logs or {}).items() if key in _LOGGED}
+        if not state.is_world_process_zero or not entry:
+            return
+        if "loss" in entry:
+            entry["tokens"] = state.global_step * self._tokens
+            if self._seconds:
+                entry["tokens_per_second"] = self._steps * self._tokens / self._seconds
+            self._seconds, self._steps = 0.0, 0
+        with self._path.open("a") as file:
+            file.write(json.dumps({"step": state.global_step, **entry}) + "\n")
+
+
+class Snapshots(TrainerCallback):
+    """Records the routing of fixed prompts."""
+
+    def __init__(self, folder: Path, prompts: list[list[int]], every: int) -> None:
+        self._folder, self._prompts, self._every = folder, prompts, every
+
+    def on_train_begin(
+        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, model: Any = None, **kwargs: Any
+    ) -> None:
+        """Before the first step; later ones of a run that is taken up again are taken again."""
+        if state.is_world_process_zero:
+            for path in self._folder.glob("step-*"):
+                if int(path.stem.rpartition("-")[2]) > state.global_step:
+                    path.unlink()
+        if state.global_step == 0:
+            self._take(state, model)
+
+    def on_step_end(
+        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, model: Any = None, **kwargs: Any
+    ) -> None:
+        """After so many steps, and after the last one."""
+        if state.global_step % self._every == 0 or state.global_step == state.max_steps:
+            self._take(state, model)
+
+    def _take(self, state: TrainerState, model: Any) -> None:
+        snapshot = RoutingSnapshot.take(model, self._prompts, state.global_step)
+        if state.is_world_process_zero:
+            snapshot.save(self._folder)
+
+
+class StopWhen(TrainerCallback):
+    """Saves and stops after the step in which it is asked to."""
+
+    def __init__(self, stopped: Callable[[], bool]) -> None:
+        self._stopped = stopped
+
+    def on_step_end(
+        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
+    ) -> TrainerControl:
+        """After a step."""
+        if self._stopped():
+            control.should_save = control.should_training_stop = True
+        return control
+
+
+def read_log(path: Path) -> Iterator[dict[str, Any]]:
+    """Lines of a log, also while it is being written: a last line that is not complete is left out.
+
+    Args:
+        path: of the log.
+    """
+    with path.open() as file:
+        for line in file:
+            if line.endswith("\n"):
+                yield json.loads(line)
+
+
+def _scaled(schedule: LinearSchedule, steps: int) -> LinearSchedule:
+    return LinearSchedule(schedule.start, schedule.stop, steps)

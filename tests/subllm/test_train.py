@@ -1,0 +1,244 @@
+"""A training run does what its configuration says, however it is divided, stopped, killed or starved."""
+
+import json
+import math
+import os
+import re
+import resource
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from transformers import AutoModelForCausalLM
+
+from subllm import DataError, SubllmForCausalLM, TrainingError
+from subllm.checkpoints import load_checkpoint
+from subllm.data import pack, train_tokenizer
+from subllm.snapshots import RoutingSnapshot
+from subllm.train import TrainConfig, train
+from subllm.train.ablations import fixed_rule
+from subllm.train.callbacks import read_log
+from subllm.train.loop import build_model, last_checkpoint
+
+ROOT = Path(__file__).parents[2]
+MODEL = {
+    "structure": "T(T(T)T)T", "retention_ratio": 0.6, "hidden_size": 32, "intermediate_size": 48,
+    "num_attention_heads": 2, "num_key_value_heads": 1, "max_position_embeddings": 128, "tie_word_embeddings": True,
+}  # fmt: skip
+SMALL = {
+    "model": MODEL, "steps": 8, "batch_size": 4, "micro_batch_size": 2, "length": 32, "warmup_steps": 2, "log_every": 1,
+    "evaluate_every": 4, "save_every": 2, "snapshot_every": 4, "evaluation_blocks": 8,
+    "prompts": ["the sum of 2 and 3 is 5", "a needle"],
+}  # fmt: skip
+
+
+@pytest.fixture(scope="module")
+def data(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("data")
+    texts = [
+        f"the sum of {a} and {b} is {a + b}, and the sum of {b} and {a} is the same."
+        for a in range(40)
+        for b in range(20)
+    ]
+    (folder / "text.jsonl").write_text("".join(json.dumps({"text": text}) + "\n" for text in texts))
+    return pack([folder / "text.jsonl"], train_tokenizer(texts, 300), folder / "packed", held_out=0.1).folder
+
+
+@pytest.fixture(scope="module")
+def finished(data, tmp_path_factory):
+    out = tmp_path_factory.mktemp("runs") / "whole"
+    train(TrainConfig.of(SMALL), data, out)
+    return out
+
+
+def losses(folder):
+    return {e["step"]: e["loss"] for e in read_log(folder / "log.jsonl") if "loss" in e}
+
+
+def command(data, out, config=SMALL, launcher=("-m",)):
+    (out.parent / f"{out.name}.json").write_text(json.dumps(config))
+    paths = ["--config", f"{out.parent / out.name}.json", "--data", str(data), "--out", str(out)]
+    return [sys.executable, *launcher, "subllm.train", *paths]
+
+
+def run(arguments, **options):
+    environment = os.environ | {"OMP_NUM_THREADS": "1"}
+    return subprocess.run(arguments, cwd=ROOT, env=environment, capture_output=True, text=True, **options)
+
+
+def test_a_killed_run_goes_on_exactly_where_its_last_checkpoint_was(data, finished, tmp_path):
+    out = tmp_path / "killed"
+    process = subprocess.Popen(command(data, out), cwd=ROOT, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+    deadline = time.monotonic() + 120
+    while not list(out.glob("checkpoint-*")):
+        assert process.poll() is None and time.monotonic() < deadline
+    process.kill()
+    process.wait()
+    for checkpoint in out.glob("checkpoint-*"):
+        load_checkpoint(checkpoint, "cpu", "float32")
+    train(TrainConfig.of(SMALL), data, out)
+    assert losses(out) == pytest.approx(losses(finished), abs=1e-6)
+    whole, resumed = (load_checkpoint(folder / "final", "cpu", "float32").model for folder in (finished, out))
+    for (name, one), other in zip(whole.named_parameters(), resumed.parameters(), strict=True):
+        torch.testing.assert_close(one, other, atol=1e-6, rtol=1e-5, msg=name)
+
+
+def test_a_run_that_is_asked_to_stop_saves_and_says_how_to_go_on(data, tmp_path):
+    out = tmp_path / "stopped"
+    slow = SMALL | {"steps": 100_000, "save_every": 100_000, "evaluate_every": 100_000}
+    process = subprocess.Popen(
+        command(data, out, slow), cwd=ROOT, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True
+    )
+    deadline = time.monotonic() + 120
+    while not (out / "log.jsonl").exists() or not losses(out):
+        assert process.poll() is None and time.monotonic() < deadline
+    process.send_signal(signal.SIGTERM)
+    _, said = process.communicate(timeout=120)
+    assert process.returncode == 130 and "run the command again" in said.splitlines()[-1]
+    step = int(last_checkpoint(out).name.rpartition("-")[2])
+    assert step >= max(losses(out)) > 0
+
+
+def test_two_processes_take_the_same_steps_as_one(data, finished, tmp_path):
+    out = tmp_path / "two"
+    launcher = ("-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2", "-m")
+    done = run(command(data, out, launcher=launcher), timeout=300)
+    assert done.returncode == 0, done.stderr
+    assert losses(out) == pytest.approx(losses(finished), abs=2e-4)
+
+
+def test_a_full_disk_ends_the_run_and_leaves_the_last_checkpoint(data, tmp_path):
+    out = tmp_path / "full"
+    first = subprocess.Popen(command(data, out), cwd=ROOT, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+    deadline = time.monotonic() + 120
+    while not list(out.glob("checkpoint-*")):
+        assert first.poll() is None and time.monotonic() < deadline
+    first.kill()
+    first.wait()
+    before = last_checkpoint(out)
+    small = (before / "model.safetensors").stat().st_size // 2  # a file cannot grow further than that
+    done = run(
+        command(data, out), timeout=120, preexec_fn=lambda: resource.setrlimit(resource.RLIMIT_FSIZE, (small, small))
+    )
+    assert done.returncode == 1, done.stderr
+    assert re.search(rf"error: The disk of .* is full .*{before.name} is whole", done.stderr), done.stderr
+    assert last_checkpoint(out) == before and not (out / "partial").exists()
+    load_checkpoint(before, "cpu", "float32")
+
+
+def test_a_model_learns_and_keeps_its_nominal_share(data, tmp_path):
+    config = SMALL | {
+        "steps": 300, "learning_rate": 5e-3, "evaluate_every": 300, "save_every": 300, "snapshot_every": 300,
+        "log_every": 10, "balancer_steps": 300, "bypass_steps": 300,
+    }  # fmt: skip
+    train(TrainConfig.of(config), data, tmp_path / "run")
+    found = losses(tmp_path / "run")
+    assert found[300] < 0.6 * found[10]
+    (evaluated,) = [e["eval_loss"] for e in read_log(tmp_path / "run" / "log.jsonl") if "eval_loss" in e]
+    assert evaluated < 0.6 * found[10]  # by the rule of inference
+    checkpoint = load_checkpoint(tmp_path / "run" / "final", "cpu", "float32")
+    text = "".join(f"the sum of {a} and {a} is {2 * a}, and the sum of {a} and {a} is the same." for a in range(3))
+    ids = torch.tensor([checkpoint.tokenizer(text)["input_ids"][:100]])
+    for record in checkpoint.model(ids, output_routing=True).routing:
+        assert record.kept.shape[1] / record.scores.shape[1] == pytest.approx(0.6, abs=0.15)
+
+
+def test_a_subllm_and_its_llama_begin_with_the_same_weights(finished):
+    tokenizer = load_checkpoint(finished / "final", "cpu", "float32").tokenizer
+    sparse, dense = (build_model(TrainConfig.of(SMALL, dense=dense), tokenizer) for dense in (False, True))
+    assert dense.config.model_type == "llama"
+    own = dict(sparse.named_parameters())
+    for name, parameter in dense.named_parameters():
+        torch.testing.assert_close(own.pop(name), parameter, atol=0, rtol=0)
+    assert all("subsamplers" in name or "bypasses" in name for name in own)
+
+
+@pytest.mark.parametrize(
+    "changes", [{"dense": True}, *({"ablation": kind} for kind in ("no-bypass", "stride", "random"))]
+)
+def test_llamas_and_ablations_are_trained_by_the_same_command(data, finished, tmp_path, changes):
+    folder = train(TrainConfig.of(SMALL, steps=2, **changes), data, tmp_path / "run")
+    model = AutoModelForCausalLM.from_pretrained(folder)
+    assert losses(tmp_path / "run")[1] < 2 * losses(finished)[1]
+    assert (type(model).__name__ == "LlamaForCausalLM") == bool(changes.get("dense"))
+    if changes.get("ablation") == "no-bypass":
+        assert all((bypass.scale == 1).all() for bypass in model.model.bypasses)
+
+
+@pytest.mark.parametrize("kind", ["stride", "random"])
+def test_fixed_rules_keep_the_nominal_share(kind):
+    rule = fixed_rule(kind, [0.64, 0.5])
+    for span, ratio in ((0, 0.64), (1, 0.5)):
+        kept, weights = rule(span, torch.zeros(3, 50), torch.arange(50).expand(3, -1), None)
+        assert (kept.sum(1) == math.ceil(ratio * 50)).all() and (weights == 1).all()
+        if kind == "stride":
+            gaps = kept[0].nonzero().diff(dim=0)
+            assert gaps.max() - gaps.min() <= 1
+        else:
+            assert (kept[0] != kept[1]).any()
+
+
+def test_snapshots_hold_the_routing_of_the_prompts(finished, tmp_path):
+    paths = sorted((finished / "snapshots").glob("*.npz"))
+    assert [int(path.stem[5:]) for path in paths] == [0, 4, 8]
+    last = RoutingSnapshot.load(paths[-1])
+    checkpoint = load_checkpoint(finished / "final", "cpu", "float32")
+    for number, prompt in enumerate(SMALL["prompts"]):
+        own = slice(last.first[number], last.first[number + 1])
+        ids = checkpoint.tokenizer(prompt, add_special_tokens=False)["input_ids"]
+        assert last.token_ids[own].tolist() == ids
+        output = checkpoint.model(torch.tensor([ids]), output_routing=True)
+        np.testing.assert_allclose(last.scores[0, own], output.routing[0].scores[0].detach(), atol=2e-3)
+        assert last.kept[0, own].nonzero()[0].tolist() == output.routing[0].kept[0].tolist()
+    (tmp_path / "step-1.npz").write_bytes(paths[0].read_bytes()[:200])
+    with pytest.raises(DataError, match="not a routing snapshot"):
+        RoutingSnapshot.load(tmp_path / "step-1.npz")
+
+
+def test_a_loss_that_is_not_a_number_ends_the_run(data, tmp_path):
+    config = TrainConfig.of(SMALL, learning_rate=1e20, warmup_steps=1, clip=1e30, steps=50, save_every=1)
+    with pytest.raises(TrainingError, match=r"at step \d+; (checkpoint-\d+|there is no checkpoint)"):
+        train(config, data, tmp_path / "run")
+    for checkpoint in (tmp_path / "run").glob("checkpoint-*"):
+        model = SubllmForCausalLM.from_pretrained(checkpoint)
+        assert all(torch.isfinite(parameter).all() for parameter in model.parameters())
+
+
+def test_another_run_in_the_same_folder_is_refused(data, finished):
+    other = SMALL | {"model": MODEL | {"structure": "T(TTT)T"}}
+    with pytest.raises(TrainingError, match=r"holds another run \(it differs in model\)"):
+        train(TrainConfig.of(other), data, finished)
+
+
+@pytest.mark.parametrize(
+    ("changes", "said"),
+    [
+        ({"steps": 0}, "steps is 0"),
+        ({"batch_size": 5}, "must divide"),
+        ({"precision": "int8"}, "float32, bf16"),
+        ({"ablation": "sideways"}, "no-bypass, stride, random"),
+        ({"ablation": "stride", "dense": True}, "of a dense model"),
+        ({"stepps": 3}, "unknown fields stepps"),
+    ],
+)
+def test_configurations_that_cannot_be_are_said(changes, said):
+    with pytest.raises(TrainingError, match=said):
+        TrainConfig.of(SMALL, **changes)
+
+
+def test_a_model_for_another_vocabulary_is_refused(data, tmp_path):
+    with pytest.raises(TrainingError, match=r"vocabulary of 77 tokens.*one of 300"):
+        train(TrainConfig.of(SMALL | {"model": MODEL | {"vocab_size": 77}}), data, tmp_path / "run")
+
+
+def test_mistakes_at_the_command_line_are_one_line(tmp_path):
+    done = run(
+        [sys.executable, "-m", "subllm.train", "--config", str(tmp_path / "no.json"), "--data", "x", "--out", "y"]
+    )
+    assert done.returncode == 1
+    assert done.stderr.startswith("error: ") and len(done.stderr.splitlines()) == 1
