@@ -24,6 +24,7 @@ from typing import Any
 
 import torch
 import transformers
+from safetensors import SafetensorError
 from torch import nn
 from transformers import (
     LlamaConfig,
@@ -313,7 +314,7 @@ def _claim(
 def _full_disk_said(out: Path) -> Iterator[None]:
     try:
         yield
-    except (OSError, RuntimeError) as error:  # safetensors and torch turn some of the first into the second
+    except (OSError, RuntimeError, SafetensorError) as error:  # libraries turn some of the first into the others
         full = getattr(error, "errno", None) in _FULL or any(os.strerror(number) in str(error) for number in _FULL)
         if not full or isinstance(error, TrainingError):
             raise

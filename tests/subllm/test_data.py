@@ -69,7 +69,7 @@ def test_no_text_is_unknown_to_a_trained_tokenizer(tokenizer):
     for text in ("naïve 🦙 \x00 日本", "1234", "  two  spaces\n"):
         assert tokenizer.decode(tokenizer(text)["input_ids"]) == text
     assert len(tokenizer("1234")["input_ids"]) == 4
-    assert len(tokenizer) == 400
+    assert 257 < len(tokenizer) <= 400
 
 
 @pytest.mark.parametrize(
