@@ -1,4 +1,9 @@
-"""Balancer: keeps importance scores in a useful range during training by adding a small term to their gradient."""
+"""Balancer: keeps importance scores in a useful range during training by adding a small term to their gradient.
+
+The term is as large as `GRADIENT_SCALE` of the gradient's root mean square. Zipformer's is that share of each element's
+own gradient; but a score below 0 or above 1 has none, since weights are clamped there, and it is such scores that must
+be brought back: measured, with the element's own gradient whole levels stay outside of that range for good.
+"""
 
 import math
 from statistics import NormalDist
@@ -25,7 +30,8 @@ class _Balance(torch.autograd.Function):
     def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor, None, None]:
         (scores,), (gradient,) = ctx.saved_tensors, gradients
         push = balancing_gradient(scores, ctx.mask, ctx.retention_ratio)
-        return gradient + gradient.abs() * push.to(gradient.dtype), None, None
+        valid = gradient if ctx.mask is None else gradient[ctx.mask]
+        return gradient + valid.square().mean().sqrt() * push.to(gradient.dtype), None, None
 
 
 def balancing_gradient(scores: Tensor, mask: Tensor | None, retention_ratio: float) -> Tensor:

@@ -25,6 +25,7 @@ class TrainConfig:
         length: tokens per sequence.
         learning_rate: peak; warm-up, then cosine to `final_learning_rate` of it.
         final_learning_rate: as a share of the peak.
+        scorer_learning_rate: of the scorers, as a share of the others'.
         warmup_steps: of the learning rate.
         weight_decay: of the matrices; norms, scorers and bypass scales have none.
         clip: largest norm of the gradient.
@@ -51,6 +52,7 @@ class TrainConfig:
     length: int = 512
     learning_rate: float = 1e-3
     final_learning_rate: float = 0.1
+    scorer_learning_rate: float = 0.1
     warmup_steps: int = 100
     weight_decay: float = 0.1
     clip: float = 1.0
@@ -69,7 +71,8 @@ class TrainConfig:
 
     def __post_init__(self) -> None:
         positive = (
-            "steps", "batch_size", "micro_batch_size", "length", "learning_rate", "log_every", "evaluate_every",
+            "steps", "batch_size", "micro_batch_size", "length", "learning_rate", "scorer_learning_rate",
+            "log_every", "evaluate_every",
             "save_every", "snapshot_every", "keep", "evaluation_blocks", "clip", "balancer_steps", "bypass_steps",
         )  # fmt: skip
         for name in positive:

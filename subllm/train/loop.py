@@ -51,6 +51,7 @@ from .config import TrainConfig
 RUN_FILE, SNAPSHOTS, FINAL = "run.json", "snapshots", "final"
 _PARTIAL = "partial"
 _SEED_OF_STEP = 1_000_003
+_SCORER_SPREAD = 0.1  # of the usual one: streams grow early, and scores that leave [0, 1] far behind learn nothing
 _FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 
 
@@ -77,6 +78,8 @@ def build_model(config: TrainConfig, tokenizer: PreTrainedTokenizerBase) -> PreT
     set_seed(config.seed)
     if not config.dense:
         model = SubllmForCausalLM(SubllmConfig(**fields))
+        for subsampler in model.model.subsamplers:
+            subsampler.weight.data *= _SCORER_SPREAD
         if config.ablation == "no-bypass":
             for bypass in model.model.bypasses:
                 nn.init.ones_(bypass.scale).requires_grad_(False)
@@ -193,6 +196,19 @@ class RoutingTrainer(Trainer):
         """Names of the matrices: scorers and bypass scales are vectors that must be free to grow."""
         vectors = {name for name, parameter in model.named_parameters() if parameter.ndim < 2}
         return [name for name in super().get_decay_parameter_names(model) if name not in vectors]
+
+    def create_optimizer(self, model: Any = None) -> torch.optim.Optimizer:
+        """Trainer's own, with the scorers in a group with a learning rate of their own."""
+        optimizer = super().create_optimizer(model)
+        named = (self._model if model is None else model).named_parameters()
+        scorers = {id(parameter) for name, parameter in named if ".subsamplers." in name}
+        for group in list(optimizer.param_groups):
+            own = [parameter for parameter in group["params"] if id(parameter) in scorers]
+            if own:
+                group["params"] = [parameter for parameter in group["params"] if id(parameter) not in scorers]
+                rate = self._config.learning_rate * self._config.scorer_learning_rate
+                optimizer.add_param_group({**group, "params": own, "lr": rate})
+        return optimizer
 
     def _get_output_dir(self, trial: Any) -> str:
         folder = super()._get_output_dir(trial)

@@ -18,7 +18,7 @@ from transformers import AutoModelForCausalLM
 
 from subllm import DataError, SubllmForCausalLM, TrainingError
 from subllm.checkpoints import load_checkpoint
-from subllm.data import pack, train_tokenizer
+from subllm.data import Blocks, Packed, pack, train_tokenizer
 from subllm.snapshots import RoutingSnapshot
 from subllm.train import TrainConfig, train
 from subllm.train.ablations import fixed_rule
@@ -142,10 +142,11 @@ def test_a_model_learns_and_keeps_its_nominal_share(data, tmp_path):
     (evaluated,) = [e["eval_loss"] for e in read_log(tmp_path / "run" / "log.jsonl") if "eval_loss" in e]
     assert evaluated < 0.6 * found[10]  # by the rule of inference
     checkpoint = load_checkpoint(tmp_path / "run" / "final", "cpu", "float32")
-    text = "".join(f"the sum of {a} and {a} is {2 * a}, and the sum of {a} and {a} is the same." for a in range(3))
-    ids = torch.tensor([checkpoint.tokenizer(text)["input_ids"][:100]])
-    for record in checkpoint.model(ids, output_routing=True).routing:
-        assert record.kept.shape[1] / record.scores.shape[1] == pytest.approx(0.6, abs=0.15)
+    blocks = Blocks(Packed.read(data), "held_out", 100)
+    routing = [checkpoint.model(blocks[n]["input_ids"][None], output_routing=True).routing for n in range(10)]
+    for span in range(2):
+        kept, reached = (sum(getattr(rows[span], name).shape[1] for rows in routing) for name in ("kept", "scores"))
+        assert kept / reached == pytest.approx(0.6, abs=0.15)
 
 
 def test_a_subllm_and_its_llama_begin_with_the_same_weights(finished):

@@ -1,0 +1,194 @@
+"""Time and memory of training steps, a SUBLLM against the LLaMA of its size.
+
+    python -m analysis.training_step --config assets/training/small.json --lengths 512 2048 4096 --out DIR
+
+A step is a forward pass with the training-time selection, the backward pass, and AdamW's update. The limit beside each
+speed-up is the ratio of the operations that torch counts in forward and backward pass.
+"""
+
+import argparse
+import sys
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from pathlib import Path
+from statistics import median
+from typing import Any
+
+import torch
+from torch.utils.flop_counter import FlopCounterMode
+from transformers import PreTrainedTokenizerBase
+
+from subllm import SubllmError
+from subllm.checkpoints import pick_device
+from subllm.data import train_tokenizer
+from subllm.train import TrainConfig
+from subllm.train.loop import build_model
+
+from .comparison import benchmark_text
+from .efficiency import machine
+from .errors import AnalysisError
+from .measure import Took, alternate, peak_bytes
+
+_VOCABULARY = 8192
+
+
+@dataclass(frozen=True)
+class StepComparison:
+    """Training steps on sequences of one length.
+
+    Attributes:
+        length: tokens per sequence.
+        batch: sequences per step.
+        took: of every step of the SUBLLM.
+        dense_took: of every step of the LLaMA.
+        operations: of forward and backward pass, SUBLLM and LLaMA.
+        peak_bytes: most memory of tensors at once beyond weights, gradients and optimizer; SUBLLM and LLaMA.
+    """
+
+    length: int
+    batch: int
+    took: list[Took]
+    dense_took: list[Took]
+    operations: tuple[int, int]
+    peak_bytes: tuple[int, int]
+
+    @property
+    def speedup(self) -> float:
+        """Median ratio of steps that ran in turn."""
+        return median(d.seconds / s.seconds for s, d in zip(self.took, self.dense_took, strict=True))
+
+    @property
+    def limit(self) -> float:
+        """Ratio of operations."""
+        return self.operations[1] / self.operations[0]
+
+
+def compare_steps(config: TrainConfig, length: int, batch: int, repeats: int, device: str) -> StepComparison:
+    """Measure training steps of both models in turn.
+
+    Args:
+        config: of the SUBLLM; the LLaMA is made of it.
+        length: tokens per sequence.
+        batch: sequences per step.
+        repeats: timed steps of each.
+        device: to run on.
+
+    Raises:
+        AnalysisError: if the model does not have so many positions.
+        SubllmError: if the models cannot be built.
+    """
+    tokenizer = train_tokenizer([benchmark_text()], _VOCABULARY)
+    models = [_model(replace(config, dense=dense), tokenizer, device) for dense in (False, True)]
+    most = models[0].config.max_position_embeddings
+    if not 0 < length <= most or batch < 1 or repeats < 1:
+        raise AnalysisError(
+            f"{batch} sequences of {length:,} tokens, {repeats} times, cannot be measured; the model has {most:,} "
+            "positions, and all three must be at least 1."
+        )
+    text = torch.tensor(tokenizer(benchmark_text(), verbose=False)["input_ids"])
+    ids = text[: batch * length].reshape(batch, length).to(device)
+    steps = [_step(model, ids, config.precision == "bf16") for model in models]
+    operations, peaks = [], []
+    for step in steps:
+        step()  # makes the optimizer's state
+        with FlopCounterMode(display=False) as counter:
+            step()
+        operations.append(counter.get_total_flops())
+        peaks.append(peak_bytes(step, ids.device))
+    took = alternate({"subllm": steps[0], "dense": steps[1]}, repeats, ids.device)
+    return StepComparison(
+        length, batch, took["subllm"], took["dense"], (operations[0], operations[1]), (peaks[0], peaks[1])
+    )
+
+
+def _model(config: TrainConfig, tokenizer: PreTrainedTokenizerBase, device: str) -> Any:
+    model: Any = build_model(config, tokenizer)
+    return model.to(device).train()
+
+
+def _step(model: Any, ids: torch.Tensor, bf16: bool) -> Callable[[], None]:
+    optimizer = torch.optim.AdamW(model.parameters(), lr=1e-5)
+
+    def step() -> None:
+        with torch.autocast(ids.device.type, dtype=torch.bfloat16, enabled=bf16):
+            output: Any = model(input_ids=ids, labels=ids, use_cache=False)
+        output.loss.backward()
+        optimizer.step()
+        optimizer.zero_grad(set_to_none=True)
+
+    return step
+
+
+def report(rows: list[StepComparison], facts: dict[str, str]) -> str:
+    """Markdown table of what was measured.
+
+    Args:
+        rows: by length.
+        facts: about machine and model.
+    """
+    lines = [
+        "| tokens | sequences | speed-up (spread) | limit | reached | tokens/s SUBLLM | tokens/s LLaMA | peak memory |",
+        "| ---: | ---: | ---: | ---: | ---: | ---: | ---: | ---: |",
+    ]
+    for row in rows:
+        seconds = [[took.seconds for took in each] for each in (row.took, row.dense_took)]
+        spread = ", ".join(f"{max(each) / min(each):.2f}" for each in seconds)
+        rates = [row.length * row.batch / median(each) for each in seconds]
+        lines.append(
+            f"| {row.length:,} | {row.batch} | {row.speedup:.2f}× ({spread}) | {row.limit:.2f}× "
+            f"| {row.speedup / row.limit:.0%} | {rates[0]:,.0f} | {rates[1]:,.0f} "
+            f"| {row.peak_bytes[0] / row.peak_bytes[1]:.2f}× of {row.peak_bytes[1] / 2**20:,.0f} MiB |"
+        )
+    listed = "\n".join(f"- {key}: {value}" for key, value in facts.items())
+    return "\n".join(
+        [
+            "# Training steps, SUBLLM against LLaMA",
+            "",
+            "Measured by `python -m analysis.training_step`: forward pass, backward pass and AdamW, in turn. Medians",
+            "of the ratios of steps that ran in turn; spread is the slowest over the fastest (SUBLLM, LLaMA). The",
+            "limit counts the operations of both passes; peak memory is of tensors beyond weights and gradients.",
+            "",
+            *lines,
+            "",
+            listed,
+            "",
+        ]
+    )
+
+
+def main() -> int:
+    """Command line; a user's mistake is one line on standard error and exit code 1."""
+    parser = argparse.ArgumentParser(prog="python -m analysis.training_step", description=__doc__.splitlines()[0])
+    parser.add_argument("--config", type=Path, required=True, help="JSON file of a training run")
+    parser.add_argument("--lengths", type=int, nargs="+", default=[512, 2048, 4096], help="tokens per sequence")
+    parser.add_argument("--tokens", type=int, default=4096, help="tokens per step, if a sequence is not longer")
+    parser.add_argument("--repeats", type=int, default=5, help="timed steps of each model (default: 5)")
+    parser.add_argument("--precision", default="float32", help="float32 (default) or bf16")
+    parser.add_argument("--out", type=Path, help="folder for the table")
+    arguments = parser.parse_args()
+    device = pick_device()
+    try:
+        config = TrainConfig.read(arguments.config, precision=arguments.precision)
+        rows = [
+            compare_steps(config, length, max(arguments.tokens // length, 1), arguments.repeats, device)
+            for length in arguments.lengths
+        ]
+    except (SubllmError, AnalysisError) as error:
+        print(f"error: {error}", file=sys.stderr)  # noqa: T201
+        return 1
+    facts = machine(device) | {
+        "model": f"{config.model['structure']}, width {config.model['hidden_size']}",
+        "precision": config.precision,
+        "repeats": str(arguments.repeats),
+    }
+    text = report(rows, facts)
+    print(text)  # noqa: T201
+    if arguments.out:
+        (arguments.out / f"training-{'gpu' if device.startswith('cuda') else 'cpu'}-{config.precision}.md").write_text(
+            text
+        )
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,90 @@
+"""Evaluations agree with what they are made of, and the public harness runs on our checkpoints."""
+
+import json
+import math
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+
+from analysis import AnalysisError
+from analysis.evaluate import _needle_prompt, held_out_blocks, needles, run_tasks
+from subllm.checkpoints import load_checkpoint, load_dense
+from subllm.data import pack
+
+ROOT = Path(__file__).parents[2]
+TASKS = ROOT / "tests" / "analysis" / "tasks"
+
+
+@pytest.fixture
+def loaded(tiny_checkpoint):
+    checkpoint = load_checkpoint(tiny_checkpoint, "cpu", "float32")
+    return checkpoint, load_dense(checkpoint)
+
+
+def test_a_needle_is_where_it_is_said_to_be(loaded):
+    checkpoint, _ = loaded
+    import random
+
+    filler = list(range(5, 105)) * 3
+    for depth in (0.0, 0.5, 1.0):
+        ids, answer, place = _needle_prompt(checkpoint, filler, 220, depth, random.Random(1))
+        assert [ids[index] for index in place] == answer
+        assert len(ids) + len(answer) == 220
+        text = checkpoint.tokenizer.decode(ids)
+        assert text.count("secret number of the") == 2
+        assert place.start / 220 == pytest.approx(depth, abs=0.6)
+
+
+def test_a_model_that_keeps_everything_keeps_every_needle(loaded):
+    checkpoint, dense = loaded
+    for subsampler in checkpoint.model.model.subsamplers:
+        subsampler.weight.data.zero_()
+    found = needles(checkpoint, dense, 250, [0.5], trials=2)[0]
+    assert found.kept == [0.0] * len(found.kept)
+    with pytest.raises(AnalysisError, match="does not fit"):
+        needles(checkpoint, dense, 20, [0.5], trials=1)
+    with pytest.raises(AnalysisError, match="shares from 0 to 1"):
+        needles(checkpoint, dense, 250, [5.0])
+
+
+def test_held_out_text_comes_from_packed_folders_and_from_files(loaded, tmp_path):
+    checkpoint, _ = loaded
+    (tmp_path / "text.jsonl").write_text(
+        "".join(json.dumps({"text": f"{n} cats sat on {n} mats"}) + "\n" for n in range(200))
+    )
+    blocks = held_out_blocks(checkpoint, [tmp_path / "text.jsonl"], 16, 4)
+    assert blocks.shape == (4, 16)
+    packed = pack([tmp_path / "text.jsonl"], checkpoint.tokenizer, tmp_path / "packed", held_out=0.3)
+    assert held_out_blocks(checkpoint, [packed.folder], 16, 3).shape == (3, 16)
+    with pytest.raises(AnalysisError, match="less than one block"):
+        held_out_blocks(checkpoint, [tmp_path / "text.jsonl"], 10**6, 1)
+
+
+def test_the_command_reports_what_the_model_computes(tiny_checkpoint, tmp_path):
+    (tmp_path / "text.txt").write_text("the cat sat on the mat and the dog saw it " * 20)
+    command = [sys.executable, "-m", "analysis.evaluate", "--checkpoint", str(tiny_checkpoint)]
+    out = tmp_path / "found.json"
+    done = subprocess.run(
+        [*command, "--data", str(tmp_path / "text.txt"), "--lengths", "32", "--blocks", "2", "--out", str(out)],
+        cwd=ROOT, capture_output=True, text=True,
+    )  # fmt: skip
+    assert done.returncode == 0, done.stderr
+    found = json.loads(out.read_text())["by_length"]["32"]
+    checkpoint = load_checkpoint(tiny_checkpoint, "cpu", "float32")
+    blocks = held_out_blocks(checkpoint, [tmp_path / "text.txt"], 32, 2)
+    with torch.no_grad():
+        expected = checkpoint.model(blocks, labels=blocks).loss.item()
+    assert found["perplexity"] == pytest.approx(math.exp(expected), rel=1e-4)
+    nothing = subprocess.run(command, cwd=ROOT, capture_output=True, text=True)
+    assert nothing.returncode == 1 and "nothing to do" in nothing.stderr
+
+
+def test_the_harness_runs_a_task_on_our_checkpoint(tiny_checkpoint, monkeypatch):
+    monkeypatch.chdir(ROOT)
+    found = run_tasks(tiny_checkpoint, ["small_sums"], own=TASKS)
+    assert 0 <= found["small_sums"]["acc,none"] <= 1
+    with pytest.raises(AnalysisError, match="no task"):
+        run_tasks(tiny_checkpoint, ["nothing_like_it"])
