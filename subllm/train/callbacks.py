@@ -44,6 +44,7 @@ class Journal(TrainerCallback):
         self._path, self._tokens = path, tokens
         self._started = self._seconds = 0.0
         self._steps = 0
+        self._last: dict[str, float] = {}
 
     def on_train_begin(
         self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
@@ -76,8 +77,9 @@ class Journal(TrainerCallback):
     ) -> None:
         """Add a line."""
         entry = {key: value for key, value in (logs or {}).items() if key in _LOGGED}
-        if not state.is_world_process_zero or not entry:
+        if not state.is_world_process_zero or not entry or entry == self._last:  # the last evaluation comes twice
             return
+        self._last = dict(entry)
         if "loss" in entry:
             entry["tokens"] = state.global_step * self._tokens
             if self._seconds:

@@ -25,7 +25,7 @@ class TrainConfig:
         length: tokens per sequence.
         learning_rate: peak; warm-up, then cosine to `final_learning_rate` of it.
         final_learning_rate: as a share of the peak.
-        scorer_learning_rate: of the scorers, as a share of the others'.
+        scorer_learning_rate: of the scorers, as a share of the others' (Zipformer's is a half).
         warmup_steps: of the learning rate.
         weight_decay: of the matrices; norms, scorers and bypass scales have none.
         clip: largest norm of the gradient.
@@ -52,7 +52,7 @@ class TrainConfig:
     length: int = 512
     learning_rate: float = 1e-3
     final_learning_rate: float = 0.1
-    scorer_learning_rate: float = 0.1
+    scorer_learning_rate: float = 0.5
     warmup_steps: int = 100
     weight_decay: float = 0.1
     clip: float = 1.0
