@@ -3,7 +3,8 @@
     python -m analysis.training_step --config assets/training/small.json --lengths 512 2048 4096 --out DIR
 
 A step is a forward pass with the training-time selection, the backward pass, and AdamW's update. The limit beside each
-speed-up is the ratio of the operations that torch counts in forward and backward pass.
+speed-up is the ratio of the operations that torch counts in forward and backward pass; on the CPU its counter does not
+see the attention kernel, where a SUBLLM saves most.
 """
 
 import argparse
@@ -146,7 +147,8 @@ def report(rows: list[StepComparison], facts: dict[str, str]) -> str:
             "",
             "Measured by `python -m analysis.training_step`: forward pass, backward pass and AdamW, in turn. Medians",
             "of the ratios of steps that ran in turn; spread is the slowest over the fastest (SUBLLM, LLaMA). The",
-            "limit counts the operations of both passes; peak memory is of tensors beyond weights and gradients.",
+            "limit counts what torch counts in both passes, which on the CPU leaves out the attention kernel, so that",
+            "more than it can be reached; peak memory is of tensors beyond weights and gradients.",
             "",
             *lines,
             "",
