@@ -23,7 +23,7 @@ from torch import Tensor
 from subllm import SubllmError
 from subllm.checkpoints import Checkpoint, DenseModel, load_checkpoint, load_dense, pick_device, pick_dtype
 from subllm.convert.evaluate import Evaluation, evaluate
-from subllm.data import SPLITS, Blocks, Packed
+from subllm.data import META, SPLITS, Blocks, Packed
 from subllm.demo import build_demo
 from subllm.reading import read_pieces
 
@@ -68,7 +68,7 @@ def held_out_blocks(checkpoint: Checkpoint, paths: Sequence[Path], length: int, 
         AnalysisError: if the text is shorter than one block, or packed with another tokenizer.
         DataError: if it cannot be read.
     """
-    if len(paths) == 1 and (paths[0] / "packed.json").is_file():
+    if len(paths) == 1 and (paths[0] / META).is_file():
         packed = Packed.read(paths[0])
         if packed.tokenizer().get_vocab() != checkpoint.tokenizer.get_vocab():
             raise AnalysisError(

@@ -14,13 +14,13 @@ import numpy as np
 import pandas as pd
 
 from subllm import DataError
+from subllm.run_files import LOG_FILE, RUN_FILE, SNAPSHOTS, read_log
 from subllm.snapshots import SUFFIX, RoutingSnapshot
 from subllm.structure import parse_structure
 
 from .errors import AnalysisError
 from .trace import Provenance, Trace
 
-RUN_FILE, LOG_FILE, SNAPSHOTS = "run.json", "log.jsonl", "snapshots"
 QUANTILES = (0.05, 0.25, 0.5, 0.75, 0.95)
 KINDS = {
     "beginning": r"\s*[^\W\d_]+|[A-Z][^\W\d_]*",  # of a word, with the space before it
@@ -78,8 +78,7 @@ def read_run(folder: Path) -> Run:
     """
     try:
         about = json.loads((folder / RUN_FILE).read_text())
-        lines = (folder / LOG_FILE).read_text().splitlines(keepends=True) if (folder / LOG_FILE).is_file() else []
-        entries = [json.loads(line) for line in lines if line.endswith("\n")]  # the last one may be half-written
+        entries = list(read_log(folder / LOG_FILE)) if (folder / LOG_FILE).is_file() else []
         names = ["step", "loss", "eval_loss", "learning_rate", "grad_norm", "tokens", "tokens_per_second"]
         return Run(
             folder=folder,

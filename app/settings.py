@@ -16,10 +16,10 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from analysis.record import Progress
-from analysis.training import RUN_FILE
 from subllm import CheckpointError, ConfigurationError
 from subllm.checkpoints import fetch_checkpoint
 from subllm.demo import build_demo, demo_folder
+from subllm.run_files import RUN_FILE
 
 DEMO = "Demo: SmolLM2-135M as a SUBLLM"
 SHIPPED_RUN = "Shipped: a small SUBLLM, trained from scratch"

@@ -34,7 +34,7 @@ from .reading import HELD_OUT, is_held_out, read_pieces
 
 END = "<|endoftext|>"
 SPLITS = ("train", "held_out")
-_META = "packed.json"
+META = "packed.json"
 _FORMAT = 1
 _TOGETHER = 64  # pieces tokenised at once
 _SHARD_TOKENS = 50_000_000
@@ -111,7 +111,7 @@ class Packed:
             DataError: if it is none, or is not complete.
         """
         try:
-            meta: dict[str, Any] = json.loads((folder / _META).read_text())
+            meta: dict[str, Any] = json.loads((folder / META).read_text())
             if meta.pop("format") != _FORMAT:
                 raise DataError(f"{folder} was packed by another version; pack the text again.")
             splits = {
@@ -228,7 +228,7 @@ def _pack_into(
     tokenizer.save_pretrained(folder)
     meta = asdict(packed) | {"format": _FORMAT}
     del meta["folder"]
-    (folder / _META).write_text(json.dumps(meta, indent=1) + "\n")
+    (folder / META).write_text(json.dumps(meta, indent=1) + "\n")
     return packed
 
 

@@ -3,19 +3,20 @@
 import json
 import os
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 from transformers import TrainerCallback, TrainerControl, TrainerState, TrainingArguments
 
-from ..schedule import BALANCER_PROBABILITY, BYPASS_MINIMUM, LinearSchedule
+from ..run_files import read_log
+from ..schedule import BALANCER_PROBABILITY, BYPASS_MINIMUM
 from ..snapshots import RoutingSnapshot
 from ..subsampling import Subsampler
 from ..upsampling import Bypass
 from .config import TrainConfig
 
-LOG_FILE = "log.jsonl"
 _LOGGED = ("loss", "grad_norm", "learning_rate", "eval_loss")
 
 
@@ -23,8 +24,8 @@ class Schedules(TrainerCallback):
     """Moves the balancer's probability and the lower limit of the bypass scales from step to step."""
 
     def __init__(self, config: TrainConfig) -> None:
-        self._balancer = _scaled(BALANCER_PROBABILITY, config.balancer_steps)
-        self._bypass = _scaled(BYPASS_MINIMUM, config.bypass_steps)
+        self._balancer = replace(BALANCER_PROBABILITY, steps=config.balancer_steps)
+        self._bypass = replace(BYPASS_MINIMUM, steps=config.bypass_steps)
 
     def on_step_begin(
         self, args: TrainingArguments, state: TrainerState, control: TrainerControl, model: Any = None, **kwargs: Any
@@ -132,19 +133,3 @@ class StopWhen(TrainerCallback):
         if self._stopped():
             control.should_save = control.should_training_stop = True
         return control
-
-
-def read_log(path: Path) -> Iterator[dict[str, Any]]:
-    """Lines of a log, also while it is being written: a last line that is not complete is left out.
-
-    Args:
-        path: of the log.
-    """
-    with path.open() as file:
-        for line in file:
-            if line.endswith("\n"):
-                yield json.loads(line)
-
-
-def _scaled(schedule: LinearSchedule, steps: int) -> LinearSchedule:
-    return LinearSchedule(schedule.start, schedule.stop, steps)

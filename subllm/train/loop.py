@@ -42,14 +42,14 @@ from ..data import Blocks, Packed
 from ..errors import TrainingError
 from ..interrupt import stop_on_signal
 from ..modeling import SubllmForCausalLM
+from ..run_files import LOG_FILE, RUN_FILE, SNAPSHOTS
 from ..structure import CLOSE, OPEN
 from ..subsampling import Rule
 from .ablations import fixed_rule
-from .callbacks import LOG_FILE, Journal, Schedules, Snapshots, StopWhen
+from .callbacks import Journal, Schedules, Snapshots, StopWhen
 from .config import TrainConfig
 
-RUN_FILE, SNAPSHOTS, FINAL = "run.json", "snapshots", "final"
-_PARTIAL = "partial"
+FINAL, _PARTIAL = "final", "partial"
 _SEED_OF_STEP = 1_000_003
 _SCORER_SPREAD = 0.1  # of the usual one: streams grow early, and scores that leave [0, 1] far behind learn nothing
 _FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
@@ -155,8 +155,13 @@ def last_checkpoint(out: Path) -> Path | None:
     Args:
         out: folder of the run.
     """
+    return next(reversed(_checkpoints(out)), None)
+
+
+def _checkpoints(out: Path) -> list[Path]:
+    """All that are complete, in the order of their steps."""
     found = [path for path in out.glob("checkpoint-*") if path.is_dir()]
-    return max(found, key=lambda path: int(path.name.rpartition("-")[2]), default=None)
+    return sorted(found, key=lambda path: int(path.name.rpartition("-")[2]))
 
 
 class RoutingTrainer(Trainer):
@@ -233,8 +238,7 @@ class RoutingTrainer(Trainer):
             shutil.rmtree(out / name, ignore_errors=True)
             (out / _PARTIAL / name).rename(out / name)
             (out / _PARTIAL).rmdir()
-            found = sorted(out.glob("checkpoint-*"), key=lambda path: int(path.name.rpartition("-")[2]))
-            for old in found[: -self._config.keep]:
+            for old in _checkpoints(out)[: -self._config.keep]:
                 shutil.rmtree(old)
         self.accelerator.wait_for_everyone()
 

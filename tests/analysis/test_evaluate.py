@@ -2,6 +2,7 @@
 
 import json
 import math
+import random
 import subprocess
 import sys
 from pathlib import Path
@@ -26,8 +27,6 @@ def loaded(tiny_checkpoint):
 
 def test_a_needle_is_where_it_is_said_to_be(loaded):
     checkpoint, _ = loaded
-    import random
-
     filler = list(range(5, 105)) * 3
     for depth in (0.0, 0.5, 1.0):
         ids, answer, place = _needle_prompt(checkpoint, filler, 220, depth, random.Random(1))
@@ -38,7 +37,7 @@ def test_a_needle_is_where_it_is_said_to_be(loaded):
         assert place.start / 220 == pytest.approx(depth, abs=0.6)
 
 
-def test_a_model_that_keeps_everything_keeps_every_needle(loaded):
+def test_a_model_that_keeps_nothing_keeps_no_needle(loaded):
     checkpoint, dense = loaded
     for subsampler in checkpoint.model.model.subsamplers:
         subsampler.weight.data.zero_()

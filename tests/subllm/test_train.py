@@ -19,10 +19,10 @@ from transformers import AutoModelForCausalLM
 from subllm import DataError, SubllmForCausalLM, TrainingError
 from subllm.checkpoints import load_checkpoint
 from subllm.data import Blocks, Packed, pack, train_tokenizer
+from subllm.run_files import read_log
 from subllm.snapshots import RoutingSnapshot
 from subllm.train import TrainConfig, train
 from subllm.train.ablations import fixed_rule
-from subllm.train.callbacks import read_log
 from subllm.train.loop import build_model, last_checkpoint
 
 ROOT = Path(__file__).parents[2]
@@ -71,14 +71,18 @@ def run(arguments, **options):
     return subprocess.run(arguments, cwd=ROOT, env=environment, capture_output=True, text=True, **options)
 
 
-def test_a_killed_run_goes_on_exactly_where_its_last_checkpoint_was(data, finished, tmp_path):
-    out = tmp_path / "killed"
+def kill_after_a_checkpoint(data, out):
     process = subprocess.Popen(command(data, out), cwd=ROOT, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
     deadline = time.monotonic() + 120
     while not list(out.glob("checkpoint-*")):
         assert process.poll() is None and time.monotonic() < deadline
     process.kill()
     process.wait()
+
+
+def test_a_killed_run_goes_on_exactly_where_its_last_checkpoint_was(data, finished, tmp_path):
+    out = tmp_path / "killed"
+    kill_after_a_checkpoint(data, out)
     for checkpoint in out.glob("checkpoint-*"):
         load_checkpoint(checkpoint, "cpu", "float32")
     train(TrainConfig.of(SMALL), data, out)
@@ -114,12 +118,7 @@ def test_two_processes_take_the_same_steps_as_one(data, finished, tmp_path):
 
 def test_a_full_disk_ends_the_run_and_leaves_the_last_checkpoint(data, tmp_path):
     out = tmp_path / "full"
-    first = subprocess.Popen(command(data, out), cwd=ROOT, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
-    deadline = time.monotonic() + 120
-    while not list(out.glob("checkpoint-*")):
-        assert first.poll() is None and time.monotonic() < deadline
-    first.kill()
-    first.wait()
+    kill_after_a_checkpoint(data, out)
     before = last_checkpoint(out)
     small = (before / "model.safetensors").stat().st_size // 2  # a file cannot grow further than that
     done = run(
