@@ -13,6 +13,7 @@ _COLOURS = (KEPT, DROPPED, "#4d9a5b", "#8e5bb5", NEUTRAL)
 _DASHES = ("solid", "dash", "dot", "dashdot", "longdash")
 _SYMBOLS = ("circle", "x", "diamond", "square", "triangle-up")
 _SMOOTHED = 15  # lines of the log
+_LAYOUT = LAYOUT | {"height": 380, "legend": {"orientation": "h", "y": -0.22, "yanchor": "top", "x": 0}}
 
 
 def loss_curves(runs: Mapping[str, Run], words: Words = ENGLISH) -> go.Figure:
@@ -45,7 +46,7 @@ def loss_curves(runs: Mapping[str, Run], words: Words = ENGLISH) -> go.Figure:
             marker={"color": colour, "symbol": _SYMBOLS[number % len(_SYMBOLS)], "size": 9},
             hovertemplate="%{x:,}: %{y:.3f}<extra></extra>",
         )
-    figure.update_layout(**LAYOUT, xaxis_title=words["figure_trained_tokens"], yaxis_title=words["figure_loss"])
+    figure.update_layout(**_LAYOUT, xaxis_title=words["figure_trained_tokens"], yaxis_title=words["figure_loss"])
     return figure
 
 
@@ -82,7 +83,10 @@ def level_curves(
     figure = _lines({name: (history.steps, values[:, n]) for n, name in enumerate(names)}, title, words)
     for value in sorted(set(nominal)):
         figure.add_hline(
-            value, line={"color": NEUTRAL, "width": 1}, annotation_text=f"{words['figure_nominal']} {value:g}"
+            value,
+            line={"color": NEUTRAL, "width": 1},
+            annotation_text=f"{words['figure_nominal']} {value:g}",
+            annotation_position="top left",
         )
     return figure
 
@@ -138,7 +142,7 @@ def quantile_bands(
     )
     if line is not None:
         figure.add_hline(line, line={"color": DROPPED, "dash": "dash"}, annotation_text=f"{line:g}")
-    figure.update_layout(**LAYOUT, xaxis_title=words["figure_step"], yaxis_title=title)
+    figure.update_layout(**_LAYOUT, xaxis_title=words["figure_step"], yaxis_title=title)
     return figure
 
 
@@ -154,5 +158,5 @@ def _lines(series: Mapping[str, tuple[np.ndarray, np.ndarray]], title: str, word
             marker={"symbol": _SYMBOLS[number % len(_SYMBOLS)], "size": 6},
             hovertemplate="%{x:,}: %{y:.3f}<extra></extra>",
         )
-    figure.update_layout(**LAYOUT, xaxis_title=words["figure_step"], yaxis_title=title)
+    figure.update_layout(**_LAYOUT, xaxis_title=words["figure_step"], yaxis_title=title)
     return figure

@@ -11,6 +11,7 @@
 """
 
 import os
+import shlex
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -19,9 +20,10 @@ from analysis.record import Progress
 from subllm import CheckpointError, ConfigurationError
 from subllm.checkpoints import fetch_checkpoint
 from subllm.demo import build_demo, demo_folder
-from subllm.run_files import RUN_FILE
+from subllm.run_files import FINAL, RUN_FILE
 
 DEMO = "Demo: SmolLM2-135M as a SUBLLM"
+SMALL = "Small: 10 million parameters, trained from scratch"
 SHIPPED_RUN = "Shipped: a small SUBLLM, trained from scratch"
 _SHIPPED = Path(__file__).parents[1] / "assets" / "small"
 _DEPTH = 3  # folders below a root that are searched for checkpoints
@@ -63,8 +65,8 @@ class Settings:
         )
 
     def choices(self) -> list[str]:
-        """Names of all checkpoints that can be chosen: the demo, folders below the roots, hub names."""
-        return [DEMO, *self._folders("subllm"), *self.hub_models]
+        """Names of all checkpoints that can be chosen: the shipped ones, folders below the roots, hub names."""
+        return [DEMO, SMALL, *self._folders("subllm"), *self.hub_models]
 
     def llamas(self) -> list[str]:
         """Names of the LLaMA checkpoints below the roots, to compare with."""
@@ -92,6 +94,8 @@ class Settings:
         """
         if choice == DEMO:
             return build_demo(progress)
+        if choice == SMALL:
+            return _SHIPPED / FINAL
         if choice in self.hub_models:
             progress(0.1, "fetching", name=choice)
             return fetch_checkpoint(choice)
@@ -115,6 +119,17 @@ class Settings:
                     if not folder.is_relative_to(demo) and f'"{kind}"' in path.read_text(errors="replace"):
                         found.append(str(path.parent.relative_to(root)))
         return found
+
+
+def checkpoint_option(choice: str) -> str:
+    """What names a chosen checkpoint in a command, after a space; nothing for the demo, which commands take anyway.
+
+    Args:
+        choice: one of `Settings.choices`.
+    """
+    if choice == DEMO:
+        return ""
+    return f" --checkpoint {shlex.quote(f'assets/{_SHIPPED.name}/{FINAL}' if choice == SMALL else choice)}"
 
 
 def _positive(environment: Mapping[str, str], name: str, default: float) -> float:

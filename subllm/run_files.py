@@ -5,7 +5,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-RUN_FILE, LOG_FILE, SNAPSHOTS = "run.json", "log.jsonl", "snapshots"
+RUN_FILE, LOG_FILE, SNAPSHOTS, FINAL = "run.json", "log.jsonl", "snapshots", "final"
 
 
 def read_log(path: Path) -> Iterator[dict[str, Any]]:

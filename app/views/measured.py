@@ -14,7 +14,7 @@ from analysis.record import silent
 from analysis.roofline import level_tokens, prefill_bytes, speedup
 from app import runs
 from app.messages import plain, plot, progress_bar, show_error
-from app.settings import DEMO, Settings
+from app.settings import Settings, checkpoint_option
 from app.strings import language, say, table
 from subllm import SubllmError
 from subllm.checkpoints import read_config
@@ -225,11 +225,10 @@ def _command(
     def listed(option: str, values: Sequence[object]) -> str:
         return f" --{option} {' '.join(map(str, values))}" if values else ""
 
-    which = "" if choice == DEMO else f" --checkpoint {shlex.quote(choice)}"
     return (
-        f"python -m analysis.efficiency{which}{listed('lengths', lengths)}{listed('batches', batches)}"
-        f"{listed('retentions', shares)} --baseline {shlex.quote(against)} --repeats {repeats} --device {device} "
-        f"--dtype {dtype} --out results --resume"
+        f"python -m analysis.efficiency{checkpoint_option(choice)}{listed('lengths', lengths)}"
+        f"{listed('batches', batches)}{listed('retentions', shares)} --baseline {shlex.quote(against)} "
+        f"--repeats {repeats} --device {device} --dtype {dtype} --out results --resume"
     )
 
 

@@ -11,7 +11,7 @@ from analysis.paper import BATCH, batch_that_saves, paper_rows
 from analysis.predict import break_even, changed, needed_bytes, predict
 from app import runs
 from app.messages import plain, plot, show_error
-from app.settings import DEMO
+from app.settings import checkpoint_option
 from app.strings import language, say, table
 from subllm import SubllmConfig
 
@@ -49,11 +49,11 @@ def show(config: SubllmConfig, choice: str) -> None:
     config = changed(config, structure, percent / 100)
     _own_hardware(own, dtype)
     st.caption(plain(say("hardware_source", name=hardware.name, source=hardware.source)))
-    which = "" if choice == DEMO else f" --checkpoint {shlex.quote(choice)}"
     listed = " --table hardware.json" if hardware.name in [entry["name"] for entry in own] else ""
     st.code(
-        f"python -m analysis.predict{which} --hardware {shlex.quote(hardware.name)}{listed} --dtype {dtype} "
-        f"--tokens {tokens} --batch {batch} --structure {shlex.quote(structure)} --retention {percent / 100}",
+        f"python -m analysis.predict{checkpoint_option(choice)} --hardware {shlex.quote(hardware.name)}{listed} "
+        f"--dtype {dtype} --tokens {tokens} --batch {batch} --structure {shlex.quote(structure)} "
+        f"--retention {percent / 100}",
         language="bash",
     )
     _numbers(config, hardware, dtype, tokens, batch)
@@ -131,11 +131,8 @@ def _pays(config: SubllmConfig, hardware: roofline.Hardware, dtype: str, batch: 
     for phase in roofline.PHASES:
         length = break_even(config, hardware, phase, batch, dtype)
         name = say(f"phase_what_{phase}")
-        cells.append(
-            say("pays_predicted", phase=name, tokens=f"{length:,}")
-            if length
-            else say("pays_predicted_never", phase=name)
-        )
+        key = "pays_predicted_never" if length is None else "pays_predicted_always" if length == 1 else "pays_predicted"
+        cells.append(say(key, phase=name, tokens=f"{length or 0:,}"))
     return say("pays_predicted_title", cells="; ".join(cells))
 
 

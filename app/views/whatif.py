@@ -17,7 +17,7 @@ from analysis.search import Effects
 from app import runs
 from app.components.routing_view import Shown, routing_view
 from app.messages import plain, plot, progress_bar, show_error
-from app.settings import DEMO, Settings
+from app.settings import Settings, checkpoint_option
 from app.strings import language, say, table
 from app.views import history
 from subllm import SubllmError
@@ -186,8 +186,7 @@ def _forces(trace: Trace, shown: Shown) -> None:
 
 def _command(source: runs.Source, edits: Sequence[Edit], answer: str) -> None:
     """What does the same without a browser."""
-    parts = ["python -m analysis.intervene"]
-    parts += [] if source.choice == DEMO else ["--checkpoint", shlex.quote(source.choice)]
+    parts = [f"python -m analysis.intervene{checkpoint_option(source.choice)}"]
     parts += ["--prompt", shlex.quote(source.text), *(["--chat"] if source.chat else [])]
     parts += ["--answer", shlex.quote(answer)] if answer else []
     for edit in edits:

@@ -42,14 +42,14 @@ from ..data import Blocks, Packed
 from ..errors import TrainingError
 from ..interrupt import stop_on_signal
 from ..modeling import SubllmForCausalLM
-from ..run_files import LOG_FILE, RUN_FILE, SNAPSHOTS
+from ..run_files import FINAL, LOG_FILE, RUN_FILE, SNAPSHOTS
 from ..structure import CLOSE, OPEN
 from ..subsampling import Rule
 from .ablations import fixed_rule
 from .callbacks import Journal, Schedules, Snapshots, StopWhen
 from .config import TrainConfig
 
-FINAL, _PARTIAL = "final", "partial"
+_PARTIAL = "partial"
 _SEED_OF_STEP = 1_000_003
 _SCORER_SPREAD = 0.1  # of the usual one: streams grow early, and scores that leave [0, 1] far behind learn nothing
 _FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)

@@ -1,0 +1,52 @@
+"""The page about training runs: the shipped one under its slider, and one that goes on while it is watched."""
+
+import json
+import re
+
+import pytest
+
+from tests.analysis.test_training import write_run
+
+
+@pytest.fixture
+def watching(page):
+    """The page with the shipped run."""
+    page.get_by_role("link", name="Watch training").click()
+    page.get_by_role("heading", name="How selection is learned").wait_for()
+    page.get_by_text("Perplexity of this prompt at this step").wait_for()
+    return page
+
+
+def kept(page):
+    return page.get_by_role("radio", name=re.compile("^Level 1")).inner_text()
+
+
+def test_the_steps_of_a_run_are_walked_through_and_played(watching, pictures):
+    last = kept(watching)
+    watching.get_by_text("Decided differently here").wait_for()
+    watching.screenshot(path=pictures / "watch.png", full_page=True)
+    slider = watching.get_by_role("slider").first
+    slider.press("Home")
+    watching.get_by_text("First: the step. Second: the step it stands against.").wait_for(state="hidden")
+    assert kept(watching) != last
+    watching.get_by_text("Play", exact=True).click()
+    watching.wait_for_function(
+        "text => document.querySelector('[data-testid=stBidiComponentIsolated]').shadowRoot.textContent.includes(text)",
+        arg=last,
+    )  # it has come to the last step by itself
+    watching.get_by_text("Play", exact=True).click()
+    watching.get_by_text("Decided differently here").wait_for()
+
+
+def test_a_run_that_goes_on_moves_by_itself(watching, odd_checkpoints, pictures):
+    folder = odd_checkpoints / "watched"
+    write_run(folder)
+    watching.reload()
+    watching.get_by_role("combobox", name="Training run").click()
+    watching.get_by_role("option", name="watched").click()
+    watching.get_by_text("20 / 100").wait_for()
+    with (folder / "log.jsonl").open("a") as file:  # the line that was being written, and one more
+        file.write('ss": 2.5}\n' + json.dumps({"step": 22, "loss": 2.25}) + "\n")
+    watching.get_by_text("22 / 100").wait_for()
+    watching.get_by_text("2.250").wait_for()
+    watching.screenshot(path=pictures / "watch live.png", full_page=True)
