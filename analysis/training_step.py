@@ -3,8 +3,8 @@
     python -m analysis.training_step --config assets/training/small.json --lengths 512 2048 4096 --out DIR
 
 A step is a forward pass with the training-time selection, the backward pass, and AdamW's update. The limit beside each
-speed-up is the ratio of the operations that torch counts in forward and backward pass; on the CPU its counter does not
-see the attention kernel, where a SUBLLM saves most.
+speed-up is the ratio of the operations in forward and backward pass, as `analysis.roofline.training_work` counts them:
+torch's own counter does not see the attention kernel of the CPU, where a SUBLLM saves most.
 """
 
 import argparse
@@ -16,7 +16,6 @@ from statistics import median
 from typing import Any
 
 import torch
-from torch.utils.flop_counter import FlopCounterMode
 from transformers import PreTrainedTokenizerBase
 
 from subllm import SubllmError
@@ -29,6 +28,8 @@ from .comparison import benchmark_text
 from .efficiency import machine
 from .errors import AnalysisError
 from .measure import Took, alternate, peak_bytes
+from .roofline import dense as without_levels
+from .roofline import level_tokens, training_work
 
 _VOCABULARY = 8192
 
@@ -42,7 +43,7 @@ class StepComparison:
         batch: sequences per step.
         took: of every step of the SUBLLM.
         dense_took: of every step of the LLaMA.
-        operations: of forward and backward pass, SUBLLM and LLaMA.
+        operations: matrix products of forward and backward pass, SUBLLM and LLaMA.
         peak_bytes: most memory of tensors at once beyond weights, gradients and optimizer; SUBLLM and LLaMA.
     """
 
@@ -50,7 +51,7 @@ class StepComparison:
     batch: int
     took: list[Took]
     dense_took: list[Took]
-    operations: tuple[int, int]
+    operations: tuple[float, float]
     peak_bytes: tuple[int, int]
 
     @property
@@ -89,13 +90,15 @@ def compare_steps(config: TrainConfig, length: int, batch: int, repeats: int, de
     text = torch.tensor(tokenizer(benchmark_text(), verbose=False)["input_ids"])
     ids = text[: batch * length].reshape(batch, length).to(device)
     steps = [_step(model, ids, config.precision == "bf16") for model in models]
-    operations, peaks = [], []
+    peaks = []
     for step in steps:
         step()  # makes the optimizer's state
-        with FlopCounterMode(display=False) as counter:
-            step()
-        operations.append(counter.get_total_flops())
         peaks.append(peak_bytes(step, ids.device))
+    own = models[0].config
+    operations = [
+        sum(work.operations for work in training_work(each, level_tokens(each, length), batch))
+        for each in (own, without_levels(own))
+    ]
     took = alternate({"subllm": steps[0], "dense": steps[1]}, repeats, ids.device)
     return StepComparison(
         length, batch, took["subllm"], took["dense"], (operations[0], operations[1]), (peaks[0], peaks[1])
@@ -147,8 +150,8 @@ def report(rows: list[StepComparison], facts: dict[str, str]) -> str:
             "",
             "Measured by `python -m analysis.training_step`: forward pass, backward pass and AdamW, in turn. Medians",
             "of the ratios of steps that ran in turn; spread is the slowest over the fastest (SUBLLM, LLaMA). The",
-            "limit counts what torch counts in both passes, which on the CPU leaves out the attention kernel, so that",
-            "more than it can be reached; peak memory is of tensors beyond weights and gradients.",
+            "limit counts the matrix products of both passes, of attention too, at the nominal share of tokens; peak",
+            "memory is of tensors beyond weights and gradients.",
             "",
             *lines,
             "",

@@ -1,0 +1,40 @@
+"""Training steps of both models are run and counted."""
+
+import json
+import re
+import subprocess
+import sys
+
+import pytest
+
+from analysis import AnalysisError
+from analysis.training_step import compare_steps
+from subllm.train import TrainConfig
+from tests.subllm.test_train import MODEL
+
+CONFIG = TrainConfig(model=MODEL)
+
+
+def test_steps_of_both_models_are_timed_and_their_operations_counted():
+    (row, longer) = (compare_steps(CONFIG, length, 2, 3, "cpu") for length in (16, 64))
+    assert len(row.took) == len(row.dense_took) == 3
+    assert min(took.seconds for took in (*row.took, *row.dense_took)) > 0
+    assert 1 < row.limit < longer.limit < 5 / (2 + 2 * 0.6**2 + 0.6**4)  # only quadratic work, and no head
+    assert 0 < longer.peak_bytes[0] < longer.peak_bytes[1]
+
+
+@pytest.mark.parametrize(("length", "batch", "repeats"), [(0, 1, 1), (129, 1, 1), (16, 0, 1), (16, 1, 0)])
+def test_steps_that_cannot_be_measured_are_refused(length, batch, repeats):
+    with pytest.raises(AnalysisError, match="the model has 128 positions"):
+        compare_steps(CONFIG, length, batch, repeats, "cpu")
+
+
+def test_the_command_writes_a_table(tmp_path):
+    (tmp_path / "config.json").write_text(json.dumps({"model": MODEL}))
+    command = [sys.executable, "-m", "analysis.training_step", "--config", str(tmp_path / "config.json")]
+    options = ["--lengths", "32", "--tokens", "64", "--repeats", "1", "--out", str(tmp_path)]
+    done = subprocess.run([*command, *options], capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    assert re.search(r"\| 32 \| 2 \| \d\.\d\d×", (tmp_path / "training-cpu-float32.md").read_text())
+    wrong = subprocess.run([*command, "--lengths", "4096"], capture_output=True, text=True, check=False)
+    assert wrong.returncode == 1 and wrong.stderr.startswith("error: ") and len(wrong.stderr.splitlines()) == 1
