@@ -1,4 +1,4 @@
-"""One of two processes that train a fully sharded SUBLLM, and compare it with one that is whole; see test_sharded.py."""
+"""One of two processes that train a sharded SUBLLM, and compare it with one that is whole; see test_sharded.py."""
 
 import copy
 
@@ -8,6 +8,7 @@ from torch.distributed.device_mesh import init_device_mesh
 from torch.distributed.fsdp import fully_shard
 
 from subllm.subsampling import Subsampler
+from subllm.upsampling import Bypass
 from tests.conftest import tiny_model
 
 STEPS = 3
@@ -32,9 +33,11 @@ def main():
     rank = distributed.get_rank()
     torch.manual_seed(0)
     whole = tiny_model("T(T(T)T)T", retention_ratio=0.6).train()
-    for module in whole.modules():
+    for module in whole.modules():  # what looks at all rows of a batch together, and so is not a mean over rows
         if isinstance(module, Subsampler):
-            module.balancer_probability = 0.0  # it looks at all rows of a batch together
+            module.balancer_probability = 0.0
+        elif isinstance(module, Bypass):
+            module.minimum = 0.0
     sharded = copy.deepcopy(whole)
     for layer in sharded.model.layers:
         fully_shard(layer, mesh=mesh)
