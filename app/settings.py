@@ -25,6 +25,12 @@ from subllm.run_files import FINAL, RUN_FILE
 DEMO = "Demo: SmolLM2-135M as a SUBLLM"
 SMALL = "Small: 10 million parameters, trained from scratch"
 SHIPPED_RUN = "Shipped: a small SUBLLM, trained from scratch"
+SHIPPED_BESIDE = {
+    "llama": "Shipped: the LLaMA of its size",
+    "no-bypass": "Shipped: the same without bypass",
+    "stride": "Shipped: the same, keeping tokens at even distances",
+    "random": "Shipped: the same, keeping random tokens",
+}
 _SHIPPED = Path(__file__).parents[1] / "assets" / "small"
 _DEPTH = 3  # folders below a root that are searched for checkpoints
 
@@ -73,8 +79,9 @@ class Settings:
         return self._folders("llama")
 
     def runs(self) -> dict[str, Path]:
-        """Folders of training runs by name: the shipped one, and those below the roots."""
-        found = {SHIPPED_RUN: _SHIPPED} if (_SHIPPED / RUN_FILE).is_file() else {}
+        """Folders of training runs by name: the shipped ones, and those below the roots."""
+        shipped = {SHIPPED_RUN: _SHIPPED} | {name: _SHIPPED / "beside" / kind for kind, name in SHIPPED_BESIDE.items()}
+        found = {name: folder for name, folder in shipped.items() if (folder / RUN_FILE).is_file()}
         for root in self.roots:
             for depth in range(1, _DEPTH + 1):
                 for path in sorted(root.glob("/".join("*" * depth) + f"/{RUN_FILE}")):

@@ -43,6 +43,7 @@ class SubllmPreTrainedModel(LlamaPreTrainedModel):
 
     config: SubllmConfig
     config_class = SubllmConfig
+    _no_split_modules: ClassVar = [Block.__name__]
     _supports_flex_attn = False
     _can_compile_fullgraph = False
 

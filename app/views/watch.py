@@ -7,7 +7,7 @@ from analysis import AnalysisError, figures, training_figures
 from analysis.training import Run, load_snapshots, read_run, routing_history, snapshot_trace
 from app.components.routing_view import Shown, routing_view
 from app.messages import plain, plot, show_error
-from app.settings import Settings
+from app.settings import SHIPPED_BESIDE, SHIPPED_RUN, Settings
 from app.strings import language, say, table
 from app.views import beside, chooser
 from subllm.snapshots import RoutingSnapshot
@@ -30,7 +30,9 @@ def show() -> None:
         return
     left, right = st.columns([2, 3])
     name = left.selectbox(say("watch_run"), list(folders), key="watched", persist_state="session")
-    others = right.multiselect(say("watch_others"), [other for other in folders if other != name], key="watched beside")
+    possible = [other for other in folders if other != name]
+    first = [other for other in possible if other == SHIPPED_BESIDE["llama"] and name == SHIPPED_RUN]
+    others = right.multiselect(say("watch_others"), possible, first, key=f"watched beside {name}")
     try:
         run = read_run(folders[name])
         runs = {name: run} | {other: read_run(folders[other]) for other in others}

@@ -248,6 +248,11 @@ def test_save_and_load_round_trip(tmp_path):
         assert torch.equal(loaded(ids).logits, model(ids).logits)
 
 
+def test_blocks_are_named_for_what_divides_a_model_among_devices():
+    model = tiny_model("T(T)T")
+    assert {type(layer).__name__ for layer in model.model.layers} == set(model._no_split_modules)
+
+
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
 @torch.no_grad()
 def test_cuda_equals_cpu():
