@@ -211,7 +211,7 @@ def _next_tokens(outcome: Outcome, source: runs.Source) -> None:
     checkpoint, _ = source.load()
     pieces = decode_pieces(outcome.next_ids, checkpoint.tokenizer)
     plot(st, debug_figures.two_distributions(pieces, outcome.next_probabilities, table(language())), "whatif next")
-    st.caption(say("whatif_next", divergence=f"{outcome.divergence:.4f}"))
+    st.caption(say("whatif_next", divergence=f"{outcome.divergence:.3g}"))
 
 
 def _flips(outcome: Outcome, trace: Trace) -> None:

@@ -55,6 +55,15 @@ def test_tokens_are_dropped_undone_and_restored_by_a_link(debug, browser, pictur
     other.close()
 
 
+def test_a_drag_that_ends_beside_the_text_selects_up_to_there(debug):
+    drag(debug, 10, 150)
+    debug.get_by_role("button", name=re.compile(r"Drop \([1-9]")).click()
+    debug.get_by_text("Edits in force", exact=True).wait_for()
+    debug.get_by_text("Perplexity of the prompt").wait_for()
+    drag(debug, 10, 900)
+    debug.get_by_role("button", name=f"Drop ({len(TEXT.split())})").wait_for()
+
+
 def test_edits_that_cannot_be_are_said(debug):
     debug.get_by_role("combobox", name="Edit").click()
     debug.get_by_role("option", name="drop", exact=True).click()

@@ -187,7 +187,8 @@ class TextView {
     return token < 0 || token >= this.data.tokens ? null : this.liveRange(token).getBoundingClientRect();
   }
 
-  tokenAt(event) {
+  // The token under the pointer; with `near`, also the one beside which it is.
+  tokenAt(event, near = false) {
     const caret = document.caretPositionFromPoint?.(event.clientX, event.clientY, { shadowRoots: [this.root] });
     const piece = this.pieces.find(({ node }) => node === caret?.offsetNode);
     if (!piece) return -1;
@@ -199,6 +200,6 @@ class TextView {
         if (r.left <= event.clientX && event.clientX <= r.right && r.top <= event.clientY && event.clientY <= r.bottom) return token;
       }
     }
-    return -1;
+    return near ? this.data.tokenAfter(at - (caret.getClientRect()?.right < event.clientX ? 1 : 0), this.ends) : -1;
   }
 }

@@ -29,7 +29,16 @@ class RoutingView {
     this.found = [];
     const { cells, mini } = this.map;
     this.listen(this.text.element, (event) => this.text.tokenAt(event));
-    this.text.element.addEventListener("mousedown", (event) => (this.anchor = this.text.tokenAt(event)));
+    this.text.element.addEventListener("mousedown", (pressed) => {
+      this.dragged = false;
+      const from = this.text.tokenAt(pressed, true);
+      addEventListener("mouseup", (released) => {
+        if (Math.hypot(released.clientX - pressed.clientX, released.clientY - pressed.clientY) < 4) return;
+        const to = this.text.tokenAt(released, true); // also beside the text, or outside of it
+        this.dragged = from >= 0 && to >= 0;
+        if (this.dragged) this.select(to, from);
+      }, { once: true });
+    });
     this.listen(cells, (event) => this.map.tokenAt(event), (event) => this.map.blockAt(event));
     this.listen(this.lane.points, (event) => this.lane.tokenAt(event));
     cells.addEventListener("mousedown", (event) => (this.grip = { x: event.clientX, from: this.map.from, moved: false }));
@@ -64,9 +73,9 @@ class RoutingView {
     element.addEventListener("click", (event) => {
       if (this.grip?.moved) return (this.grip = null); // that was dragging
       this.map.block = blockAt(event);
+      if (element === this.text.element && this.dragged) return (this.dragged = false);
       const token = tokenAt(event);
-      const dragged = element === this.text.element && this.anchor >= 0 ? this.anchor : token;
-      this.select(token, event.shiftKey && this.selected >= 0 ? this.selected : dragged);
+      this.select(token, event.shiftKey && this.selected >= 0 ? this.selected : token);
     });
   }
 
