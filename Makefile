@@ -47,3 +47,4 @@ bench: $(VENV)/dev chromium ## time, memory and the page in a browser; writes as
 	$(PYTHON) -m analysis.efficiency --dtype bfloat16 --lengths 2048 --out assets/benchmarks
 	$(PYTHON) -m analysis.training_step --config assets/training/small.json --out assets/benchmarks
 	$(PYTHON) -m tests.benchmarks.browser --out assets/benchmarks
+	$(PYTHON) -m tests.benchmarks.debug --out assets/benchmarks

@@ -37,7 +37,7 @@ class Run:
 
     Attributes:
         folder: of the run.
-        config: fields of `subllm.train.TrainConfig`.
+        config: fields of `subllm.train.TrainConfig`, or of a conversion's `AdaptOptions`.
         structure: of the model.
         retention_ratios: nominal share kept by each of the S spans.
         parameters: of the model.
@@ -63,6 +63,8 @@ class Run:
     @property
     def title(self) -> str:
         """What is trained, in a few words."""
+        if self.config.get("converted"):
+            return "SUBLLM, converted"
         kind = "LLaMA" if self.config.get("dense") else "SUBLLM"
         return f"{kind}, {self.config['ablation']}" if self.config.get("ablation") else kind
 

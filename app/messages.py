@@ -3,12 +3,15 @@
 import logging
 import os
 import re
+import time
 from typing import Any
 
 import streamlit as st
 
 from analysis.record import Progress
 from app.strings import say
+
+REDRAW = 0.2  # least seconds between two looks of what moves: drawing takes time from what is being made
 
 
 def plain(text: str) -> str:
@@ -51,7 +54,13 @@ def progress_bar(place: Any, key: str | None = None) -> Progress:
     if key:
         columns[1].button(say("stop"), key=key, width="stretch", help=say("stop_help"))
 
+    last = ("", 0.0)
+
     def progress(share: float, stage: str, **values: object) -> None:
+        nonlocal last
+        if stage == last[0] and time.monotonic() - last[1] < REDRAW:
+            return
+        last = (stage, time.monotonic())
         bar.progress(min(max(share, 0.0), 1.0), plain(say(f"progress_{stage}", **values)))
 
     return progress

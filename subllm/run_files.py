@@ -1,6 +1,12 @@
-"""The files of a training run's folder that others read while it is written."""
+"""The files of a run's folder that others read while it is written, of trainings and conversions alike.
+
+run.json            what the run is: configuration, prompts and their tokens, structure, parameters
+log.jsonl           a line per so many steps, and one per evaluation
+snapshots/          routing of fixed prompts, see `subllm.snapshots`
+"""
 
 import json
+import os
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -18,3 +24,42 @@ def read_log(path: Path) -> Iterator[dict[str, Any]]:
         for line in file:
             if line.endswith("\n"):
                 yield json.loads(line)
+
+
+def append_log(path: Path, entry: dict[str, Any]) -> None:
+    """Add a line to a log.
+
+    Args:
+        path: of the log.
+        entry: with `step`.
+    """
+    with path.open("a") as file:
+        file.write(json.dumps(entry) + "\n")
+
+
+def forget_after(folder: Path, step: int) -> None:
+    """Drop the log's lines and the snapshots of steps that a resumed run will repeat.
+
+    Args:
+        folder: of the run.
+        step: that it goes on from.
+    """
+    log = folder / LOG_FILE
+    if log.exists():
+        kept = [entry for entry in read_log(log) if entry["step"] <= step]
+        replace_text(log, "".join(json.dumps(entry) + "\n" for entry in kept))
+    for path in (folder / SNAPSHOTS).glob("step-*"):
+        if int(path.stem.rpartition("-")[2]) > step:
+            path.unlink()
+
+
+def replace_text(path: Path, text: str) -> None:
+    """Write a file that nobody sees half-written.
+
+    Args:
+        path: of the file.
+        text: that it is to hold.
+    """
+    partial = path.with_suffix(".partial")
+    partial.write_text(text)
+    os.replace(partial, path)

@@ -1,5 +1,6 @@
 """Step by step: a continuation that can be paused, taken back and branched, with the dense model beside it."""
 
+import time
 from collections.abc import Sequence
 
 import numpy as np
@@ -10,7 +11,7 @@ from analysis import AnalysisError, Trace, debug_figures, figures
 from analysis.generate import Generation, NewToken, Sampling, parting
 from analysis.prompt import decode_pieces, read_prompt
 from app import runs
-from app.messages import plain, plot, progress_bar, show_error
+from app.messages import REDRAW, plain, plot, progress_bar, show_error
 from app.settings import Settings
 from app.strings import language, say, table
 from subllm import SubllmError
@@ -39,10 +40,16 @@ def show(trace: Trace, source: runs.Source, settings: Settings) -> None:
     if many:
         progress = progress_bar(place, key="stop writing")
         try:
+            drawn = 0.0
             for _ in runs.write(texts, many, progress):
-                _text(text_place, ours, dense, source)
+                if time.monotonic() - drawn > REDRAW:
+                    _text(text_place, ours, dense, source)
+                    drawn = time.monotonic()
         except (SubllmError, AnalysisError) as error:
             show_error(error)
+        else:
+            _text(text_place, ours, dense, source)
+            st.rerun()  # the buttons above can now go back
         place.empty()
     if ours.finished:
         st.info(say("steps_ended"), icon=":material/flag:")

@@ -80,7 +80,7 @@ def _draw_curves(runs: dict[str, Run]) -> None:
     st.caption(plain(f"{run.title} · {run.structure}"))
     left, right = st.columns(2)
     plot(left, training_figures.loss_curves(runs, words), "watch loss")
-    left.caption(say("watch_loss_help"))
+    left.caption(say("watch_loss_converted" if run.config.get("converted") else "watch_loss_help"))
     plot(right, training_figures.speed_curves(runs, words), "watch speed")
     right.caption(say("watch_speed_help"))
 

@@ -7,6 +7,8 @@ each scorer's threshold so that the share kept follows its schedule: from `start
 
 Loss: KL divergence from the dense model's next-token distribution at a random part of the positions, plus the
 relative squared distance of the final hidden states at all of them.
+
+The run's folder has the files of a training run, so that the same page shows it while it goes on.
 """
 
 import json
@@ -28,7 +30,9 @@ from transformers import LlamaForCausalLM
 from ..errors import ConversionError
 from ..interrupt import stop_on_signal
 from ..modeling import SubllmForCausalLM
+from ..run_files import LOG_FILE, RUN_FILE, SNAPSHOTS, append_log, forget_after, replace_text
 from ..schedule import LinearSchedule
+from ..snapshots import RoutingSnapshot
 from .evaluate import Evaluation, evaluate
 from .learned import ROUTING_FILE, save_learned
 from .scorers import calibrate
@@ -39,6 +43,7 @@ CONTROL_RATE = 0.3  # part of a threshold's error, as seen in one batch, that is
 DRIFT_RATE = 0.05  # part of it that is also corrected in every later step: training keeps pushing scores up
 _CALIBRATION_BATCHES = 6
 _STATE_FILE = "state.pt"
+_PROMPTS, _PROMPT_TOKENS = 8, 48  # whose routing is recorded at every evaluation
 
 
 @dataclass(frozen=True)
@@ -161,16 +166,22 @@ class Adaptation:
         """
         self.folder.mkdir(parents=True, exist_ok=True)
         self._resume()
+        self._describe()
         options, started, done = self.options, time.monotonic(), 0
+        if self.step == 0:
+            self._snapshot()
         bar = tqdm(total=options.steps, initial=self.step, unit="step")
         with stop_on_signal() as stopped:
             while self.step < options.steps:
+                before = time.monotonic()
                 loss, retention = self._train_step()
-                done += options.batch_size * options.length
+                tokens = options.batch_size * options.length
+                done += tokens
                 kept = "/".join(f"{share:.2f}" for share in retention)
                 bar.set_postfix_str(f"loss {loss:.3f}, kept {kept}, {done / (time.monotonic() - started):.0f} tokens/s")
                 bar.update()
-                self._log({"step": self.step, "loss": loss, "retention": retention})
+                entry = {"step": self.step, "loss": loss, "retention": retention, "tokens": self.tokens}
+                append_log(self.folder / LOG_FILE, entry | {"tokens_per_second": tokens / (time.monotonic() - before)})
                 if self.step % options.evaluate_every == 0 and self.step < options.steps:
                     self._evaluate(bar)
                 if self.step % options.save_every == 0 or stopped():
@@ -249,12 +260,28 @@ class Adaptation:
     def _evaluate(self, bar: tqdm) -> None:
         result = evaluate(self.model, self.dense, self.held_out)
         bar.write(f"step {self.step}: {result}")
-        self.evaluations.append({"step": self.step, "tokens": self.tokens, **asdict(result)})
-        self._log(self.evaluations[-1])
+        self.evaluations.append({"step": self.step, "trained_tokens": self.tokens, **asdict(result)})
+        append_log(self.folder / LOG_FILE, self.evaluations[-1] | {"eval_loss": math.log(result.perplexity)})
+        self._snapshot()
 
-    def _log(self, entry: dict[str, Any]) -> None:
-        with (self.folder / "log.jsonl").open("a") as file:
-            file.write(json.dumps(entry) + "\n")
+    def _snapshot(self) -> None:
+        RoutingSnapshot.take(self.model, self._prompts, self.step).save(self.folder / SNAPSHOTS)
+
+    def _describe(self) -> None:
+        """Say what the run is, and drop what it will repeat: beginnings of the held-out text are its prompts."""
+        tokenizer = self.blocks.tokenizer
+        texts = [tokenizer.decode(row[:_PROMPT_TOKENS]) for row in self.held_out[:_PROMPTS]]
+        found = [tokenizer(text, add_special_tokens=False, return_offsets_mapping=True) for text in texts]
+        self._prompts = [text["input_ids"] for text in found]
+        about = {
+            "config": asdict(self.options) | {"prompts": texts, "converted": True},
+            "offsets": [text["offset_mapping"] for text in found],
+            "parameters": sum(parameter.numel() for parameter in self.dense.parameters()),
+            "structure": self.model.config.structure,
+            "retention_ratios": self.model.config.retention_ratios,
+        }
+        replace_text(self.folder / RUN_FILE, json.dumps(about, indent=1) + "\n")
+        forget_after(self.folder, self.step)
 
     def save(self) -> None:
         """Write what was learned and the training state; a kill in the middle leaves the last one intact."""

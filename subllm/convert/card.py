@@ -17,12 +17,12 @@ def model_card(
     Args:
         arguments: of the command line.
         options: of the training.
-        evaluations: of the run, in order; each with `step`, `tokens` and the fields of `Evaluation`.
+        evaluations: of the run, in order; each with `step`, `trained_tokens` and the fields of `Evaluation`.
         result: the last one.
     """
     rows = "\n".join(
-        f"| {e['step']} | {e['tokens']:,} | {e['perplexity']:.2f} | {e['divergence']:.3f} | {e['agreement']:.3f} | "
-        f"{', '.join(f'{share:.3f}' for share in e['retention'])} |"
+        f"| {e['step']} | {e['trained_tokens']:,} | {e['perplexity']:.2f} | {e['divergence']:.3f} "
+        f"| {e['agreement']:.3f} | {', '.join(f'{share:.3f}' for share in e['retention'])} |"
         for e in evaluations
     )
     command = shlex.join(["python", "-m", "subllm.convert", *sys.argv[1:]])

@@ -51,7 +51,7 @@ class TokenBlocks:
                 f"The text has no document for the {'held-out' if held_out else 'training'} part "
                 f"({sum(map(len, documents.values()))} in all); give more documents."
             )
-        self._tokenizer, self._length, self._longest = tokenizer, length, longest
+        self.tokenizer, self._length, self._longest = tokenizer, length, longest
         self._seed = seed
 
     def block(self, index: int) -> Tensor:
@@ -61,8 +61,8 @@ class TokenBlocks:
         while len(ids) < self._length:
             document = rng.choice(rng.choice(self._files))
             start = rng.randrange(max(len(document) - self._longest, 0) + 1)
-            ids += self._tokenizer(document[start : start + self._longest], add_special_tokens=False)["input_ids"]
-            ids.append(self._tokenizer.eos_token_id)
+            ids += self.tokenizer(document[start : start + self._longest], add_special_tokens=False)["input_ids"]
+            ids.append(self.tokenizer.eos_token_id)
         return torch.tensor(ids[: self._length])
 
     def batch(self, index: int, size: int) -> Tensor:

@@ -1,7 +1,5 @@
 """What happens between the steps of a training run: schedules, the log, snapshots, and stopping."""
 
-import json
-import os
 import time
 from collections.abc import Callable
 from dataclasses import replace
@@ -10,7 +8,7 @@ from typing import Any
 
 from transformers import TrainerCallback, TrainerControl, TrainerState, TrainingArguments
 
-from ..run_files import read_log
+from ..run_files import append_log, forget_after
 from ..schedule import BALANCER_PROBABILITY, BYPASS_MINIMUM
 from ..snapshots import RoutingSnapshot
 from ..subsampling import Subsampler
@@ -39,7 +37,7 @@ class Schedules(TrainerCallback):
 
 
 class Journal(TrainerCallback):
-    """Writes what happens to `log.jsonl`; lines of steps that a resumed run repeats are dropped first."""
+    """Writes what happens to `log.jsonl`; what a resumed run repeats is dropped first."""
 
     def __init__(self, path: Path, tokens: int) -> None:
         self._path, self._tokens = path, tokens
@@ -50,12 +48,9 @@ class Journal(TrainerCallback):
     def on_train_begin(
         self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
     ) -> None:
-        """Keep the lines up to where the run goes on."""
-        if state.is_world_process_zero and self._path.exists():
-            kept = [entry for entry in read_log(self._path) if entry["step"] <= state.global_step]
-            partial = self._path.with_suffix(".partial")
-            partial.write_text("".join(json.dumps(entry) + "\n" for entry in kept))
-            os.replace(partial, self._path)
+        """Forget what lies after the step from which the run goes on, snapshots included."""
+        if state.is_world_process_zero:
+            forget_after(self._path.parent, state.global_step)
 
     def on_step_begin(
         self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
@@ -86,8 +81,7 @@ class Journal(TrainerCallback):
             if self._seconds:
                 entry["tokens_per_second"] = self._steps * self._tokens / self._seconds
             self._seconds, self._steps = 0.0, 0
-        with self._path.open("a") as file:
-            file.write(json.dumps({"step": state.global_step, **entry}) + "\n")
+        append_log(self._path, {"step": state.global_step, **entry})
 
 
 class Snapshots(TrainerCallback):
@@ -99,11 +93,7 @@ class Snapshots(TrainerCallback):
     def on_train_begin(
         self, args: TrainingArguments, state: TrainerState, control: TrainerControl, model: Any = None, **kwargs: Any
     ) -> None:
-        """Before the first step; later ones of a run that is taken up again are taken again."""
-        if state.is_world_process_zero:
-            for path in self._folder.glob("step-*"):
-                if int(path.stem.rpartition("-")[2]) > state.global_step:
-                    path.unlink()
+        """Before the first step."""
         if state.global_step == 0:
             self._take(state, model)
 

@@ -2,12 +2,10 @@
 
 A run's folder holds
 
-    run.json            configuration, digest of the data, tokens of the prompts, parameters, versions
-    log.jsonl           a line per so many steps, and one per evaluation
-    snapshots/          routing of fixed prompts, see `subllm.snapshots`
-    checkpoint-N/       model, tokenizer and everything needed to go on; the last few
-    final/              the trained model and its tokenizer
-    runs/               the same numbers for TensorBoard
+    run.json, log.jsonl, snapshots/     see `subllm.run_files`
+    checkpoint-N/                       model, tokenizer and everything needed to go on; the last few
+    final/                              the trained model and its tokenizer
+    runs/                               the same numbers for TensorBoard
 
 A checkpoint gets its name only once it is complete, so a kill at any moment leaves the last good one.
 """
@@ -42,7 +40,7 @@ from ..data import Blocks, Packed
 from ..errors import TrainingError
 from ..interrupt import stop_on_signal
 from ..modeling import SubllmForCausalLM
-from ..run_files import FINAL, LOG_FILE, RUN_FILE, SNAPSHOTS
+from ..run_files import FINAL, LOG_FILE, RUN_FILE, SNAPSHOTS, replace_text
 from ..structure import CLOSE, OPEN
 from ..subsampling import Rule
 from .ablations import fixed_rule
@@ -325,9 +323,7 @@ def _claim(
         "versions": f"torch {torch.__version__}, transformers {transformers.__version__}",
         "processor": f"{platform.machine()}, {os.cpu_count()} cores",
     }
-    partial = path.with_suffix(".partial")
-    partial.write_text(json.dumps(about, indent=1) + "\n")
-    os.replace(partial, path)
+    replace_text(path, json.dumps(about, indent=1) + "\n")
 
 
 @contextmanager

@@ -11,6 +11,7 @@ from safetensors.torch import save_file
 from tokenizers import Tokenizer, models, pre_tokenizers
 from transformers import AutoTokenizer, LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
 
+from analysis.training import load_snapshots, read_run
 from subllm import CheckpointError, ConfigurationError, SubllmForCausalLM
 from subllm.convert import from_reference, load_weights
 from subllm.convert.base import load_base
@@ -122,6 +123,10 @@ def test_llama_command_converts_resumes_and_reports(tiny_llama):
     assert "perplexity" in card
     last = json.loads((out / "training" / "log.jsonl").read_text().splitlines()[-1])
     assert abs(last["retention"][0] - 0.64) < 0.08
+    assert f"| 30 | {30 * 4 * 48:,} |" in card  # step, tokens trained on
+    run = read_run(out / "training")
+    assert run.step == 30 and run.title == "SUBLLM, converted" and len(run.log["loss"].dropna()) == 30
+    assert [snapshot.step for snapshot in load_snapshots(run)] == [0, 30]
     assert "subllm.convert llama" in card
     again = convert(*arguments)  # the run is complete: nothing is trained twice, the same checkpoint is written
     assert again.returncode == 0, again.stderr
