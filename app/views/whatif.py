@@ -1,7 +1,7 @@
 """What if: tokens forced to be kept or dropped, thresholds moved, levels switched off, and what that changes."""
 
 import shlex
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from typing import Any
 
@@ -13,6 +13,7 @@ from analysis import AnalysisError, Trace, debug_figures, figures
 from analysis.edits import CLASSES, EVERY, Edit, ranges, without
 from analysis.intervene import Ground, Outcome, reachable
 from analysis.prompt import decode_pieces
+from analysis.record import Progress
 from analysis.search import Effects
 from app import runs
 from app.components.routing_view import Shown, routing_view
@@ -61,7 +62,7 @@ def show(trace: Trace, source: runs.Source, settings: Settings) -> None:
     try:
         ground = runs.ground_of(source, trace, answer, st.session_state.get("ground"), progress_bar(place))
         st.session_state["ground"] = ground
-        stages = runs.edited(ground, edits, progress_bar(place))
+        stages = _stages(ground, edits, progress_bar(place))
         outcome, _ = next(stages)
     except (SubllmError, AnalysisError) as error:
         place.empty()
@@ -98,6 +99,19 @@ def show(trace: Trace, source: runs.Source, settings: Settings) -> None:
     if len(source.text) <= history.LONGEST_LINK:
         _command(source, edits, answer)
     _write_link(source, edits, answer)
+
+
+def _stages(ground: Ground, edits: list[Edit], progress: Progress) -> Iterator[tuple[Outcome, dict[str, np.ndarray]]]:
+    """What `runs.edited` yields; known already if only the selection has changed."""
+    before, same, known = st.session_state.get("outcome", (None, None, []))
+    if before is ground and same == edits and len(known) == 2:
+        yield from known
+        return
+    found: list[tuple[Outcome, dict[str, np.ndarray]]] = []
+    st.session_state["outcome"] = (ground, list(edits), found)
+    for stage in runs.edited(ground, edits, progress):
+        found.append(stage)
+        yield stage
 
 
 def _with_arrays(trace: Trace, arrays: dict[str, Any]) -> Trace:

@@ -1,0 +1,43 @@
+"""The page for debugging, run by Streamlit's own test runner on a real checkpoint."""
+
+import pytest
+from streamlit.testing.v1 import AppTest
+
+from app import runs
+
+SCRIPT = "from app.views import debug\ndebug.show()\n"
+TEXT = "the cat sat on the mat and then the dog sat on the cat"
+
+
+@pytest.fixture
+def linked(tiny_checkpoint, monkeypatch):
+    """The page, opened by a link with an edit; and how often the model has run with edits."""
+    monkeypatch.setenv("SUBLLM_ROOTS", str(tiny_checkpoint.parent))
+    counted = []
+    real = runs.intervene
+    monkeypatch.setattr(runs, "intervene", lambda *arguments: counted.append(arguments) or real(*arguments))
+    app = AppTest.from_string(SCRIPT, default_timeout=60)
+    app.session_state["checkpoint"] = "tiny"
+    app.query_params.update({"prompt": TEXT, "edits": "drop 2-4@0"})
+    app.run()
+    assert not app.exception and not app.error
+    return app, counted
+
+
+def test_a_link_restores_its_edits(linked):
+    page, counted = linked
+    assert [str(edit) for edit in counted[-1][1]] == ["drop 2-4@0"]
+    assert any("Edits in force" in text.value for text in page.markdown)
+    assert any("Other tokens that changed sides" in text.value for text in page.markdown)
+
+
+def test_the_model_runs_again_for_other_edits_only(linked):
+    page, counted = linked
+    numbers = page.table[-1].value
+    before = len(counted)
+    page.run()  # such as after a selection
+    assert len(counted) == before
+    assert page.table[-1].value.equals(numbers)
+    next(button for button in page.button if button.label == "Remove all").click().run()
+    assert len(counted) == before + 1 and not counted[-1][1]
+    assert not page.exception

