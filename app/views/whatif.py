@@ -120,6 +120,7 @@ def _with_arrays(trace: Trace, arrays: dict[str, Any]) -> Trace:
 
 def _change(edits: list[Edit]) -> None:
     """New edits in force, with the old ones to go back to."""
+    st.session_state.pop("edit mistake", None)
     st.session_state.setdefault("edits before", []).append(st.session_state["edits"])
     st.session_state["edits after"] = []
     st.session_state["edits"] = edits
@@ -152,21 +153,32 @@ def _controls(trace: Trace, shown: Shown) -> None:
     with st.form("number edit", border=False):
         columns = st.columns([3, 2, 2, 2, 2], vertical_alignment="bottom")
         kinds = [*_NUMBERS, "dense", "keep", "drop"]
-        kind = columns[0].selectbox(say("edit_kind"), kinds, format_func=lambda each: say(f"edit_kind_{each}"))
-        where = columns[1].selectbox(say("edit_level"), range(len(names)), format_func=names.__getitem__)
-        number = columns[2].number_input(say("edit_number"), value=0.5, step=0.05, format="%.2f")
-        named = columns[3].text_input(say("edit_tokens"), help=say("edit_tokens_help", classes=", ".join(CLASSES)))
-        added = columns[4].form_submit_button(say("edit_add"), width="stretch")
-    if added:
-        at = "*" if where == trace.num_spans else str(where)
-        what = "" if kind == "dense" else named if kind in ("keep", "drop") else f"{number:g}"
-        try:
-            edit = Edit.parse(f"{kind} {what}@{at}", trace.prompt, trace.starts.tolist(), trace.ends.tolist())
-        except AnalysisError as error:
-            show_error(error)
-        else:
-            _change([*edits, edit])
-            st.rerun()
+        columns[0].selectbox(
+            say("edit_kind"), kinds, format_func=lambda each: say(f"edit_kind_{each}"), key="new edit kind"
+        )
+        columns[1].selectbox(say("edit_level"), range(len(names)), format_func=names.__getitem__, key="new edit level")
+        columns[2].number_input(say("edit_number"), value=0.5, step=0.05, format="%.2f", key="new edit number")
+        columns[3].text_input(
+            say("edit_tokens"), help=say("edit_tokens_help", classes=", ".join(CLASSES)), key="new edit tokens"
+        )
+        columns[4].form_submit_button(say("edit_add"), width="stretch", on_click=_add, args=(trace,))
+    if "edit mistake" in st.session_state:
+        show_error(st.session_state["edit mistake"])
+
+
+def _add(trace: Trace) -> None:
+    """The edit of the form; a mistake stays on screen until the next edit, however often the page runs."""
+    kind, where, number, named = (
+        st.session_state[f"new edit {name}"] for name in ("kind", "level", "number", "tokens")
+    )
+    at = "*" if where == trace.num_spans else str(where)
+    what = "" if kind == "dense" else named if kind in ("keep", "drop") else f"{number:g}"
+    try:
+        edit = Edit.parse(f"{kind} {what}@{at}", trace.prompt, trace.starts.tolist(), trace.ends.tolist())
+    except AnalysisError as error:
+        st.session_state["edit mistake"] = error
+    else:
+        _change([*st.session_state["edits"], edit])
 
 
 def _undo() -> None:

@@ -41,3 +41,16 @@ def test_the_model_runs_again_for_other_edits_only(linked):
     next(button for button in page.button if button.label == "Remove all").click().run()
     assert len(counted) == before + 1 and not counted[-1][1]
     assert not page.exception
+
+
+def test_a_mistake_stays_on_screen_until_the_next_edit(linked):
+    page, _ = linked
+    page.selectbox(key="new edit kind").set_value("drop")
+    page.text_input(key="new edit tokens").set_value("zebras")
+    add = next(button for button in page.button if button.label == "Add")
+    add.click().run()
+    page.run()  # such as after a selection
+    assert "names no tokens" in page.error[0].value
+    page.text_input(key="new edit tokens").set_value("5")
+    next(button for button in page.button if button.label == "Add").click().run()
+    assert not page.error and [str(edit) for edit in page.session_state["edits"]] == ["drop 2-4@0", "drop 5@0"]
