@@ -165,8 +165,8 @@ def _sword(path: Path) -> Iterator[str]:
         for offset, size, _ in struct.iter_unpack("<III", files[name]):
             book = zlib.decompress(data[offset : offset + size]).decode(errors="replace")
             for chapter in re.split(r"(?=<chapter )", book):
-                text = " ".join(html.unescape(re.sub(r"</?(?:w|hi|q|transChange)\b[^>]*>", "", chapter)).split())
-                yield " ".join(re.sub(r"<[^>]*>", " ", text).split())
+                text = re.sub(r"<[^>]*>", " ", re.sub(r"</?(?:w|hi|q|transChange)\b[^>]*>", "", chapter))
+                yield " ".join(html.unescape(text).split())
 
 
 SOURCES = {
