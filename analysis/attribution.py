@@ -1,4 +1,5 @@
-"""Why: what in the prompt made a token's importance score, or the next token, what it is. Methods are captum's.
+"""Why: what in the prompt made a token's importance score, or the next token, what it is. Methods are captum's;
+conductance through all blocks at once is checked against its own, which takes one at a time.
 
 The features are the embeddings of the prompt's tokens, alone or merged into words. Routing is a hard choice, so every
 method has to say what it holds fixed:
@@ -13,11 +14,10 @@ A question about a score of an inner module keeps the token that it is about pre
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Any
 
 import numpy as np
 import torch
-from captum.attr import FeatureAblation, InputXGradient, IntegratedGradients, LayerConductance, Occlusion
+from captum.attr import FeatureAblation, InputXGradient, IntegratedGradients, Occlusion
 from torch import Tensor
 
 from subllm import SubllmForCausalLM
@@ -121,6 +121,7 @@ class Explained:
                 f"Token {question.token:,} has no score at module {question.span}: module {parent} dropped it. "
                 "Ask for its score there."
             )
+        self.places: dict[int, Tensor] = {}  # tokens that each span's blocks processed last, of all rows
         self.outer = []
         while parent is not None:
             self.outer.append(parent)
@@ -146,7 +147,9 @@ class Explained:
             else:
                 kept = self.kept[span][positions]
                 weights = self.weights[span][positions] if self.held == "routing" else scores.clamp(0, 1)
-            return (kept | own if span in self.outer else kept), weights
+            kept = kept | own if span in self.outer else kept
+            self.places[span] = positions[kept]
+            return kept, weights
 
         try:
             output = self.model.model(inputs_embeds=embeddings, use_cache=False, rule=rule)
@@ -270,20 +273,42 @@ def _integrated(explained: Explained, inputs: Tensor, base: Tensor, steps: int, 
 
 
 def _conductance(explained: Explained, inputs: Tensor, base: Tensor, progress: Progress) -> np.ndarray:
-    """(L,) through each block; 0 for those after what is asked."""
+    """(L,) through each block; 0 for those after what is asked.
+
+    As captum's LayerConductance, which takes one block at a time and several inputs at once: here one pass per input
+    serves all blocks.
+    """
     layers = explained.model.model.layers
+    owners = explained.model.config.parsed_structure.block_spans
     found = np.zeros(len(layers), dtype=np.float32)
-    with torch.no_grad():
-        ran: list[int] = []
-        hooks = [layer.register_forward_hook(lambda *_, n=n: ran.append(n)) for n, layer in enumerate(layers)]
-        explained(inputs)
+    streams: dict[int, Tensor] = {}  # after each block, at the tokens that it processed
+
+    def note(block: int) -> Callable[..., None]:
+        return lambda _module, _inputs, output: streams.update({block: output})
+
+    hooks = [layer.register_forward_hook(note(block)) for block, layer in enumerate(layers)]
+    shares = 0.5 * (1 + np.polynomial.legendre.leggauss(_CONDUCTANCE_STEPS + 1)[0])
+    before: dict[int, tuple[Tensor, Tensor]] = {}
+    try:
+        for done, share in enumerate(shares):
+            progress(done / len(shares), "attribution", done=done, total=len(shares))
+            streams.clear()
+            value = explained((base + float(share) * (inputs - base)).requires_grad_())
+            gradients = torch.autograd.grad(value.sum(), list(streams.values()), allow_unused=True)
+            for (block, stream), gradient in zip(streams.items(), gradients, strict=True):
+                span = owners[block]
+                places = slice(None) if span is None else explained.places[span]
+                now, slope = (torch.zeros_like(inputs[0]) for _ in range(2))  # (T, D)
+                now[places] = stream.detach()[0]
+                if gradient is not None:
+                    slope[places] = gradient[0]
+                if block in before:
+                    earlier, earlier_slope = before[block]
+                    found[block] += (earlier_slope * (now - earlier)).sum().item()
+                before[block] = now, slope
+    finally:
         for hook in hooks:
             hook.remove()
-    for done, block in enumerate(ran):
-        progress(done / len(ran), "attribution", done=done, total=len(ran))
-        conductance = LayerConductance(explained, layers[block])
-        values: Any = conductance.attribute(inputs, base, n_steps=_CONDUCTANCE_STEPS, internal_batch_size=2)
-        found[block] = values.detach().float().sum().item()
     return found
 
 

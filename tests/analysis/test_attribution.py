@@ -3,6 +3,7 @@
 import numpy as np
 import pytest
 import torch
+from captum.attr import LayerConductance
 
 from analysis import AnalysisError
 from analysis.attribution import METHODS, Explained, Question, attribute, words_of
@@ -97,6 +98,28 @@ def test_conductance_goes_through_blocks_that_come_before_what_is_asked(model):
         "conductance",
     )
     assert (early.blocks != 0).tolist() == [True, True, False, False, False]
+
+
+@pytest.mark.parametrize("held", ["kept", "routing"])
+def test_conductance_is_captums_though_all_blocks_share_a_pass(model, held):
+    question = Question(9)
+    explained = Explained(model, IDS, question, held)
+    base = model.model.embed_tokens.weight.detach().mean(0).expand_as(explained.embeddings)
+    expected = [
+        LayerConductance(explained, block).attribute(explained.embeddings, base, n_steps=8).sum().item()
+        for block in model.model.layers
+    ]
+    assert attribute(model, IDS, question, "conductance", held).blocks == pytest.approx(expected, abs=1e-4, rel=1e-3)
+
+
+def test_conductance_follows_tokens_when_the_routing_is_free(model):
+    found = attribute(model, IDS, Question(9), "conductance", "nothing", baseline="zero")
+    explained = Explained(model, IDS, Question(9), "nothing")
+    explained(explained.embeddings * 0.05)
+    few = {span: len(places) for span, places in explained.places.items()}
+    explained(explained.embeddings)
+    assert few != {span: len(places) for span, places in explained.places.items()}, "the routing changed on the way"
+    assert np.isfinite(found.blocks).all() and found.blocks.any()
 
 
 def test_words_are_features_of_several_tokens(model):
