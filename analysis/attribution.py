@@ -1,5 +1,6 @@
-"""Why: what in the prompt made a token's importance score, or the next token, what it is. Methods are captum's;
-conductance through all blocks at once is checked against its own, which takes one at a time.
+"""Why: what in the prompt made a token's importance score, or the next token, what it is.
+
+Methods are captum's; conductance, here through all blocks at once, is checked against captum's, one block at a time.
 
 The features are the embeddings of the prompt's tokens, alone or merged into words. Routing is a hard choice, so every
 method has to say what it holds fixed:

@@ -7,13 +7,13 @@ from .configuration import SubllmConfig
 from .errors import (
     CheckpointError,
     ConfigurationError,
-    ConversionError,
     DataError,
     PromptError,
     PromptTooLongError,
     StructureError,
     SubllmError,
     TrainingError,
+    TrainingStopped,
 )
 from .modeling import SubllmForCausalLM, SubllmModel
 from .routing import RoutingRecord, StreamState
@@ -26,7 +26,6 @@ AutoModelForCausalLM.register(SubllmConfig, SubllmForCausalLM, exist_ok=True)
 __all__ = [
     "CheckpointError",
     "ConfigurationError",
-    "ConversionError",
     "DataError",
     "PromptError",
     "PromptTooLongError",
@@ -41,5 +40,6 @@ __all__ = [
     "SubllmForCausalLM",
     "SubllmModel",
     "TrainingError",
+    "TrainingStopped",
     "parse_structure",
 ]

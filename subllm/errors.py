@@ -7,8 +7,8 @@
     ├── PromptError         a prompt that the model cannot take
     │   └── PromptTooLongError
     ├── DataError           text that cannot be read or is too short
-    ├── ConversionError     a conversion that cannot start or go on
-    └── TrainingError       a training run that cannot start or go on
+    └── TrainingError       a training or conversion that cannot start or go on
+        └── TrainingStopped
 
 Each message says what was found, what is allowed and what to do.
 """
@@ -54,9 +54,16 @@ class DataError(SubllmError, ValueError):
     """Text that cannot be read or is too short."""
 
 
-class ConversionError(SubllmError, RuntimeError):
-    """A conversion that cannot start or cannot go on."""
-
-
 class TrainingError(SubllmError, RuntimeError):
-    """A training run that cannot start or cannot go on."""
+    """A training or conversion that cannot start or cannot go on."""
+
+
+class TrainingStopped(TrainingError):  # noqa: N818 - it ends a run in good order
+    """A run that a signal stopped.
+
+    Args:
+        step: after which it stopped.
+    """
+
+    def __init__(self, step: int) -> None:
+        super().__init__(f"Stopped at step {step:,}; run the command again to go on from there.")

@@ -7,14 +7,16 @@ python -m subllm.convert chats --model NAME_OR_FOLDER_OR_GGUF --topics wiki.json
 
 import argparse
 import json
+import os
 import sys
 from pathlib import Path
 
 import torch
 from transformers import logging
 
-from ..errors import CheckpointError, SubllmError
-from .adapt import Adaptation, AdaptOptions
+from ..errors import CheckpointError, SubllmError, TrainingStopped
+from ..train.trainer import full_disk_said
+from .adapt import AdaptOptions, adapt
 from .base import from_llama, load_base
 from .card import model_card
 from .chats import append_chats, find_topics, write_chats
@@ -54,18 +56,18 @@ def _llama(arguments: argparse.Namespace) -> None:
     held_out = torch.stack([rest.block(index) for index in range(arguments.held_out_blocks)])
     fitting = [blocks.batch(10**6 + index, options.batch_size) for index in range(_FIT_BATCHES)]
     directions = fit_scorers(model, dense, fitting)
-    work = arguments.out / "training"
-    adaptation = Adaptation(model, dense, directions, blocks, held_out, work, options)
-    result = adaptation.run()
+    adapted, evaluations = adapt(model, dense, directions, blocks, held_out, arguments.out / "training", options)
+    if int(os.environ.get("RANK", "0")):
+        return
     learned = arguments.out / "learned"
-    save_learned(adaptation.peft, model, learned)
-    merged = adaptation.peft.merge_and_unload()
-    merged.to(dense.dtype).save_pretrained(arguments.out)
-    tokenizer.save_pretrained(arguments.out)
-    card = model_card(arguments, options, adaptation.evaluations, result)
-    for folder in (arguments.out, learned):
-        (folder / "README.md").write_text(card)
-    print(f"Wrote {arguments.out}: {result}")  # noqa: T201
+    with full_disk_said(arguments.out):
+        save_learned(adapted, model, learned)
+        adapted.merge_and_unload().to(dense.dtype).save_pretrained(arguments.out)
+        tokenizer.save_pretrained(arguments.out)
+        card = model_card(arguments, options, evaluations)
+        for folder in (arguments.out, learned):
+            (folder / "README.md").write_text(card)
+    print(f"Wrote {arguments.out}: {evaluations[-1][1]}")  # noqa: T201
 
 
 def _chats(arguments: argparse.Namespace) -> None:
@@ -127,7 +129,7 @@ def main() -> int:
         arguments.run(arguments)
     except (SubllmError, OSError) as error:
         print(f"error: {error}", file=sys.stderr)  # noqa: T201
-        return 1
+        return 130 if isinstance(error, TrainingStopped) else 1
     return 0
 
 

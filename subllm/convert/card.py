@@ -3,28 +3,25 @@
 import argparse
 import shlex
 import sys
-from typing import Any
 
 from .adapt import AdaptOptions
 from .evaluate import Evaluation
 
 
-def model_card(
-    arguments: argparse.Namespace, options: AdaptOptions, evaluations: list[dict[str, Any]], result: Evaluation
-) -> str:
+def model_card(arguments: argparse.Namespace, options: AdaptOptions, evaluations: list[tuple[int, Evaluation]]) -> str:
     """Markdown text of the card.
 
     Args:
         arguments: of the command line.
         options: of the training.
-        evaluations: of the run, in order; each with `step`, `trained_tokens` and the fields of `Evaluation`.
-        result: the last one.
+        evaluations: of the run, with their steps, in order.
     """
     rows = "\n".join(
-        f"| {e['step']} | {e['trained_tokens']:,} | {e['perplexity']:.2f} | {e['divergence']:.3f} "
-        f"| {e['agreement']:.3f} | {', '.join(f'{share:.3f}' for share in e['retention'])} |"
-        for e in evaluations
+        f"| {step} | {step * options.batch_size * options.length:,} | {found.perplexity:.2f} | {found.divergence:.3f} "
+        f"| {found.agreement:.3f} | {', '.join(f'{share:.3f}' for share in found.retention)} |"
+        for step, found in evaluations
     )
+    result = evaluations[-1][1]
     command = shlex.join(["python", "-m", "subllm.convert", *sys.argv[1:]])
     return f"""# A SUBLLM converted from {arguments.model}
 

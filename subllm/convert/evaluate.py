@@ -2,6 +2,7 @@
 
 import math
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 import torch.nn.functional as F
@@ -9,6 +10,8 @@ from torch import Tensor
 from transformers import PreTrainedModel
 
 from ..modeling import SubllmForCausalLM
+
+_NUMBERS, _KEPT = ("dense_perplexity", "perplexity", "divergence", "agreement", "tokens"), "eval_retention_"
 
 
 @dataclass(frozen=True)
@@ -35,6 +38,32 @@ class Evaluation:
     def perplexity_ratio(self) -> float:
         """Perplexity over the dense model's."""
         return self.perplexity / self.dense_perplexity
+
+    @staticmethod
+    def logged(spans: int) -> list[str]:
+        """Names of an evaluation's entries in a log.
+
+        Args:
+            spans: of the structure.
+        """
+        return [f"eval_{name}" for name in (*_NUMBERS, *(f"retention_{span}" for span in range(spans)))]
+
+    def to_log(self) -> dict[str, float]:
+        """As a log has it, with `eval_loss` in nats."""
+        values = [*(getattr(self, name) for name in _NUMBERS), *self.retention]
+        names = self.logged(len(self.retention))
+        return {"eval_loss": math.log(self.perplexity)} | dict(zip(names, values, strict=True))
+
+    @classmethod
+    def from_log(cls, entry: dict[str, float]) -> "Evaluation":
+        """From a line of a log.
+
+        Args:
+            entry: that `to_log` made, perhaps with more in it.
+        """
+        kept = sorted((int(name.rpartition("_")[2]), value) for name, value in entry.items() if _KEPT in name)
+        numbers: dict[str, Any] = {name: entry[f"eval_{name}"] for name in _NUMBERS}
+        return cls(**numbers, retention=[value for _, value in kept])
 
     def __str__(self) -> str:
         """One line for logs."""

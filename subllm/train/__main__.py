@@ -13,7 +13,7 @@ import sys
 from pathlib import Path
 from typing import Any
 
-from ..errors import SubllmError, TrainingError
+from ..errors import SubllmError, TrainingStopped
 from .config import ABLATIONS, TrainConfig
 from .loop import train
 
@@ -49,7 +49,7 @@ def main() -> int:
         folder = train(TrainConfig.read(arguments.config, **changes), arguments.data, arguments.out)
     except (SubllmError, OSError) as error:
         print(f"error: {error}", file=sys.stderr)  # noqa: T201
-        return 130 if isinstance(error, TrainingError) and str(error).startswith("Stopped") else 1
+        return 130 if isinstance(error, TrainingStopped) else 1
     print(f"Wrote {folder}")  # noqa: T201
     return 0
 

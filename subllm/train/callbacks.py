@@ -1,12 +1,12 @@
 """What happens between the steps of a training run: schedules, the log, snapshots, and stopping."""
 
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from transformers import TrainerCallback, TrainerControl, TrainerState, TrainingArguments
+from transformers import PreTrainedModel, TrainerCallback, TrainerControl, TrainerState, TrainingArguments
 
 from ..run_files import append_log, forget_after
 from ..schedule import BALANCER_PROBABILITY, BYPASS_MINIMUM
@@ -37,10 +37,16 @@ class Schedules(TrainerCallback):
 
 
 class Journal(TrainerCallback):
-    """Writes what happens to `log.jsonl`; what a resumed run repeats is dropped first."""
+    """Writes what happens to `log.jsonl`; what a resumed run repeats is dropped first.
 
-    def __init__(self, path: Path, tokens: int) -> None:
-        self._path, self._tokens = path, tokens
+    Args:
+        path: of the log.
+        tokens: of a step.
+        also: what is written beside the usual.
+    """
+
+    def __init__(self, path: Path, tokens: int, also: Collection[str] = ()) -> None:
+        self._path, self._tokens, self._names = path, tokens, {*_LOGGED, *also}
         self._started = self._seconds = 0.0
         self._steps = 0
         self._last: dict[str, float] = {}
@@ -72,7 +78,7 @@ class Journal(TrainerCallback):
         **kwargs: Any,
     ) -> None:
         """Add a line."""
-        entry = {key: value for key, value in (logs or {}).items() if key in _LOGGED}
+        entry = {key: value for key, value in (logs or {}).items() if key in self._names}
         if not state.is_world_process_zero or not entry or entry == self._last:  # the last evaluation comes twice
             return
         self._last = dict(entry)
@@ -85,27 +91,32 @@ class Journal(TrainerCallback):
 
 
 class Snapshots(TrainerCallback):
-    """Records the routing of fixed prompts."""
+    """Records the routing of fixed prompts.
 
-    def __init__(self, folder: Path, prompts: list[list[int]], every: int) -> None:
-        self._folder, self._prompts, self._every = folder, prompts, every
+    Args:
+        folder: for the records.
+        model: the SUBLLM.
+        prompts: ids of each.
+        every: so many steps.
+    """
+
+    def __init__(self, folder: Path, model: PreTrainedModel, prompts: list[list[int]], every: int) -> None:
+        self._folder, self._model, self._prompts, self._every = folder, model, prompts, every
 
     def on_train_begin(
-        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, model: Any = None, **kwargs: Any
+        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
     ) -> None:
         """Before the first step."""
         if state.global_step == 0:
-            self._take(state, model)
+            self._take(state)
 
-    def on_step_end(
-        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, model: Any = None, **kwargs: Any
-    ) -> None:
+    def on_step_end(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any) -> None:
         """After so many steps, and after the last one."""
         if state.global_step % self._every == 0 or state.global_step == state.max_steps:
-            self._take(state, model)
+            self._take(state)
 
-    def _take(self, state: TrainerState, model: Any) -> None:
-        snapshot = RoutingSnapshot.take(model, self._prompts, state.global_step)
+    def _take(self, state: TrainerState) -> None:
+        snapshot = RoutingSnapshot.take(self._model, self._prompts, state.global_step)
         if state.is_world_process_zero:
             snapshot.save(self._folder)
 

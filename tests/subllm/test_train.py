@@ -23,7 +23,8 @@ from subllm.run_files import read_log
 from subllm.snapshots import RoutingSnapshot
 from subllm.train import TrainConfig, train
 from subllm.train.ablations import fixed_rule
-from subllm.train.loop import build_model, last_checkpoint
+from subllm.train.loop import build_model
+from subllm.train.trainer import last_checkpoint
 
 ROOT = Path(__file__).parents[2]
 MODEL = {
