@@ -7,7 +7,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
-from .balancer import balance
+from .balancer import balanced_weights
 
 Rule = Callable[[int, Tensor, Tensor, Tensor | None], tuple[Tensor, Tensor]]
 """Decides in place of the inference rule. Given the number of the span, the scores (B, T) of its parent's new tokens,
@@ -83,8 +83,8 @@ class Subsampler(nn.Module):
             return select_kept(scores, mask, *rule(scores))
         if not self.training:
             return select_positive(scores, mask)
-        scores = balance(scores, mask, self.retention_ratio, self.balancer_probability)
-        return select_top(scores, mask, self.retention_ratio, reverse_discarded=torch.rand(()).item() < 0.5)
+        weights = balanced_weights(scores, mask, self.retention_ratio, self.balancer_probability)
+        return select_top(scores, weights, mask, self.retention_ratio, reverse_discarded=torch.rand(()).item() < 0.5)
 
 
 def select_positive(scores: Tensor, mask: Tensor | None) -> Selection:
@@ -121,7 +121,9 @@ def select_kept(scores: Tensor, mask: Tensor | None, kept: Tensor, weights: Tens
     return Selection(scores, indices, chosen if kept_mask is None else chosen * kept_mask, kept_mask, counts)
 
 
-def select_top(scores: Tensor, mask: Tensor | None, retention_ratio: float, *, reverse_discarded: bool) -> Selection:
+def select_top(
+    scores: Tensor, weights: Tensor, mask: Tensor | None, retention_ratio: float, *, reverse_discarded: bool
+) -> Selection:
     """Training rule: keep the ceil(ρT) highest scores of each row, in their original order.
 
     The weight of the i-th highest kept token is its a = clamp(s, 0, 1) minus the a of the i-th highest discarded
@@ -130,6 +132,7 @@ def select_top(scores: Tensor, mask: Tensor | None, retention_ratio: float, *, r
 
     Args:
         scores: (B, T) importance scores.
+        weights: (B, T) their weights a.
         mask: (B, T), False at padding, or None.
         retention_ratio: ρ in (0, 1].
         reverse_discarded: pair the discarded tokens in reverse order (done half the time).
@@ -142,7 +145,6 @@ def select_top(scores: Tensor, mask: Tensor | None, retention_ratio: float, *, r
     count = torch.tensor(counts, device=scores.device)[:, None]  # (B, 1)
     ranked = scores.detach() if mask is None else scores.detach().masked_fill(~mask, -math.inf)
     order = ranked.argsort(dim=1, descending=True, stable=True)  # (B, T) by rank
-    weights = scores.clamp(0, 1)
     if mask is not None:
         weights = weights * mask
     weights_by_rank = weights.gather(1, order)
