@@ -1,6 +1,7 @@
 """Conversions, run as a user runs them: through the command line, in a process of its own."""
 
 import json
+import os
 import pickle
 import subprocess
 import sys
@@ -16,6 +17,7 @@ from subllm import CheckpointError, ConfigurationError, SubllmForCausalLM
 from subllm.convert import from_reference, load_weights
 from subllm.convert.base import load_base
 from subllm.convert.learned import merge_learned
+from subllm.run_files import read_log
 from tests.conftest import GOLDEN
 
 WORDS = "the a cat dog sat ran on under mat tree and then it was very happy sad".split()  # noqa: SIM905
@@ -162,6 +164,43 @@ def test_a_run_stopped_half_way_ends_as_if_it_had_not_been(tiny_llama):
     expected = SubllmForCausalLM.from_pretrained(whole).state_dict()
     for name, tensor in SubllmForCausalLM.from_pretrained(stopped).state_dict().items():
         torch.testing.assert_close(tensor, expected[name], atol=1e-3, rtol=1e-3)
+
+
+def test_two_processes_convert_as_one(tiny_llama):
+    common = [
+        "llama", "--model", tiny_llama / "llama", "--structure", "T(TT)T",
+        "--text", tiny_llama / "text.jsonl", "--steps", 6, "--length", 48, "--held-out-blocks", 4,
+    ]  # fmt: skip
+    alone, together = tiny_llama / "alone", tiny_llama / "together"
+    assert convert(*common, "--out", alone).returncode == 0
+    launcher = ["torch.distributed.run", "--standalone", "--nproc-per-node", "2", "-m", "subllm.convert"]
+    command = [sys.executable, "-m", *launcher, *map(str, [*common, "--out", together])]
+    done = subprocess.run(command, env=os.environ | {"OMP_NUM_THREADS": "1"}, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    logs = [list(read_log(out / "training" / "log.jsonl")) for out in (alone, together)]
+    for name in ("loss", "retention_0", "eval_loss"):
+        one, two = ([entry[name] for entry in log if name in entry] for log in logs)
+        assert one and one == pytest.approx(two, abs=5e-3)
+
+
+def test_another_conversion_in_the_same_folder_is_refused(tiny_llama):
+    common = [
+        "llama", "--model", tiny_llama / "llama", "--text", tiny_llama / "text.jsonl",
+        "--length", 48, "--held-out-blocks", 4, "--out", tiny_llama / "out",
+    ]  # fmt: skip
+    assert convert(*common, "--structure", "T(TT)T", "--steps", 4).returncode == 0
+    for changed, said in [
+        (["--structure", "TT(T)T", "--steps", 4], "differs in its structure"),
+        (["--structure", "T(TT)T", "--steps", 4, "--rank", 8], "differs in rank"),
+        (["--structure", "T(TT)T", "--steps", 2], "has gone 4 steps, more than the 2 asked for"),
+    ]:
+        done = convert(*common, *changed)
+        assert done.returncode == 1 and said in done.stderr, done.stderr
+    longer = convert(*common, "--structure", "T(TT)T", "--steps", 6)
+    assert longer.returncode == 0, longer.stderr
+    assert [entry["step"] for entry in read_log(tiny_llama / "out" / "training" / "log.jsonl") if "loss" in entry] == [
+        1, 2, 3, 4, 5, 6,
+    ]  # fmt: skip
 
 
 def test_chats_are_written_in_the_models_template(tiny_llama):
