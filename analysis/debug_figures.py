@@ -14,6 +14,7 @@ from .trace import Trace
 
 _LONGEST = 24  # characters of a token in a label
 _SHOWN = 20  # bars
+_FEW_TOKENS = 20  # so few that each has its own tick
 _MARKS = [(KEPT, "circle"), (DROPPED, "x"), (NEUTRAL, "diamond")]
 
 
@@ -133,7 +134,8 @@ def attention(trace: Trace, rows: np.ndarray, words: Words = ENGLISH) -> go.Figu
     figure.update_layout(
         **(LAYOUT | {"height": 420}), xaxis_title=words["figure_tokens"], yaxis_title=words["figure_block"]
     )
-    figure.update_yaxes(autorange="reversed")
+    figure.update_yaxes(autorange="reversed", tickformat="d")
+    figure.update_xaxes(dtick=1 if seen <= _FEW_TOKENS else None)
     return figure
 
 

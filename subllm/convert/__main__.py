@@ -15,8 +15,9 @@ import torch
 from transformers import logging
 
 from ..errors import CheckpointError, SubllmError, TrainingStopped
+from ..train.config import PRECISIONS
 from ..train.trainer import full_disk_said
-from .adapt import AdaptOptions, adapt
+from .adapt import AdaptOptions, adapt, fast_precision
 from .base import from_llama, load_base
 from .card import model_card
 from .chats import append_chats, find_topics, write_chats
@@ -46,8 +47,10 @@ def _llama(arguments: argparse.Namespace) -> None:
         learning_rate=arguments.learning_rate,
         start_retention=arguments.start_retention,
         seed=arguments.seed,
+        precision=arguments.precision or fast_precision(),
     )
-    dense, tokenizer = load_base(arguments.model)
+    dtype = torch.bfloat16 if options.precision == "bf16" else torch.float32
+    dense, tokenizer = load_base(arguments.model, dtype)
     ratio = arguments.retention[0] if len(arguments.retention) == 1 else arguments.retention
     model = from_llama(dense, arguments.structure, ratio)
     documents = read_documents(arguments.text)
@@ -62,7 +65,7 @@ def _llama(arguments: argparse.Namespace) -> None:
     learned = arguments.out / "learned"
     with full_disk_said(arguments.out):
         save_learned(adapted, model, learned)
-        adapted.merge_and_unload().to(dense.dtype).save_pretrained(arguments.out)
+        adapted.merge_and_unload().to(torch.bfloat16).save_pretrained(arguments.out)
         tokenizer.save_pretrained(arguments.out)
         card = model_card(arguments, options, evaluations)
         for folder in (arguments.out, learned):
@@ -113,6 +116,7 @@ def main() -> int:
     )
     llama.add_argument("--held-out-blocks", type=int, default=16, help="sequences for evaluation")
     llama.add_argument("--seed", type=int, default=AdaptOptions.seed, help="of everything random")
+    llama.add_argument("--precision", choices=PRECISIONS, help="of training (default: what is fastest here)")
     llama.set_defaults(run=_llama)
     chats = commands.add_parser("chats", help="let a chat model write chats and stories to learn from")
     chats.add_argument("--model", required=True, help="checkpoint folder, GGUF file or hub name of a chat model")
