@@ -101,7 +101,7 @@ class GgufFile:
                 name = f"model.layers.{block}.{_LAYER_NAMES[part]}.weight"
             else:
                 continue  # rope_freqs: recomputed from the configuration
-            weights[name] = torch.from_numpy(np.require(values, np.float32, "CW")).to(dtype)
+            weights[name] = torch.from_numpy(np.require(values, np.float32, ["C", "W"])).to(dtype)
         return weights
 
     def tokenizer(self) -> PreTrainedTokenizerBase:
