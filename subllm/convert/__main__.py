@@ -17,10 +17,11 @@ from transformers import logging
 from ..errors import CheckpointError, SubllmError, TrainingStopped
 from ..train.config import PRECISIONS
 from ..train.trainer import full_disk_said
-from .adapt import AdaptOptions, adapt, fast_precision
+from .adapt import adapt
 from .base import from_llama, load_base
 from .card import model_card
 from .chats import append_chats, find_topics, write_chats
+from .distillation import AdaptOptions, fast_precision
 from .learned import save_learned
 from .reference import from_reference, load_weights
 from .scorers import fit_scorers

@@ -4,7 +4,7 @@ import argparse
 import shlex
 import sys
 
-from .adapt import AdaptOptions
+from .distillation import AdaptOptions
 from .evaluate import Evaluation
 
 
