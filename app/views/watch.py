@@ -52,7 +52,7 @@ def show() -> None:
         show_error(error)
         return
     _history(run, snapshots)
-    _steps(run, snapshots)
+    _steps(name, run, snapshots)
 
 
 def _curves(folders: dict) -> None:  # type: ignore[type-arg]
@@ -113,12 +113,12 @@ def _history(run: Run, snapshots: list[RoutingSnapshot]) -> None:
         column.caption(say(key))
 
 
-def _steps(run: Run, snapshots: list[RoutingSnapshot]) -> None:
+def _steps(name: str, run: Run, snapshots: list[RoutingSnapshot]) -> None:
     """One prompt under a slider of steps that plays."""
     prompts = run.config["prompts"]
-    prompt = st.selectbox(
-        say("watch_prompt"), range(len(prompts)), format_func=lambda n: prompts[n][:90], key="watch prompt"
-    )
+    labels = [prompt[:90] for prompt in prompts]
+    key = f"watch prompt of {name}"  # the browser goes on showing a key's choice when the options change
+    prompt = st.selectbox(say("watch_prompt"), range(len(labels)), format_func=labels.__getitem__, key=key)
     playing = st.toggle(say("watch_play"), key="watch playing")
     st.fragment(_frame, run_every=_FRAME if playing else None)(run, snapshots, prompt, playing)
 

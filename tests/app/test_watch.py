@@ -24,7 +24,7 @@ def page(tmp_path, monkeypatch):
 def test_a_run_that_goes_on_is_shown(page):
     shown = {metric.label: metric.value for metric in page.metric}
     assert shown["Step"] == "20 / 100" and shown["Loss"] == "3.000" and shown["Held-out loss"] == "4.000"
-    assert page.selectbox(key="watch prompt").options == PROMPTS
+    assert next(box for box in page.selectbox if box.label == "Prompt").options == PROMPTS
     assert page.select_slider(key="watch step").value == 20
     assert not page.exception and not page.error
 
