@@ -14,6 +14,7 @@ import subprocess
 import sys
 import tempfile
 import threading
+import warnings
 import zipfile
 from collections.abc import Callable
 from pathlib import Path
@@ -21,6 +22,7 @@ from pathlib import Path
 import platformdirs
 from filelock import FileLock
 from tqdm import tqdm
+from transformers import logging
 
 from .checkpoints import DENSE_TWIN
 from .convert.base import load_base
@@ -183,6 +185,8 @@ def _no_space() -> CheckpointError:
 
 def main() -> int:
     """Command line."""
+    logging.disable_progress_bar()  # ours is enough
+    warnings.simplefilter("ignore", FutureWarning)  # between libraries: peft calls what transformers renamed
     with tqdm(total=100, unit="%", bar_format="{l_bar}{bar}| {desc}", disable=is_built()) as bar:
 
         def show(share: float, stage: str) -> None:

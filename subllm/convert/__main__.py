@@ -9,6 +9,7 @@ import argparse
 import json
 import os
 import sys
+import warnings
 from pathlib import Path
 
 import torch
@@ -27,7 +28,7 @@ from .reference import from_reference, load_weights
 from .scorers import fit_scorers
 from .text import TokenBlocks, read_documents
 
-_FIT_BATCHES = 6
+_FIT_BATCHES = 12
 
 
 def _reference(arguments: argparse.Namespace) -> None:
@@ -130,6 +131,8 @@ def main() -> int:
     chats.set_defaults(run=_chats)
     arguments = parser.parse_args()
     logging.set_verbosity_error()
+    logging.disable_progress_bar()
+    warnings.simplefilter("ignore", FutureWarning)  # between libraries: peft calls what transformers renamed
     try:
         arguments.run(arguments)
     except (SubllmError, OSError) as error:

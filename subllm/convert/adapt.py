@@ -20,14 +20,14 @@ from transformers import LlamaForCausalLM, TrainerCallback, TrainerControl, Trai
 from ..modeling import SubllmForCausalLM
 from ..run_files import LOG_FILE, SNAPSHOTS, read_log
 from ..train.callbacks import Journal, Snapshots
-from ..train.trainer import StepTrainer, claim, divided, training_arguments
-from .distillation import AdaptOptions, Distillation
+from ..train.trainer import SCORERS, StepTrainer, claim, divided, training_arguments
+from .distillation import OUTER, AdaptOptions, Distillation
 from .evaluate import Evaluation, evaluate
 from .learned import save_learned
 from .scorers import calibrate
 from .text import TokenBlocks
 
-_CALIBRATION_BATCHES = 6
+_CALIBRATION_BATCHES = 16
 _WARMUP, _FINAL_RATE = 0.04, 0.05  # of the steps; of the peak
 _LARGEST_GRADIENT = 1.0
 _KEPT = 2  # checkpoints
@@ -182,7 +182,8 @@ def adapt(
     shares = [f"retention_{span}" for span in range(len(directions))]
     trainer = DistillingTrainer(
         distillation, arguments, held_out, thresholds,
-        scorer_rate=options.scorer_learning_rate / options.learning_rate, keep=_KEPT,
+        rates={SCORERS: options.scorer_learning_rate / options.learning_rate, OUTER: options.loraplus_ratio},
+        keep=_KEPT,
         train_dataset=_Examples(blocks, options.steps * options.batch_size),
         callbacks=[
             Journal(folder / LOG_FILE, options.batch_size * options.length, [*shares, *Evaluation.logged(len(shares))]),

@@ -35,7 +35,7 @@ On held-out documents of the training text ({result.tokens:,} tokens): {result}.
 
 The dense model's perplexity on the same text is {result.dense_perplexity:.2f}.
 
-Trained: rank-{options.rank} adapters from the first span on, bypass scales, scorers; {options.steps} steps of
+Trained: rank-{options.rank} adapters, bypass scales, scorers; {options.steps} steps of
 {options.batch_size} × {options.length} tokens, seed {options.seed}. Repeat with
 
 ```

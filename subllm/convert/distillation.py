@@ -1,7 +1,7 @@
 """A SUBLLM in low-rank adapters, and how far it is from its dense twin as a loss.
 
-Trained are adapters (`peft`) on all projections of the blocks from the first span on, the bypass scales and the
-scorers. The blocks before the first span stay as they are, so the first scorer keeps seeing what it was fitted on.
+Trained are adapters (`peft`) on all projections, the bypass scales and the scorers. The blocks before the first span
+are among them: what they can move from a token that will be dropped into one that will be kept is not lost.
 Tokens are selected by the rule of inference (score > 0), so nothing changes when training ends.
 
 Loss: KL divergence from the dense model's next-token distribution at a random part of the positions, plus the relative
@@ -13,7 +13,6 @@ from dataclasses import dataclass
 from typing import Any
 
 import torch
-import torch.nn.functional as F
 from accelerate.utils import gather, pad_across_processes
 from peft import LoraConfig, PeftModel, get_peft_model
 from torch import Tensor, nn
@@ -23,10 +22,12 @@ from ..errors import TrainingError
 from ..modeling import SubllmForCausalLM
 from ..schedule import LinearSchedule
 from ..train.config import PRECISIONS
+from .divergence import head_divergence
 
+OUTER = ".lora_B."  # part of the names of the adapters' outer matrices
 PROJECTIONS = ("q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj")
-CONTROL_RATE = 0.3  # part of a threshold's error, as seen in one batch, that is corrected at once
-DRIFT_RATE = 0.05  # part of it that is also corrected in every later step: training keeps pushing scores up
+CONTROL_RATE = 0.15  # part of a threshold's error, as seen in one batch, that is corrected at once
+DRIFT_RATE = 0.02  # part of it that is also corrected in every later step: training keeps pushing scores up
 
 
 @dataclass(frozen=True)
@@ -39,6 +40,8 @@ class AdaptOptions:
         length: tokens per sequence.
         rank: of the adapters.
         learning_rate: peak, of the adapters and bypass scales; warm-up over 4% of the steps, then cosine to 5%.
+        loraplus_ratio: learning rate of the adapters' outer matrices, which begin at zero, over the others' (LoRA+,
+            arXiv 2402.12354).
         scorer_learning_rate: peak, of the scorers.
         start_retention: share kept per level at step 0.
         retention_steps: share of the steps over which it falls to the nominal ratio.
@@ -53,18 +56,19 @@ class AdaptOptions:
         TrainingError: if the precision is none of them.
     """
 
-    steps: int = 500
-    batch_size: int = 4
+    steps: int = 1200
+    batch_size: int = 2
     length: int = 512
     rank: int = 16
     learning_rate: float = 1e-3
+    loraplus_ratio: float = 4.0
     scorer_learning_rate: float = 2e-5
-    start_retention: float = 0.9
-    retention_steps: float = 0.5
+    start_retention: float = 0.75
+    retention_steps: float = 0.25
     logit_share: float = 0.5
     hidden_weight: float = 0.5
-    evaluate_every: int = 50
-    save_every: int = 25
+    evaluate_every: int = 100
+    save_every: int = 50
     seed: int = 0
     precision: str = "float32"
 
@@ -85,24 +89,14 @@ def fast_precision() -> str:
 
 
 def add_adapters(model: SubllmForCausalLM, rank: int) -> PeftModel:
-    """Wrap a SUBLLM's projections, from its first span on, in low-rank adapters.
+    """Wrap a SUBLLM's projections in low-rank adapters, those before the first span too.
 
     Args:
         model: changed in place.
         rank: of the adapters.
     """
-    owners = model.config.parsed_structure.block_spans
-    first = next((index for index, span in enumerate(owners) if span is not None), len(owners))
     return get_peft_model(
-        model,
-        LoraConfig(
-            r=rank,
-            lora_alpha=rank,
-            target_modules=list(PROJECTIONS),
-            layers_to_transform=list(range(first, len(owners))),
-            layers_pattern="layers",
-            task_type="CAUSAL_LM",
-        ),
+        model, LoraConfig(r=rank, lora_alpha=rank, target_modules=list(PROJECTIONS), task_type="CAUSAL_LM")
     )
 
 
@@ -169,15 +163,15 @@ class Distillation(nn.Module):
         length = input_ids.shape[1]
         positions = torch.randperm(length)[: max(int(length * self.options.logit_share), 1)].to(input_ids.device)
         with torch.no_grad():
-            target_hidden = self.dense.model(input_ids, use_cache=False).last_hidden_state  # (B, T, D)
-            target = F.log_softmax(self.dense.lm_head(target_hidden[:, positions]).float(), dim=-1).flatten(0, 1)
+            target = self.dense.model(input_ids, use_cache=False).last_hidden_state  # (B, T, D)
         with torch.autocast(input_ids.device.type, dtype=torch.bfloat16, enabled=self.options.precision == "bf16"):
             output = self.model.model(input_ids, use_cache=False, output_routing=True)
-            hidden = output.last_hidden_state
-            logits = self.model.lm_head(hidden[:, positions]).flatten(0, 1)
+        hidden = output.last_hidden_state.to(target.dtype)
         self.routing = output.routing
-        divergence = F.kl_div(F.log_softmax(logits.float(), dim=-1), target, log_target=True, reduction="batchmean")
-        distance = (hidden.float() - target_hidden.float()).square().sum(-1) / target_hidden.float().square().sum(-1)
+        divergence = head_divergence(
+            hidden[:, positions].flatten(0, 1), target[:, positions].flatten(0, 1), self.dense.lm_head.weight
+        )
+        distance = (hidden.float() - target.float()).square().sum(-1) / target.float().square().sum(-1)
         return {"loss": divergence + self.options.hidden_weight * distance.mean()}
 
     def trained(self) -> dict[str, Tensor]:

@@ -7,7 +7,7 @@ from transformers import LlamaForCausalLM
 from ..modeling import SubllmForCausalLM
 
 _CALIBRATION_ROUNDS = 2
-_SCORE_SPREAD = 6.0  # between the 10th and the 90th percentile: few kept tokens have a weight between 0 and 1
+_SCORE_SPREAD = 20.0  # between the 10th and the 90th percentile: few kept tokens have a weight between 0 and 1
 _RIDGE = 1e-3  # of the mean squared feature
 
 

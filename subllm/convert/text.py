@@ -20,7 +20,9 @@ def read_documents(paths: list[Path]) -> dict[str, list[str]]:
 
 
 class TokenBlocks:
-    """Endless blocks of tokens drawn from documents, every file with the same chance.
+    """Endless blocks of tokens drawn from documents, those of a block from one file, every file with the same chance.
+
+    So a file counts by its blocks: one of short chats gets as many tokens as one of books.
 
     Args:
         documents: documents per file.
@@ -57,9 +59,10 @@ class TokenBlocks:
     def block(self, index: int) -> Tensor:
         """Block number `index` as (length,) token ids; the same every time."""
         rng = random.Random(f"{self._seed}:{index}")
+        documents = rng.choice(self._files)
         ids: list[int] = []
         while len(ids) < self._length:
-            document = rng.choice(rng.choice(self._files))
+            document = rng.choice(documents)
             start = rng.randrange(max(len(document) - self._longest, 0) + 1)
             ids += self.tokenizer(document[start : start + self._longest], add_special_tokens=False)["input_ids"]
             ids.append(self.tokenizer.eos_token_id)

@@ -29,7 +29,7 @@ from ..subsampling import Rule
 from .ablations import fixed_rule
 from .callbacks import Journal, Schedules, Snapshots
 from .config import TrainConfig
-from .trainer import PARTIAL, StepTrainer, claim, divided, full_disk_said, training_arguments
+from .trainer import PARTIAL, SCORERS, StepTrainer, claim, divided, full_disk_said, training_arguments
 
 _SCORER_SPREAD = 0.1  # of the usual one: streams grow early, and scores that leave [0, 1] far behind learn nothing
 
@@ -114,7 +114,7 @@ def train(config: TrainConfig, data: Path, out: Path) -> Path:
         prompts = [text["input_ids"] for text in texts]
         callbacks.append(Snapshots(out / SNAPSHOTS, model, prompts, config.snapshot_every))
     trainer = RoutingTrainer(
-        model, _arguments(config, out), rule, scorer_rate=config.scorer_learning_rate, keep=config.keep,
+        model, _arguments(config, out), rule, rates={SCORERS: config.scorer_learning_rate}, keep=config.keep,
         train_dataset=blocks, eval_dataset=held_out, processing_class=tokenizer, callbacks=callbacks,
     )  # fmt: skip
     trainer.run()

@@ -14,7 +14,7 @@ import json
 import os
 import platform
 import shutil
-from collections.abc import Collection, Iterator
+from collections.abc import Collection, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -31,6 +31,7 @@ from ..run_files import RUN_FILE, replace_text
 from .callbacks import StopWhen
 
 PARTIAL = "partial"
+SCORERS = ".subsamplers."  # part of the names of their parameters
 _SEED_OF_STEP = 1_000_003
 _FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 
@@ -41,17 +42,17 @@ class StepTrainer(Trainer):
     Args:
         model: to train.
         args: of the Trainer.
-        scorer_rate: learning rate of the scorers, as a share of the others'.
+        rates: learning rates as multiples of the usual one, by a part of the parameter's name.
         keep: checkpoints that are kept, the last ones.
         **kwargs: of the Trainer.
     """
 
     def __init__(
-        self, model: nn.Module, args: TrainingArguments, *, scorer_rate: float, keep: int, **kwargs: Any
+        self, model: nn.Module, args: TrainingArguments, *, rates: Mapping[str, float], keep: int, **kwargs: Any
     ) -> None:
         super().__init__(model, args, **kwargs)
         self._model, self._folder = model, Path(str(args.output_dir))
-        self._scorer_rate, self._keep = scorer_rate, keep
+        self._rates, self._keep = rates, keep
         self._saving = False
 
     def run(self) -> None:
@@ -97,16 +98,16 @@ class StepTrainer(Trainer):
         return [name for name in super().get_decay_parameter_names(model) if name not in vectors]
 
     def create_optimizer(self, model: Any = None) -> torch.optim.Optimizer:
-        """Trainer's own, with the scorers in a group with a learning rate of their own."""
+        """Trainer's own, with groups of their own for parameters that have other learning rates."""
         optimizer = super().create_optimizer(model)
-        named = (self._model if model is None else model).named_parameters()
-        scorers = {id(parameter) for name, parameter in named if ".subsamplers." in name}
-        for group in list(optimizer.param_groups):
-            own = [parameter for parameter in group["params"] if id(parameter) in scorers]
-            if own:
-                group["params"] = [parameter for parameter in group["params"] if id(parameter) not in scorers]
-                rate = self.args.learning_rate * self._scorer_rate
-                optimizer.add_param_group({**group, "params": own, "lr": rate})
+        named = list((self._model if model is None else model).named_parameters())
+        for part, multiple in self._rates.items():
+            members = {id(parameter) for name, parameter in named if part in name}
+            for group in list(optimizer.param_groups):
+                own = [parameter for parameter in group["params"] if id(parameter) in members]
+                if own:
+                    group["params"] = [parameter for parameter in group["params"] if id(parameter) not in members]
+                    optimizer.add_param_group({**group, "params": own, "lr": self.args.learning_rate * multiple})
         return optimizer
 
     def _get_output_dir(self, trial: Any) -> str:

@@ -125,7 +125,7 @@ def test_llama_command_converts_resumes_and_reports(tiny_llama):
     assert "perplexity" in card
     last = json.loads((out / "training" / "log.jsonl").read_text().splitlines()[-1])
     assert abs(last["eval_retention_0"] - 0.64) < 0.08
-    assert f"| 30 | {30 * 4 * 48:,} |" in card  # step, tokens trained on
+    assert f"| 30 | {30 * 2 * 48:,} |" in card  # step, tokens trained on
     run = read_run(out / "training")
     assert run.step == 30 and run.title == "SUBLLM, converted" and len(run.log["loss"].dropna()) == 30
     assert [snapshot.step for snapshot in load_snapshots(run)] == [0, 30]
@@ -147,6 +147,7 @@ def test_a_run_stopped_half_way_ends_as_if_it_had_not_been(tiny_llama):
     common = [
         "llama", "--model", tiny_llama / "llama", "--structure", "T(TT)T",
         "--text", tiny_llama / "text.jsonl", "--steps", 30, "--length", 48, "--held-out-blocks", 4,
+        "--precision", "float32",  # so that a rounded score keeps or drops the same tokens in both
     ]  # fmt: skip
     whole, stopped = tiny_llama / "whole", tiny_llama / "stopped"
     assert convert(*common, "--out", whole).returncode == 0
@@ -170,6 +171,7 @@ def test_two_processes_convert_as_one(tiny_llama):
     common = [
         "llama", "--model", tiny_llama / "llama", "--structure", "T(TT)T",
         "--text", tiny_llama / "text.jsonl", "--steps", 6, "--length", 48, "--held-out-blocks", 4,
+        "--precision", "float32",  # rounding to bfloat16 depends on how a batch is divided
     ]  # fmt: skip
     alone, together = tiny_llama / "alone", tiny_llama / "together"
     assert convert(*common, "--out", alone).returncode == 0

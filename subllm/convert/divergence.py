@@ -1,0 +1,46 @@
+"""KL divergence between what two models predict, from their last hidden states and the head they share."""
+
+from typing import Any
+
+import torch
+from torch import Tensor
+
+_ROWS = 128  # whose distributions are in memory at once
+
+
+class _HeadDivergence(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx: Any, hidden: Tensor, target: Tensor, head: Tensor) -> Tensor:
+        total = hidden.new_zeros((), dtype=torch.float32)
+        gradient = torch.empty_like(hidden)
+        for start in range(0, len(hidden), _ROWS):
+            rows = slice(start, start + _ROWS)
+            expected, actual = ((states[rows].to(head.dtype) @ head.T).float() for states in (target, hidden))  # (N, V)
+            for logits in (expected, actual):
+                logits -= logits.logsumexp(-1, keepdim=True)
+            probabilities = expected.exp()
+            total += probabilities.flatten() @ (expected.sub_(actual)).flatten()
+            gradient[rows] = actual.exp_().sub_(probabilities).to(head.dtype) @ head
+        ctx.save_for_backward(gradient.div_(len(hidden)))
+        return total / len(hidden)
+
+    @staticmethod
+    def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor, None, None]:
+        return ctx.saved_tensors[0] * gradients[0], None, None
+
+
+def head_divergence(hidden: Tensor, target: Tensor, head: Tensor) -> Tensor:
+    """Mean KL divergence of the distributions behind `hidden` from those behind `target`, nats per row.
+
+    The distributions are made a few rows at a time, and the gradient with them: N · V numbers never lie in memory.
+    The gradient reaches `hidden` only.
+
+    Args:
+        hidden: (N, D) last hidden states.
+        target: (N, D) those of the model to agree with.
+        head: (V, D) weight of the head, in whose dtype the logits are computed.
+
+    Returns:
+        Scalar, float32.
+    """
+    return _HeadDivergence.apply(hidden, target, head)
