@@ -1,15 +1,7 @@
 """Why: what in the prompt made a token's importance score, or the next token, what it is.
 
-Methods are captum's; conductance, here through all blocks at once, is checked against captum's, one block at a time.
-
-The features are the embeddings of the prompt's tokens, alone or merged into words. Routing is a hard choice, so every
-method has to say what it holds fixed:
-
-- "kept": which tokens are kept stays as it happened; their weights follow their scores.
-- "routing": the weights stay as they happened, too.
-- "nothing": the routing is decided anew for every changed input. Gradients do not see such changes, ablations do.
-
-A question about a score of an inner module keeps the token that it is about present in the outer ones.
+Methods are captum's; conductance, here through all blocks and past all levels at once, is checked against captum's,
+which takes one block at a time. The features are the embeddings of the prompt's tokens, alone or merged into words.
 """
 
 import time
@@ -23,32 +15,16 @@ from torch import Tensor
 
 from subllm import SubllmForCausalLM
 from subllm.checkpoints import dtype_name
-from subllm.subsampling import inference_rule
 
 from .errors import AnalysisError
+from .explained import Explained, Question, baseline_of
+from .flow import Flow, conductance
 from .measure import free_bytes, peak_bytes
 from .record import Progress, frozen, out_of_memory_said, silent
 from .roofline import activation_bytes, dense, level_tokens
 
 METHODS = ("integrated gradients", "input x gradient", "ablation", "occlusion", "conductance")
-HELD = ("kept", "routing", "nothing")
-BASELINES = ("mean", "zero", "end")
 _STEPS, _CONDUCTANCE_STEPS = 32, 8
-
-
-@dataclass(frozen=True)
-class Question:
-    """What is to be explained.
-
-    Attributes:
-        token: of the prompt: whose score, or after which the next one is predicted.
-        span: number of the subsampling module whose score is meant; -1 for the next token.
-        answer: id of the next token whose log-probability is meant; -1 for the likeliest.
-    """
-
-    token: int
-    span: int = -1
-    answer: int = -1
 
 
 @dataclass(frozen=True, eq=False)
@@ -58,7 +34,7 @@ class Attribution:
     Attributes:
         groups: (T,) feature of each token: tokens or words, from 0.
         values: (F,) contribution of each feature to the value, in its unit (score, or nats).
-        blocks: (L,) contribution through each block, for conductance; empty otherwise.
+        flow: what came through each block and past each level, for conductance.
         value: of what is explained.
         baseline: the same with every feature at its baseline.
         delta: sum of the contributions minus (value - baseline); 0 for a method that adds up exactly.
@@ -68,7 +44,7 @@ class Attribution:
 
     groups: np.ndarray
     values: np.ndarray
-    blocks: np.ndarray
+    flow: Flow | None
     value: float
     baseline: float
     delta: float
@@ -79,85 +55,6 @@ class Attribution:
     def by_token(self) -> np.ndarray:
         """(T,) contribution of each token's feature, divided among its tokens."""
         return (self.values / np.maximum(np.bincount(self.groups), 1))[self.groups]
-
-
-class _Found(Exception):  # noqa: N818 - it ends a forward pass that has told what was asked
-    pass
-
-
-class Explained:
-    """A value of one prompt as a function of its embeddings.
-
-    Args:
-        model: in evaluation mode.
-        token_ids: (T,) the prompt.
-        question: what is to be explained.
-        held: one of `HELD`.
-
-    Raises:
-        AnalysisError: if there is no such token, module or score.
-    """
-
-    def __init__(self, model: SubllmForCausalLM, token_ids: np.ndarray, question: Question, held: str) -> None:
-        spans = model.config.parsed_structure.spans
-        if not 0 <= question.token < len(token_ids):
-            raise AnalysisError(f"There is no token {question.token:,}; the prompt has 0 to {len(token_ids) - 1:,}.")
-        if question.span >= len(spans):
-            raise AnalysisError(f"There is no subsampling module {question.span}; the model has {len(spans)}.")
-        if held not in HELD:
-            raise AnalysisError(f"{held!r} cannot be held fixed; allowed are {', '.join(HELD)}.")
-        self.model, self.question, self.held = model, question, held
-        ids = torch.tensor(token_ids[: question.token + 1], device=model.device)[None]  # nothing after it matters
-        with torch.no_grad():
-            self.embeddings = model.model.embed_tokens(ids)
-            output = model(ids, use_cache=False, output_routing=True)
-        self.kept = torch.zeros(len(spans), ids.shape[1], dtype=torch.bool, device=model.device)
-        self.weights = torch.zeros(len(spans), ids.shape[1], device=model.device)
-        for span, record in enumerate(output.routing):
-            self.kept[span, record.kept[0]] = True
-            self.weights[span, record.kept[0]] = record.weights[0]
-        parent = spans[question.span].parent if question.span >= 0 else None
-        if parent is not None and not self.kept[parent, question.token]:
-            raise AnalysisError(
-                f"Token {question.token:,} has no score at module {question.span}: module {parent} dropped it. "
-                "Ask for its score there."
-            )
-        self.places: dict[int, Tensor] = {}  # tokens that each span's blocks processed last, of all rows
-        self.outer = []
-        while parent is not None:
-            self.outer.append(parent)
-            parent = spans[parent].parent
-        logits = output.logits[0, question.token]
-        self.answer = question.answer if question.answer >= 0 else int(logits.argmax())
-
-    def __call__(self, embeddings: Tensor) -> Tensor:
-        """(B,) the value.
-
-        Args:
-            embeddings: (B, T, D).
-        """
-        found: list[Tensor] = []
-
-        def rule(span: int, scores: Tensor, positions: Tensor, mask: Tensor | None) -> tuple[Tensor, Tensor]:
-            own = positions == self.question.token
-            if span == self.question.span:
-                found.append((scores * own).sum(1))
-                raise _Found
-            if self.held == "nothing":
-                kept, weights = inference_rule(scores)
-            else:
-                kept = self.kept[span][positions]
-                weights = self.weights[span][positions] if self.held == "routing" else scores.clamp(0, 1)
-            kept = kept | own if span in self.outer else kept
-            self.places[span] = positions[kept]
-            return kept, weights
-
-        try:
-            output = self.model.model(inputs_embeds=embeddings, use_cache=False, rule=rule)
-        except _Found:
-            return found[0]
-        logits = self.model.lm_head(output.last_hidden_state[:, self.question.token])
-        return logits.float().log_softmax(-1)[:, self.answer]
 
 
 def attribute(
@@ -202,14 +99,14 @@ def attribute(
         _check_memory(model, read)
     explained = Explained(model, token_ids, question, held)
     inputs = explained.embeddings
-    base = _baseline(model, inputs, baseline)
-    blocks = np.zeros(0, dtype=np.float32)
+    base = baseline_of(model, inputs, baseline)
+    flow: Flow | None = None
     found: list[Tensor] = []
 
     def run() -> None:
-        nonlocal blocks
+        nonlocal flow
         if method == "conductance":
-            blocks = _conductance(explained, inputs, base, progress)
+            flow = conductance(explained, inputs, base, progress)
             found.append(_integrated(explained, inputs, base, _CONDUCTANCE_STEPS, silent))
         elif method == "integrated gradients":
             found.append(_integrated(explained, inputs, base, steps, progress))
@@ -246,7 +143,7 @@ def attribute(
     per_token[:read] = found[0][0].detach().float().sum(-1).cpu().numpy()
     values = np.bincount(groups, weights=per_token).astype(np.float32)
     return Attribution(
-        groups, values, blocks, value, base_value, float(values.sum()) - (value - base_value), seconds, peak
+        groups, values, flow, value, base_value, float(values.sum()) - (value - base_value), seconds, peak
     )
 
 
@@ -273,46 +170,6 @@ def _integrated(explained: Explained, inputs: Tensor, base: Tensor, steps: int, 
     return IntegratedGradients(counted).attribute(inputs, base, n_steps=steps, internal_batch_size=1)
 
 
-def _conductance(explained: Explained, inputs: Tensor, base: Tensor, progress: Progress) -> np.ndarray:
-    """(L,) through each block; 0 for those after what is asked.
-
-    As captum's LayerConductance, which takes one block at a time and several inputs at once: here one pass per input
-    serves all blocks.
-    """
-    layers = explained.model.model.layers
-    owners = explained.model.config.parsed_structure.block_spans
-    found = np.zeros(len(layers), dtype=np.float32)
-    streams: dict[int, Tensor] = {}  # after each block, at the tokens that it processed
-
-    def note(block: int) -> Callable[..., None]:
-        return lambda _module, _inputs, output: streams.update({block: output})
-
-    hooks = [layer.register_forward_hook(note(block)) for block, layer in enumerate(layers)]
-    shares = 0.5 * (1 + np.polynomial.legendre.leggauss(_CONDUCTANCE_STEPS + 1)[0])
-    before: dict[int, tuple[Tensor, Tensor]] = {}
-    try:
-        for done, share in enumerate(shares):
-            progress(done / len(shares), "attribution", done=done, total=len(shares))
-            streams.clear()
-            value = explained((base + float(share) * (inputs - base)).requires_grad_())
-            gradients = torch.autograd.grad(value.sum(), list(streams.values()), allow_unused=True)
-            for (block, stream), gradient in zip(streams.items(), gradients, strict=True):
-                span = owners[block]
-                places = slice(None) if span is None else explained.places[span]
-                now, slope = (torch.zeros_like(inputs[0]) for _ in range(2))  # (T, D)
-                now[places] = stream.detach()[0]
-                if gradient is not None:
-                    slope[places] = gradient[0]
-                if block in before:
-                    earlier, earlier_slope = before[block]
-                    found[block] += (earlier_slope * (now - earlier)).sum().item()
-                before[block] = now, slope
-    finally:
-        for hook in hooks:
-            hook.remove()
-    return found
-
-
 def _counted(function: Explained, total: int, progress: Progress) -> Callable[[Tensor], Tensor]:
     done = 0
 
@@ -323,21 +180,6 @@ def _counted(function: Explained, total: int, progress: Progress) -> Callable[[T
         return function(embeddings)
 
     return counted
-
-
-def _baseline(model: SubllmForCausalLM, inputs: Tensor, which: str) -> Tensor:
-    table = model.model.embed_tokens.weight.detach()
-    if which == "zero":
-        return torch.zeros_like(inputs)
-    if which == "mean":
-        return table.float().mean(0).to(inputs.dtype).expand_as(inputs).contiguous()
-    if which == "end":
-        ends = model.generation_config.eos_token_id
-        end = ends[0] if isinstance(ends, list) else ends
-        if end is None:
-            raise AnalysisError("The model names no end-of-text token; use the baseline 'mean' or 'zero'.")
-        return table[end].expand_as(inputs).contiguous()
-    raise AnalysisError(f"There is no baseline {which!r}; allowed are {', '.join(BASELINES)}.")
 
 
 def _check_memory(model: SubllmForCausalLM, tokens: int) -> None:

@@ -9,6 +9,7 @@ import plotly.graph_objects as go
 from .attribution import Attribution
 from .beside import Pairing
 from .figures import DROPPED, ENGLISH, KEPT, LAYOUT, NEUTRAL, Words
+from .flow import Flow
 from .generate import Generation
 from .trace import Trace
 
@@ -96,21 +97,56 @@ def contributions(trace: Trace, found: Attribution, words: Words = ENGLISH) -> g
     return figure
 
 
-def through_blocks(found: Attribution, words: Words = ENGLISH) -> go.Figure:
+def through_blocks(flow: Flow, words: Words = ENGLISH) -> go.Figure:
     """Conductance of every block.
 
     Args:
-        found: attribution by conductance.
+        flow: of a value.
         words: labels by key, as in `ENGLISH`.
     """
     figure = go.Figure()
     figure.add_bar(
-        x=np.arange(len(found.blocks)),
-        y=found.blocks,
+        x=np.arange(len(flow.blocks)),
+        y=flow.blocks,
         marker={"color": KEPT},
         hovertemplate="%{x}: %{y:+.4f}<extra></extra>",
     )
     figure.update_layout(**LAYOUT, xaxis_title=words["figure_block"], yaxis_title=words["figure_contribution"])
+    return figure
+
+
+def past_level(trace: Trace, flow: Flow, span: int, words: Words = ENGLISH) -> go.Figure:
+    """What came past a level at the tokens where most did: unchanged, and added there.
+
+    Args:
+        trace: of the prompt.
+        flow: of a value.
+        span: number of the subsampling module.
+        words: labels by key, as in `ENGLISH`.
+    """
+    carried, added = flow.carried[span], flow.added[span]
+    strength = np.abs(carried) + np.abs(added)
+    strongest = np.argsort(-strength)[: min(_SHOWN, max(np.count_nonzero(strength), 1))]
+    kept = trace.kept[span, strongest]
+    names = [f"{at}: {_short(str(trace.pieces[at]))}" for at in strongest]
+    figure = go.Figure()
+    for name, values, colour, pattern in (
+        ("figure_unchanged_dropped", np.where(kept, 0, carried[strongest]), DROPPED, "/"),
+        ("figure_unchanged_kept", np.where(kept, carried[strongest], 0), NEUTRAL, "."),
+        ("figure_level_added", added[strongest], KEPT, ""),
+    ):
+        figure.add_bar(
+            y=names,
+            x=values,
+            orientation="h",
+            name=words[name],
+            marker={"color": colour, "pattern": {"shape": pattern}},
+            hovertemplate="%{y}: %{x:+.4f}<extra>" + words[name] + "</extra>",
+        )
+    figure.update_layout(
+        **(LAYOUT | {"height": 140 + 22 * len(names)}), barmode="relative", xaxis_title=words["figure_contribution"]
+    )
+    figure.update_yaxes(autorange="reversed")
     return figure
 
 

@@ -1,6 +1,6 @@
 """How good a checkpoint is: perplexity by length, agreement with its dense model, needles, and public benchmarks.
 
-    python -m analysis.evaluate --data packed --lengths 512 2048
+    python -m analysis.evaluate --data packed --lengths 512 2048 --retentions 0 0.5 0.8
     python -m analysis.evaluate --needles 512 2048 --depths 0.1 0.5 0.9
     python -m analysis.evaluate --tasks mmlu bbh agieval
 
@@ -26,11 +26,14 @@ from subllm.convert.evaluate import Evaluation, evaluate
 from subllm.data import META, SPLITS, Blocks, Packed
 from subllm.demo import build_demo
 from subllm.reading import read_pieces
+from subllm.subsampling import Rule
 
 from .comparison import prompt_of
+from .edits import Edit, EditedRouting
 from .errors import AnalysisError
 from .record import Progress, silent
 
+_CALIBRATION_TOKENS = 16_384
 _OBJECTS = ("river", "garden", "engine", "letter", "mountain", "window", "teacher", "market", "kitchen", "forest")
 
 
@@ -86,6 +89,26 @@ def held_out_blocks(checkpoint: Checkpoint, paths: Sequence[Path], length: int, 
     if not rows:
         raise AnalysisError(f"The text has {len(ids):,} tokens, less than one block of {length:,}; give more text.")
     return torch.tensor(ids[: rows * length]).reshape(rows, length)
+
+
+def at_retention(checkpoint: Checkpoint, blocks: Tensor, retention: float) -> Rule | None:
+    """The checkpoint's rule with every level's threshold moved: one for all blocks, found on the first ones.
+
+    Args:
+        checkpoint: whose scores are compared with the thresholds.
+        blocks: (N, T) token ids.
+        retention: share of its tokens that every level is to keep; 0 leaves the thresholds alone.
+
+    Raises:
+        AnalysisError: if it is no share.
+    """
+    if not retention:
+        return None
+    rule = EditedRouting([Edit.parse(f"retention {retention}@*")])
+    some = blocks[: max(_CALIBRATION_TOKENS // blocks.shape[1], 1)].to(checkpoint.model.device)
+    with torch.inference_mode():
+        checkpoint.model.model(some, use_cache=False, rule=rule)
+    return rule
 
 
 def needles(
@@ -189,24 +212,27 @@ def run_tasks(
     return dict(found["results"])
 
 
-def report(evaluations: dict[int, Evaluation], found: Sequence[NeedleResult], tasks: dict[str, Any]) -> str:
+def report(
+    evaluations: dict[tuple[int, float], Evaluation], found: Sequence[NeedleResult], tasks: dict[str, Any]
+) -> str:
     """Markdown of what was measured.
 
     Args:
-        evaluations: by length.
+        evaluations: by length and retention asked for, 0 for the model's own.
         found: needles.
         tasks: metrics by task.
     """
     lines: list[str] = []
     if evaluations:
         lines += [
-            "| tokens | perplexity | dense | ratio | KL, nats | same likeliest token | kept per level | tokens read |",
-            "| ---: | ---: | ---: | ---: | ---: | ---: | --- | ---: |",
+            "| tokens | retention | perplexity | dense | ratio | KL, nats | same likeliest token | kept | tokens |",
+            "| ---: | ---: | ---: | ---: | ---: | ---: | ---: | --- | ---: |",
         ]
         lines += [
-            f"| {length:,} | {e.perplexity:.2f} | {e.dense_perplexity:.2f} | {e.perplexity_ratio:.3f} "
-            f"| {e.divergence:.3f} | {e.agreement:.1%} | {_shares(e.retention)} | {e.tokens:,} |"
-            for length, e in evaluations.items()
+            f"| {length:,} | {_asked(retention)} | {e.perplexity:.2f} | {e.dense_perplexity:.2f} "
+            f"| {e.perplexity_ratio:.3f} | {e.divergence:.3f} | {e.agreement:.1%} | {_shares(e.retention)} "
+            f"| {e.tokens:,} |"
+            for (length, retention), e in evaluations.items()
         ]
     if found:
         lines += [
@@ -229,6 +255,10 @@ def report(evaluations: dict[int, Evaluation], found: Sequence[NeedleResult], ta
     return "\n".join(lines).strip()
 
 
+def _asked(retention: float) -> str:
+    return f"{retention:.0%}" if retention else "its own"
+
+
 def _shares(values: Sequence[float]) -> str:
     return ", ".join(f"{value:.0%}" for value in values) or "–"
 
@@ -239,6 +269,9 @@ def main() -> int:
     parser.add_argument("--checkpoint", type=Path, help="folder (default: the demo checkpoint)")
     parser.add_argument("--data", type=Path, nargs="+", help="packed text (its held-out part), or text files")
     parser.add_argument("--lengths", type=int, nargs="+", default=[512], help="tokens read at once (default: 512)")
+    parser.add_argument(
+        "--retentions", type=float, nargs="+", default=[0.0], help="share that every level is made to keep; 0: its own"
+    )
     parser.add_argument("--blocks", type=int, default=32, help="sequences per length at most (default: 32)")
     parser.add_argument("--needles", type=int, nargs="+", default=[], help="prompt lengths to hide numbers in")
     parser.add_argument("--depths", type=float, nargs="+", default=[0.1, 0.5, 0.9], help="where, as shares")
@@ -256,7 +289,9 @@ def main() -> int:
         evaluations = {}
         for length in arguments.lengths if arguments.data else ():
             blocks = held_out_blocks(checkpoint, arguments.data, length, arguments.blocks)
-            evaluations[length] = evaluate(checkpoint.model, dense.model, blocks)
+            for retention in arguments.retentions:
+                rule = at_retention(checkpoint, blocks, retention)
+                evaluations[length, retention] = evaluate(checkpoint.model, dense.model, blocks, rule)
         found = [
             result
             for length in arguments.needles
@@ -278,7 +313,7 @@ def main() -> int:
         content = {
             "checkpoint": checkpoint.digest,
             "dense": dense.description,
-            "by_length": {length: asdict(e) for length, e in evaluations.items()},
+            "perplexity": [{"length": n, "asked": share} | asdict(e) for (n, share), e in evaluations.items()],
             "needles": [asdict(each) for each in found],
             "tasks": tasks,
         }

@@ -15,10 +15,11 @@ import torch
 
 from analysis import Trace
 from analysis.attention import attention_of
-from analysis.attribution import Attribution, Question, attribute
+from analysis.attribution import Attribution, attribute
 from analysis.calibration import this_machine
 from analysis.comparison import Comparison, Setting, baseline, compare, prompt_of
 from analysis.edits import Edit
+from analysis.explained import Question
 from analysis.generate import Generation, Sampling
 from analysis.intervene import Ground, Outcome, intervene, judge, read_ground
 from analysis.lens import Lens, confidence, read_off

@@ -5,7 +5,9 @@ import pandas as pd
 import streamlit as st
 
 from analysis import AnalysisError, Trace, debug_figures, figures
-from analysis.attribution import BASELINES, HELD, METHODS, Attribution, Question, words_of
+from analysis.attribution import METHODS, Attribution, words_of
+from analysis.explained import BASELINES, HELD, Question
+from analysis.flow import Flow
 from app import runs
 from app.components.routing_view import Shown, routing_view
 from app.messages import plot, progress_bar, show_error
@@ -91,9 +93,28 @@ def _results(trace: Trace, question: Question, method: str, found: Attribution) 
     )
     if method in ("integrated gradients", "conductance") and abs(found.delta) > 0.1 * abs(found.value - found.baseline):
         st.warning(say("why_off"))
-    if len(found.blocks):
-        plot(st, debug_figures.through_blocks(found, words), "why blocks")
+    if found.flow is not None:
+        plot(st, debug_figures.through_blocks(found.flow, words), "why blocks")
         st.caption(say("why_blocks_help"))
+        _past_levels(trace, found.flow)
+
+
+def _past_levels(trace: Trace, flow: Flow) -> None:
+    """What came past each level: unchanged, by dropped and by kept tokens, and what the level added."""
+    words = table(language())
+    names = [figures.level_name(trace, span, words) for span in range(trace.num_spans)]
+    if not names:
+        return
+    st.markdown(f"**{say('past_title')}**", help=say("past_help"))
+    kept = trace.kept[:, : flow.carried.shape[1]]
+    parts = {
+        "figure_unchanged_dropped": (flow.carried * ~kept).sum(1),
+        "figure_unchanged_kept": (flow.carried * kept).sum(1),
+        "figure_level_added": flow.added.sum(1),
+    }
+    st.table(pd.DataFrame({words[name]: [f"{value:+.4f}" for value in part] for name, part in parts.items()}, names))
+    span = st.selectbox(say("edit_level"), range(len(names)), format_func=names.__getitem__, key="past level")
+    plot(st, debug_figures.past_level(trace, flow, span, words), "past level")
 
 
 def _attention(trace: Trace, source: runs.Source, shown: Shown) -> None:

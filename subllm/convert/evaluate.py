@@ -10,6 +10,7 @@ from torch import Tensor
 from transformers import PreTrainedModel
 
 from ..modeling import SubllmForCausalLM
+from ..subsampling import Rule
 
 _NUMBERS, _KEPT = ("dense_perplexity", "perplexity", "divergence", "agreement", "tokens"), "eval_retention_"
 
@@ -75,13 +76,14 @@ class Evaluation:
 
 
 @torch.inference_mode()
-def evaluate(model: SubllmForCausalLM, dense: PreTrainedModel, blocks: Tensor) -> Evaluation:
+def evaluate(model: SubllmForCausalLM, dense: PreTrainedModel, blocks: Tensor, rule: Rule | None = None) -> Evaluation:
     """Compare a SUBLLM with its dense twin.
 
     Args:
         model: the SUBLLM; it is evaluated in evaluation mode and left in the mode it was in.
         dense: the dense model with the same tokenizer.
         blocks: (N, T) token ids.
+        rule: decides which tokens are kept, in place of the model's own.
     """
     was_training = model.training
     model.eval()
@@ -89,7 +91,7 @@ def evaluate(model: SubllmForCausalLM, dense: PreTrainedModel, blocks: Tensor) -
     kept = torch.zeros(len(model.config.parsed_structure.spans), 2, dtype=torch.float64)
     for row in blocks:
         ids = row[None].to(model.device)
-        output = model(ids, use_cache=False, output_routing=True)
+        output = model(ids, use_cache=False, output_routing=True, rule=rule)
         expected = F.log_softmax(dense(ids, use_cache=False).logits[0, :-1].float(), dim=-1)
         actual = F.log_softmax(output.logits[0, :-1].float(), dim=-1)
         targets = ids[0, 1:]

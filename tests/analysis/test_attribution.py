@@ -5,8 +5,9 @@ import pytest
 import torch
 from captum.attr import LayerConductance
 
-from analysis import AnalysisError
-from analysis.attribution import METHODS, Explained, Question, attribute, words_of
+from analysis import AnalysisError, flow
+from analysis.attribution import METHODS, attribute, words_of
+from analysis.explained import Explained, Question
 from tests.conftest import tiny_model
 
 IDS = np.array([5, 9, 33, 7, 60, 12, 2, 81, 44, 20])
@@ -89,15 +90,15 @@ def test_free_routing_sees_that_a_token_is_dropped_and_frozen_routing_does_not()
 
 def test_conductance_goes_through_blocks_that_come_before_what_is_asked(model):
     found = attribute(model, IDS, Question(9), "conductance")
-    assert found.blocks.shape == (5,)
-    assert np.abs(found.blocks).min() > 0
+    assert found.flow.blocks.shape == (5,)
+    assert np.abs(found.flow.blocks).min() > 0
     early = attribute(
         model,
         IDS,
         Question(int(np.flatnonzero(Explained(model, IDS, Question(9), "kept").kept[0])[-1]), span=1),
         "conductance",
     )
-    assert (early.blocks != 0).tolist() == [True, True, False, False, False]
+    assert (early.flow.blocks != 0).tolist() == [True, True, False, False, False]
 
 
 @pytest.mark.parametrize("held", ["kept", "routing"])
@@ -109,7 +110,9 @@ def test_conductance_is_captums_though_all_blocks_share_a_pass(model, held):
         LayerConductance(explained, block).attribute(explained.embeddings, base, n_steps=8).sum().item()
         for block in model.model.layers
     ]
-    assert attribute(model, IDS, question, "conductance", held).blocks == pytest.approx(expected, abs=1e-4, rel=1e-3)
+    assert attribute(model, IDS, question, "conductance", held).flow.blocks == pytest.approx(
+        expected, abs=1e-4, rel=1e-3
+    )
 
 
 def test_conductance_follows_tokens_when_the_routing_is_free(model):
@@ -119,7 +122,39 @@ def test_conductance_follows_tokens_when_the_routing_is_free(model):
     few = {span: len(places) for span, places in explained.places.items()}
     explained(explained.embeddings)
     assert few != {span: len(places) for span, places in explained.places.items()}, "the routing changed on the way"
-    assert np.isfinite(found.blocks).all() and found.blocks.any()
+    assert np.isfinite(found.flow.blocks).all() and found.flow.blocks.any()
+
+
+@pytest.mark.parametrize("held", ["kept", "routing"])
+def test_what_comes_past_an_outermost_level_is_all_there_is(model, held, monkeypatch):
+    monkeypatch.setattr(flow, "_STEPS", 200)
+    found = attribute(model, IDS, Question(9), "conductance", held)
+    whole = found.value - found.baseline
+    assert found.flow.carried[0].sum() + found.flow.added[0].sum() == pytest.approx(
+        whole, abs=0.03 * max(1, abs(whole))
+    )
+    kept = Explained(model, IDS, Question(9), held).kept.numpy()
+    assert np.abs(found.flow.added[~kept]).max() == 0, "a level adds nothing to a token that it drops"
+    assert np.abs(found.flow.carried[0][~kept[0]]).min() > 0
+    assert np.abs(found.flow.carried[1][~kept[0]]).max() == 0, "what an outer level drops does not come to an inner one"
+
+
+def test_a_level_that_adds_nothing_carries_everything(monkeypatch):
+    monkeypatch.setattr(flow, "_STEPS", 200)
+    model = tiny_model("T(T)T")
+    with torch.no_grad():
+        model.model.bypasses[0].scale.zero_()
+    found = attribute(model, IDS, Question(9), "conductance", "routing")
+    assert np.abs(found.flow.added).max() == 0
+    whole = found.value - found.baseline
+    assert found.flow.carried.sum() == pytest.approx(whole, abs=0.03 * max(1, abs(whole)))
+    assert found.flow.blocks[1] == 0, "nothing flows through a block whose output is taken away"
+
+
+def test_a_score_asked_inside_of_a_level_flows_past_none(model):
+    token = int(np.flatnonzero(Explained(model, IDS, Question(9), "kept").kept[0])[-1])
+    found = attribute(model, IDS, Question(token, span=1), "conductance").flow
+    assert not found.carried.any() and not found.added.any() and found.carried.shape == (2, token + 1)
 
 
 def test_words_are_features_of_several_tokens(model):

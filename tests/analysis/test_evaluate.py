@@ -67,16 +67,25 @@ def test_the_command_reports_what_the_model_computes(tiny_checkpoint, tmp_path):
     command = [sys.executable, "-m", "analysis.evaluate", "--checkpoint", str(tiny_checkpoint)]
     out = tmp_path / "found.json"
     done = subprocess.run(
-        [*command, "--data", str(tmp_path / "text.txt"), "--lengths", "32", "--blocks", "2", "--out", str(out)],
+        [*command, "--data", str(tmp_path / "text.txt"), "--lengths", "32", "--blocks", "2",
+         "--retentions", "0", "0.5", "1", "--out", str(out)],
         cwd=ROOT, capture_output=True, text=True,
     )  # fmt: skip
     assert done.returncode == 0, done.stderr
-    found = json.loads(out.read_text())["by_length"]["32"]
+    found, half, everything = json.loads(out.read_text())["perplexity"]
     checkpoint = load_checkpoint(tiny_checkpoint, "cpu", "float32")
     blocks = held_out_blocks(checkpoint, [tmp_path / "text.txt"], 32, 2)
     with torch.no_grad():
         expected = checkpoint.model(blocks, labels=blocks).loss.item()
     assert found["perplexity"] == pytest.approx(math.exp(expected), rel=1e-4)
+    spans = len(checkpoint.model.config.retention_ratios)
+    assert half["asked"] == 0.5 and half["retention"] == pytest.approx([0.5] * spans, abs=0.04)
+    assert everything["retention"] == [1.0] * spans
+    wrong = subprocess.run(
+        [*command, "--data", str(tmp_path / "text.txt"), "--lengths", "32", "--retentions", "5"],
+        cwd=ROOT, capture_output=True, text=True,
+    )  # fmt: skip
+    assert wrong.returncode == 1 and "from 0 to 1" in wrong.stderr
     nothing = subprocess.run(command, cwd=ROOT, capture_output=True, text=True)
     assert nothing.returncode == 1 and "nothing to do" in nothing.stderr
 

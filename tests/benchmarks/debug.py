@@ -18,9 +18,10 @@ import numpy as np
 import torch
 from playwright.sync_api import Page, sync_playwright
 
-from analysis.attribution import METHODS, Question, attribute
+from analysis.attribution import METHODS, attribute
 from analysis.comparison import prompt_of
 from analysis.efficiency import machine
+from analysis.explained import Question
 from analysis.generate import Generation
 from analysis.measure import peak_bytes
 from subllm.checkpoints import Checkpoint, load_checkpoint
