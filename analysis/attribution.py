@@ -24,7 +24,7 @@ from .record import Progress, frozen, out_of_memory_said, silent
 from .roofline import activation_bytes, dense, level_tokens
 
 METHODS = ("integrated gradients", "input x gradient", "ablation", "occlusion", "conductance")
-_STEPS, _CONDUCTANCE_STEPS = 32, 8
+_STEPS = 32
 
 
 @dataclass(frozen=True, eq=False)
@@ -81,7 +81,7 @@ def attribute(
         held: one of `HELD`.
         baseline: what a feature is replaced with: "mean" embedding, "zero", or the "end" of text token's embedding.
         groups: (T,) feature of each token, from 0; every token by itself if left out.
-        steps: of the integral, for integrated gradients.
+        steps: of the integral, for integrated gradients and conductance.
         window: tokens that occlusion hides at once.
         measure_memory: measure the peak, too, which takes longer.
         progress: told how far it is; may raise to stop.
@@ -106,8 +106,8 @@ def attribute(
     def run() -> None:
         nonlocal flow
         if method == "conductance":
-            flow = conductance(explained, inputs, base, progress)
-            found.append(_integrated(explained, inputs, base, _CONDUCTANCE_STEPS, silent))
+            flow = conductance(explained, inputs, base, steps, progress)
+            found.append(_integrated(explained, inputs, base, steps, silent))
         elif method == "integrated gradients":
             found.append(_integrated(explained, inputs, base, steps, progress))
         elif method == "input x gradient":

@@ -19,8 +19,6 @@ from subllm.structure import CLOSE, OPEN
 from .explained import Explained
 from .record import Progress
 
-_STEPS = 8
-
 
 @dataclass(frozen=True, eq=False)
 class Flow:
@@ -45,13 +43,14 @@ class _Way:
     places: Tensor | slice  # of its N tokens in the prompt
 
 
-def conductance(explained: Explained, inputs: Tensor, base: Tensor, progress: Progress) -> Flow:
+def conductance(explained: Explained, inputs: Tensor, base: Tensor, steps: int, progress: Progress) -> Flow:
     """Follow a value through blocks and past levels.
 
     Args:
         explained: the value.
         inputs: (1, T, D) embeddings of the prompt.
         base: (1, T, D) the baseline.
+        steps: of the integral.
         progress: told how far it is; may raise to stop.
     """
     layers, structure = explained.model.model.layers, explained.model.config.parsed_structure
@@ -70,7 +69,7 @@ def conductance(explained: Explained, inputs: Tensor, base: Tensor, progress: Pr
     ]
     explained.observer = _levels(ways)
     try:
-        found = _integrate(explained, inputs, base, ways, progress)
+        found = _integrate(explained, inputs, base, ways, steps, progress)
     finally:
         explained.observer = None
         for hook in hooks:
@@ -107,12 +106,17 @@ def _levels(ways: dict[Hashable, _Way]) -> Callable[[StreamState], None]:
 
 
 def _integrate(
-    explained: Explained, inputs: Tensor, base: Tensor, ways: dict[Hashable, _Way], progress: Progress
+    explained: Explained,
+    inputs: Tensor,
+    base: Tensor,
+    ways: dict[Hashable, _Way],
+    steps: int,
+    progress: Progress,
 ) -> dict[Hashable, np.ndarray]:
     """(T,) per way; `ways` is filled anew by every pass."""
     found: dict[Hashable, Tensor] = {}
     before: dict[Hashable, tuple[Tensor, Tensor]] = {}
-    shares = 0.5 * (1 + np.polynomial.legendre.leggauss(_STEPS + 1)[0])
+    shares = 0.5 * (1 + np.polynomial.legendre.leggauss(steps + 1)[0])
     for done, share in enumerate(shares):
         progress(done / len(shares), "attribution", done=done, total=len(shares))
         ways.clear()

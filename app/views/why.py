@@ -114,7 +114,7 @@ def _past_levels(trace: Trace, flow: Flow) -> None:
     }
     st.table(pd.DataFrame({words[name]: [f"{value:+.4f}" for value in part] for name, part in parts.items()}, names))
     span = st.selectbox(say("edit_level"), range(len(names)), format_func=names.__getitem__, key="past level")
-    plot(st, debug_figures.past_level(trace, flow, span, words), "past level")
+    plot(st, debug_figures.past_level(trace, flow, span, words), "why past level")
 
 
 def _attention(trace: Trace, source: runs.Source, shown: Shown) -> None:

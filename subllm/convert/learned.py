@@ -1,4 +1,4 @@
-"""What a conversion learns, apart from the base's weights: a few MB that can be shipped and merged again.
+"""What a conversion learns, apart from the base's weights: some MB that can be shipped and merged again.
 
 | file | what it holds |
 | --- | --- |

@@ -5,7 +5,7 @@ import pytest
 import torch
 from captum.attr import LayerConductance
 
-from analysis import AnalysisError, flow
+from analysis import AnalysisError
 from analysis.attribution import METHODS, attribute, words_of
 from analysis.explained import Explained, Question
 from tests.conftest import tiny_model
@@ -110,7 +110,7 @@ def test_conductance_is_captums_though_all_blocks_share_a_pass(model, held):
         LayerConductance(explained, block).attribute(explained.embeddings, base, n_steps=8).sum().item()
         for block in model.model.layers
     ]
-    assert attribute(model, IDS, question, "conductance", held).flow.blocks == pytest.approx(
+    assert attribute(model, IDS, question, "conductance", held, steps=8).flow.blocks == pytest.approx(
         expected, abs=1e-4, rel=1e-3
     )
 
@@ -126,9 +126,8 @@ def test_conductance_follows_tokens_when_the_routing_is_free(model):
 
 
 @pytest.mark.parametrize("held", ["kept", "routing"])
-def test_what_comes_past_an_outermost_level_is_all_there_is(model, held, monkeypatch):
-    monkeypatch.setattr(flow, "_STEPS", 200)
-    found = attribute(model, IDS, Question(9), "conductance", held)
+def test_what_comes_past_an_outermost_level_is_all_there_is(model, held):
+    found = attribute(model, IDS, Question(9), "conductance", held, steps=200)
     whole = found.value - found.baseline
     assert found.flow.carried[0].sum() + found.flow.added[0].sum() == pytest.approx(
         whole, abs=0.03 * max(1, abs(whole))
@@ -139,12 +138,11 @@ def test_what_comes_past_an_outermost_level_is_all_there_is(model, held, monkeyp
     assert np.abs(found.flow.carried[1][~kept[0]]).max() == 0, "what an outer level drops does not come to an inner one"
 
 
-def test_a_level_that_adds_nothing_carries_everything(monkeypatch):
-    monkeypatch.setattr(flow, "_STEPS", 200)
+def test_a_level_that_adds_nothing_carries_everything():
     model = tiny_model("T(T)T")
     with torch.no_grad():
         model.model.bypasses[0].scale.zero_()
-    found = attribute(model, IDS, Question(9), "conductance", "routing")
+    found = attribute(model, IDS, Question(9), "conductance", "routing", steps=200)
     assert np.abs(found.flow.added).max() == 0
     whole = found.value - found.baseline
     assert found.flow.carried.sum() == pytest.approx(whole, abs=0.03 * max(1, abs(whole)))

@@ -25,7 +25,7 @@ BUILD = [sys.executable, "-m", "subllm.demo"]
 def test_what_ships_is_complete_small_and_free_of_pickles():
     names = {path.name for path in ASSETS.iterdir()}
     assert names == {*FILES, "README.md"}
-    assert sum(path.stat().st_size for path in ASSETS.iterdir()) < 10e6
+    assert sum(path.stat().st_size for path in ASSETS.iterdir()) < 25e6
     assert json.loads((ASSETS / "adapter_config.json").read_text())["base_model_name_or_path"] is None
 
 
@@ -103,8 +103,8 @@ def test_the_demo_predicts_text_of_another_kind_than_it_was_trained_on(demo):
     ids = torch.tensor(checkpoint.tokenizer(text, verbose=False)["input_ids"][:1024]).reshape(2, 512)
     found = evaluate(checkpoint.model, dense.model, ids)
     assert found.dense_perplexity < 30  # the weights were read right
-    assert found.perplexity_ratio < 4  # 3.2 here, where the model card has 1.5 for text of the kinds trained on
-    assert all(0.5 < share < 0.8 for share in found.retention)
+    assert found.perplexity_ratio < 2  # 1.4 here, where the model card has 1.2 for text of the kinds trained on
+    assert all(0.5 < share < 0.85 for share in found.retention)
 
 
 @pytest.mark.demo
