@@ -109,6 +109,8 @@ class DistillingTrainer(StepTrainer):
         super().log(logs, *args, **kwargs)
 
     def _save(self, output_dir: str | None = None, state_dict: Any = None) -> None:
+        if not self.args.should_save:  # every process comes here
+            return
         folder = Path(str(output_dir))
         save_learned(self._distillation.adapted, self._distillation.model, folder)
         save_file(self._distillation.trained(), folder / _STATE_FILE)

@@ -32,6 +32,11 @@ def drag(page, start, end):
     page.mouse.up()
 
 
+def settled(page):
+    """Wait until the page has run to its end: a press while things below the pointer still move can miss."""
+    page.locator("[data-testid=stApp][data-test-script-state=notRunning]").wait_for()
+
+
 def test_tokens_are_dropped_undone_and_restored_by_a_link(debug, browser, pictures):
     drag(debug, 10, 300)
     drop = debug.get_by_role("button", name=re.compile(r"Drop \([1-9]"))
@@ -42,8 +47,10 @@ def test_tokens_are_dropped_undone_and_restored_by_a_link(debug, browser, pictur
     debug.screenshot(path=pictures / "whatif.png")
     debug.wait_for_url(re.compile("edits=drop"))
     link = debug.url
+    settled(debug)
     debug.locator(".st-key-undo button:visible").first.click()
     debug.get_by_text("No edits in force").wait_for()
+    settled(debug)
     debug.locator(".st-key-redo button:visible").first.click()
     debug.get_by_text("Edits in force", exact=True).wait_for()
     debug.get_by_role("button", name="Search Level 1").click()
