@@ -104,7 +104,7 @@ def test_the_demo_predicts_text_of_another_kind_than_it_was_trained_on(demo):
     found = evaluate(checkpoint.model, dense.model, ids)
     assert found.dense_perplexity < 30  # the weights were read right
     assert found.perplexity_ratio < 2  # 1.4 here, where the model card has 1.2 for text of the kinds trained on
-    assert all(0.5 < share < 0.85 for share in found.retention)
+    assert all(0.5 < share < 0.8 for share in found.retention)
 
 
 @pytest.mark.demo
