@@ -80,7 +80,7 @@ def compare_steps(config: TrainConfig, length: int, batch: int, repeats: int, de
         SubllmError: if the models cannot be built.
     """
     tokenizer = train_tokenizer([benchmark_text()], _VOCABULARY)
-    models = [_model(replace(config, dense=dense), tokenizer, device) for dense in (False, True)]
+    models = [_model(replace(config, dense=dense, length=length), tokenizer, device) for dense in (False, True)]
     most = models[0].config.max_position_embeddings
     if not 0 < length <= most or batch < 1 or repeats < 1:
         raise AnalysisError(

@@ -26,7 +26,7 @@ from transformers import logging
 
 from .checkpoints import DENSE_TWIN
 from .convert.base import load_base
-from .convert.learned import FILES, merge_learned
+from .convert.learned import learned_digest, merge_learned
 from .errors import CheckpointError
 
 ASSETS = Path(__file__).parent.parent / "assets" / "demo"
@@ -54,10 +54,7 @@ def home() -> Path:
 
 def demo_folder() -> Path:
     """Where the demo checkpoint lies, or will lie once it is built; named after what was learned."""
-    digest = hashlib.sha256()
-    for name in FILES:
-        digest.update((ASSETS / name).read_bytes())
-    return home() / f"demo-{digest.hexdigest()[:12]}"
+    return home() / f"demo-{learned_digest(ASSETS)[:12]}"
 
 
 def is_built() -> bool:

@@ -61,7 +61,8 @@ def _llama(arguments: argparse.Namespace) -> None:
     held_out = torch.stack([rest.block(index) for index in range(arguments.held_out_blocks)])
     fitting = [blocks.batch(10**6 + index, options.batch_size) for index in range(_FIT_BATCHES)]
     directions = fit_scorers(model, dense, fitting)
-    adapted, evaluations = adapt(model, dense, directions, blocks, held_out, arguments.out / "training", options)
+    folder = arguments.out / "training"
+    adapted, evaluations = adapt(model, dense, directions, blocks, held_out, folder, options, arguments.start)
     if int(os.environ.get("RANK", "0")):
         return
     learned = arguments.out / "learned"
@@ -108,6 +109,9 @@ def main() -> int:
     llama.add_argument("--retention", type=float, nargs="+", default=[0.64], help="share kept: one, or one per '('")
     llama.add_argument("--text", type=Path, nargs="+", required=True, help=".txt or .jsonl files, or folders of them")
     llama.add_argument("--out", type=Path, required=True, help="folder for the checkpoint; holds the run's state too")
+    llama.add_argument(
+        "--from", dest="start", type=Path, metavar="FOLDER", help="go on from what an earlier conversion learned"
+    )
     llama.add_argument("--steps", type=int, default=AdaptOptions.steps, help="optimisation steps")
     llama.add_argument("--batch-size", type=int, default=AdaptOptions.batch_size, help="sequences per step")
     llama.add_argument("--length", type=int, default=AdaptOptions.length, help="tokens per sequence")

@@ -20,10 +20,10 @@ from transformers import LlamaForCausalLM, TrainerCallback, TrainerControl, Trai
 from ..modeling import SubllmForCausalLM
 from ..run_files import LOG_FILE, SNAPSHOTS, read_log
 from ..train.callbacks import Journal, Snapshots
-from ..train.trainer import SCORERS, StepTrainer, claim, divided, training_arguments
+from ..train.trainer import SCORERS, StepTrainer, claim, divided, fast_attention, training_arguments
 from .distillation import OUTER, AdaptOptions, Distillation
 from .evaluate import Evaluation, evaluate
-from .learned import save_learned
+from .learned import learned_digest, load_learned, save_learned
 from .scorers import calibrate
 from .text import TokenBlocks
 
@@ -139,6 +139,7 @@ def adapt(
     held_out: Tensor,
     folder: Path,
     options: AdaptOptions,
+    start: Path | None = None,
 ) -> tuple[PeftModel, list[tuple[int, Evaluation]]]:
     """Train a conversion, or go on where the folder's last checkpoint stopped.
 
@@ -153,6 +154,7 @@ def adapt(
         held_out: (N, T) token ids for evaluation.
         folder: of the run.
         options: how to train.
+        start: folder of what an earlier conversion learned, to go on from; see `load_learned`.
 
     Returns:
         The trained model in its adapters, and the evaluations with their steps.
@@ -160,8 +162,14 @@ def adapt(
     Raises:
         TrainingStopped: if a signal stopped it.
         TrainingError: if the folder has another run, the loss is not a number, or the disk is full.
+        CheckpointError: if what is in `start` does not fit.
     """
-    prompts = _claim(model, dense, blocks, held_out, folder, options)
+    for each in (model, dense):
+        each.set_attn_implementation(fast_attention(options.precision, options.length))
+    distillation = Distillation(model, dense, directions, options)
+    if start is not None:
+        load_learned(distillation.adapted, model, start)
+    prompts = _claim(model, dense, blocks, held_out, folder, options, start)
     size, passes = divided(options.batch_size)
     arguments = training_arguments(
         folder,
@@ -178,7 +186,6 @@ def adapt(
         seed=options.seed,
     )
     dense.to(arguments.device)  # type: ignore[arg-type]
-    distillation = Distillation(model, dense, directions, options)
     unseen = [blocks.batch(_FIRST_UNSEEN + index, options.batch_size) for index in range(_CALIBRATION_BATCHES)]
     thresholds = Thresholds(distillation, unseen)
     shares = [f"retention_{span}" for span in range(len(directions))]
@@ -205,6 +212,7 @@ def _claim(
     held_out: Tensor,
     folder: Path,
     options: AdaptOptions,
+    start: Path | None,
 ) -> list[list[int]]:
     """Say what the run is; returns the ids of its prompts, beginnings of the held-out text."""
     texts = [blocks.tokenizer.decode(row[:_PROMPT_TOKENS]) for row in held_out[:_PROMPTS]]
@@ -213,6 +221,7 @@ def _claim(
         "config": asdict(options) | {"prompts": texts, "converted": True},
         "structure": model.config.structure,
         "retention_ratios": model.config.retention_ratios,
+        "start": start and learned_digest(start),
     }
     parts = {
         "offsets": [text["offset_mapping"] for text in found],

@@ -7,12 +7,13 @@
 | `routing.safetensors` | scorers and bypass scales, under their names in the model |
 """
 
+import hashlib
 import json
 from pathlib import Path
 from typing import Any
 
 import torch
-from peft import PeftModel
+from peft import PeftModel, set_peft_model_state_dict
 from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor
@@ -64,10 +65,7 @@ def merge_learned(dense: LlamaForCausalLM, folder: Path) -> SubllmForCausalLM:
     Raises:
         CheckpointError: if a file is missing or does not fit the base.
     """
-    missing = [name for name in FILES if not (folder / name).is_file()]
-    if missing:
-        raise CheckpointError(f"{folder} lacks {', '.join(missing)}; it is not what a conversion learned.")
-    config = SubllmConfig.from_pretrained(folder)
+    config = _config(folder)
     model = from_llama(dense, str(config.structure), config.retention_ratios, config.positions)
     try:
         merged = PeftModel.from_pretrained(model, str(folder)).merge_and_unload()
@@ -75,3 +73,46 @@ def merge_learned(dense: LlamaForCausalLM, folder: Path) -> SubllmForCausalLM:
     except (SafetensorError, RuntimeError, ValueError, OSError) as error:
         raise CheckpointError(f"{folder} does not fit this base: {str(error).splitlines()[0]}") from error
     return merged.to(dense.dtype)
+
+
+def load_learned(adapted: PeftModel, model: SubllmForCausalLM, folder: Path) -> None:
+    """Put what an earlier conversion learned into new adapters, to go on from there.
+
+    Args:
+        adapted: the SUBLLM in its adapters; changed in place.
+        model: the SUBLLM itself.
+        folder: that `save_learned` wrote.
+
+    Raises:
+        CheckpointError: if a file is missing, or the structure or the rank is another one.
+    """
+    earlier = _config(folder)
+    if earlier.structure != model.config.structure:
+        raise CheckpointError(
+            f"{folder} was learned for the structure {earlier.structure}, and this conversion has "
+            f"{model.config.structure}; give the same one."
+        )
+    rank, own = json.loads((folder / "adapter_config.json").read_text())["r"], adapted.active_peft_config.r
+    if rank != own:
+        raise CheckpointError(f"The adapters in {folder} have rank {rank}, and this conversion's {own}; give the same.")
+    try:
+        set_peft_model_state_dict(adapted, load_file(folder / ADAPTER_FILE))
+        model.load_state_dict(load_file(folder / ROUTING_FILE), strict=False)
+    except (SafetensorError, RuntimeError, ValueError, OSError) as error:
+        raise CheckpointError(f"{folder} does not fit this base: {str(error).splitlines()[0]}") from error
+
+
+def learned_digest(folder: Path) -> str:
+    """SHA-256 over what a conversion learned, as hexadecimal digits."""
+    digest = hashlib.sha256()
+    for name in FILES:
+        digest.update((folder / name).read_bytes())
+    return digest.hexdigest()
+
+
+def _config(folder: Path) -> SubllmConfig:
+    """Configuration of the SUBLLM that a conversion learned, its files being there."""
+    missing = [name for name in FILES if not (folder / name).is_file()]
+    if missing:
+        raise CheckpointError(f"{folder} lacks {', '.join(missing)}; it is not what a conversion learned.")
+    return SubllmConfig.from_pretrained(folder)

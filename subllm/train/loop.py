@@ -29,7 +29,7 @@ from ..subsampling import Rule
 from .ablations import fixed_rule
 from .callbacks import Journal, Schedules, Snapshots
 from .config import TrainConfig
-from .trainer import PARTIAL, SCORERS, StepTrainer, claim, divided, full_disk_said, training_arguments
+from .trainer import PARTIAL, SCORERS, StepTrainer, claim, divided, fast_attention, full_disk_said, training_arguments
 
 _SCORER_SPREAD = 0.1  # of the usual one: streams grow early, and scores that leave [0, 1] far behind learn nothing
 
@@ -52,7 +52,8 @@ def build_model(config: TrainConfig, tokenizer: PreTrainedTokenizerBase) -> PreT
             f"The model has a vocabulary of {asked:,} tokens, and the text was packed with one of {len(tokenizer):,}; "
             "leave vocab_size out, or pack the text with the model's tokenizer."
         )
-    fields = config.model | {"vocab_size": len(tokenizer)}
+    fields = {"attn_implementation": fast_attention(config.precision, config.length)} | config.model
+    fields |= {"vocab_size": len(tokenizer)}
     fields |= {f"{name}_token_id": getattr(tokenizer, f"{name}_token_id") for name in ("bos", "eos", "pad")}
     set_seed(config.seed)
     if not config.dense:

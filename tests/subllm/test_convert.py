@@ -8,7 +8,7 @@ import sys
 
 import pytest
 import torch
-from safetensors.torch import save_file
+from safetensors.torch import load_file, save_file
 from tokenizers import Tokenizer, models, pre_tokenizers
 from transformers import AutoTokenizer, LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
 
@@ -202,6 +202,30 @@ def test_another_conversion_in_the_same_folder_is_refused(tiny_llama):
     assert [entry["step"] for entry in read_log(tiny_llama / "out" / "training" / "log.jsonl") if "loss" in entry] == [
         1, 2, 3, 4, 5, 6,
     ]  # fmt: skip
+
+
+def test_a_conversion_goes_on_from_what_another_learned(tiny_llama):
+    common = [
+        "llama", "--model", tiny_llama / "llama", "--structure", "T(TT)T", "--text", tiny_llama / "text.jsonl",
+        "--held-out-blocks", 4, "--start-retention", 0.64,
+    ]  # fmt: skip
+    first, second = tiny_llama / "first", tiny_llama / "second"
+    assert convert(*common, "--steps", 8, "--length", 48, "--out", first).returncode == 0
+    onward = [*common, "--from", first / "learned", "--steps", 1, "--length", 96, "--out", second]
+    done = convert(*onward, "--learning-rate", 1e-9)
+    assert done.returncode == 0, done.stderr
+    before, after = (load_file(folder / "learned" / "adapter_model.safetensors") for folder in (first, second))
+    assert any(name.endswith("lora_B.weight") and tensor.any() for name, tensor in before.items())
+    for name, tensor in before.items():
+        torch.testing.assert_close(after[name], tensor)
+    for changed, said in [
+        (["--rank", 4], "have rank 16, and this conversion's 4"),
+        (["--structure", "TT(T)T"], "learned for the structure T(TT)T"),
+        (["--from", tiny_llama / "llama"], "is not what a conversion learned"),
+        (["--from", second / "learned"], "differs in its start"),
+    ]:
+        done = convert(*onward, "--learning-rate", 1e-9, *changed)
+        assert done.returncode == 1 and said in done.stderr, done.stderr
 
 
 def test_chats_are_written_in_the_models_template(tiny_llama):
