@@ -23,6 +23,7 @@ from subllm.checkpoints import pick_device
 from subllm.data import train_tokenizer
 from subllm.train import TrainConfig
 from subllm.train.loop import build_model
+from subllm.train.trainer import fast_attention
 
 from .comparison import benchmark_text
 from .efficiency import machine
@@ -80,7 +81,9 @@ def compare_steps(config: TrainConfig, length: int, batch: int, repeats: int, de
         SubllmError: if the models cannot be built.
     """
     tokenizer = train_tokenizer([benchmark_text()], _VOCABULARY)
-    models = [_model(replace(config, dense=dense, length=length), tokenizer, device) for dense in (False, True)]
+    attention = {"attn_implementation": fast_attention(config.precision, length)}
+    config = replace(config, model=attention | config.model)
+    models = [_model(replace(config, dense=dense), tokenizer, device) for dense in (False, True)]
     most = models[0].config.max_position_embeddings
     if not 0 < length <= most or batch < 1 or repeats < 1:
         raise AnalysisError(
