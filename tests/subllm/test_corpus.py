@@ -12,15 +12,20 @@ import pytest
 from subllm import DataError, corpus
 
 
-def debian_package(path, files):
-    """Write an ar archive with a tar inside, as Debian packages are."""
+def packed(files, compression):
+    """Bytes of a tar with these files."""
     inner = io.BytesIO()
-    with tarfile.open(fileobj=inner, mode="w:xz") as archive:
+    with tarfile.open(fileobj=inner, mode=f"w:{compression}") as archive:
         for name, content in files.items():
             member = tarfile.TarInfo(name)
             member.size = len(content)
             archive.addfile(member, io.BytesIO(content))
-    body = inner.getvalue()
+    return inner.getvalue()
+
+
+def debian_package(path, files):
+    """Write an ar archive with a tar inside, as Debian packages are."""
+    body = packed(files, "xz")
     header = b"data.tar.xz".ljust(48) + str(len(body)).encode().ljust(10) + b"`\n"
     path.write_bytes(b"!<arch>\n" + header + body)
     return path
@@ -36,8 +41,7 @@ def test_chapters_of_novels_are_read_from_an_r_package(tmp_path):
 
     lines = ["EMMA", "", "CHAPTER I", "Emma was handsome.", "CHAPTER II", "Mr. Weston was a native."]
     novel = b"X\nheader" + struct.pack(">II", 16, len(lines)) + b"".join(map(string, lines))
-    packed = zlib.compress(novel)
-    database = 2 * (struct.pack(">I", len(novel)) + packed)
+    database = 2 * (struct.pack(">I", len(novel)) + zlib.compress(novel))
     path = debian_package(tmp_path / "a.deb", {"./usr/data/Rdata.rdb": database, "./usr/data/other": b"x"})
     chapters = ["EMMA\n", "CHAPTER I\nEmma was handsome.", "CHAPTER II\nMr. Weston was a native."]
     assert read("austen", path) == 2 * chapters
@@ -75,11 +79,7 @@ def test_paragraphs_of_pages_are_read(tmp_path):
 
 
 def source_package(path, files):
-    with tarfile.open(path, mode="w:gz") as archive:
-        for name, content in files.items():
-            member = tarfile.TarInfo(name)
-            member.size = len(content)
-            archive.addfile(member, io.BytesIO(content))
+    path.write_bytes(packed(files, "gz"))
     return path
 
 
