@@ -24,7 +24,7 @@ from subllm.snapshots import RoutingSnapshot
 from subllm.train import TrainConfig, train
 from subllm.train.ablations import fixed_rule
 from subllm.train.loop import build_model
-from subllm.train.trainer import last_checkpoint
+from subllm.train.trainer import fast_attention, last_checkpoint
 
 ROOT = Path(__file__).parents[2]
 MODEL = {
@@ -115,6 +115,17 @@ def test_two_processes_take_the_same_steps_as_one(data, finished, tmp_path):
     done = run(command(data, out, launcher=launcher), timeout=300)
     assert done.returncode == 0, done.stderr
     assert losses(out) == pytest.approx(losses(finished), abs=2e-4)
+
+
+@pytest.mark.parametrize("attention", [{}, {"attn_implementation": "sdpa"}])
+def test_bfloat16_takes_nearly_the_steps_of_float32_with_either_attention(data, finished, tmp_path, attention):
+    config = TrainConfig.of(SMALL, precision="bf16", model=MODEL | attention)
+    model = build_model(config, load_checkpoint(finished / "final", "cpu", "float32").tokenizer)
+    chosen = fast_attention(config.precision, config.length)
+    assert model.config._attn_implementation == attention.get("attn_implementation", chosen)
+    train(config, data, tmp_path / "run")
+    assert losses(tmp_path / "run") == pytest.approx(losses(finished), abs=0.02)
+    assert fast_attention("float32", config.length) == fast_attention("bf16", 4096) == "sdpa"
 
 
 def test_a_full_disk_ends_the_run_and_leaves_the_last_checkpoint(data, tmp_path):
