@@ -118,6 +118,7 @@ def test_a_text_is_written_taken_back_and_branched(debug, pictures):
 def test_a_run_and_its_edits_stand_side_by_side(debug, pictures):
     debug.get_by_role("combobox", name="Edit").click()
     debug.get_by_role("option", name="switch the level off").click()
+    settled(debug)
     debug.get_by_role("button", name="Add", exact=True).click()
     debug.get_by_role("button", name="Keep for side by side").click()
     debug.get_by_text("Added; see Side by side").wait_for()
