@@ -18,12 +18,11 @@ from typing import Any
 import torch
 from transformers import PreTrainedTokenizerBase
 
-from subllm import SubllmError
+from subllm import SubllmConfig, SubllmError
 from subllm.checkpoints import pick_device
 from subllm.data import train_tokenizer
 from subllm.train import TrainConfig
 from subllm.train.loop import build_model
-from subllm.train.trainer import fast_attention
 
 from .comparison import benchmark_text
 from .efficiency import machine
@@ -80,16 +79,15 @@ def compare_steps(config: TrainConfig, length: int, batch: int, repeats: int, de
         AnalysisError: if the model does not have so many positions.
         SubllmError: if the models cannot be built.
     """
-    tokenizer = train_tokenizer([benchmark_text()], _VOCABULARY)
-    attention = {"attn_implementation": fast_attention(config.precision, length)}
-    config = replace(config, model=attention | config.model)
-    models = [_model(replace(config, dense=dense), tokenizer, device) for dense in (False, True)]
-    most = models[0].config.max_position_embeddings
+    most = SubllmConfig(**config.model).max_position_embeddings
     if not 0 < length <= most or batch < 1 or repeats < 1:
         raise AnalysisError(
             f"{batch} sequences of {length:,} tokens, {repeats} times, cannot be measured; the model has {most:,} "
             "positions, and all three must be at least 1."
         )
+    tokenizer = train_tokenizer([benchmark_text()], _VOCABULARY)
+    config = replace(config, length=length)
+    models = [_model(replace(config, dense=dense), tokenizer, device) for dense in (False, True)]
     text = torch.tensor(tokenizer(benchmark_text(), verbose=False)["input_ids"])
     ids = text[: batch * length].reshape(batch, length).to(device)
     steps = [_step(model, ids, config.precision == "bf16") for model in models]

@@ -9,6 +9,8 @@
 
 import hashlib
 import json
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -67,11 +69,9 @@ def merge_learned(dense: LlamaForCausalLM, folder: Path) -> SubllmForCausalLM:
     """
     config = _config(folder)
     model = from_llama(dense, str(config.structure), config.retention_ratios, config.positions)
-    try:
+    with _misfit_said(folder):
         merged = PeftModel.from_pretrained(model, str(folder)).merge_and_unload()
         merged.load_state_dict(load_file(folder / ROUTING_FILE), strict=False)
-    except (SafetensorError, RuntimeError, ValueError, OSError) as error:
-        raise CheckpointError(f"{folder} does not fit this base: {str(error).splitlines()[0]}") from error
     return merged.to(dense.dtype)
 
 
@@ -95,11 +95,9 @@ def load_learned(adapted: PeftModel, model: SubllmForCausalLM, folder: Path) -> 
     rank, own = json.loads((folder / "adapter_config.json").read_text())["r"], adapted.active_peft_config.r
     if rank != own:
         raise CheckpointError(f"The adapters in {folder} have rank {rank}, and this conversion's {own}; give the same.")
-    try:
+    with _misfit_said(folder):
         set_peft_model_state_dict(adapted, load_file(folder / ADAPTER_FILE))
         model.load_state_dict(load_file(folder / ROUTING_FILE), strict=False)
-    except (SafetensorError, RuntimeError, ValueError, OSError) as error:
-        raise CheckpointError(f"{folder} does not fit this base: {str(error).splitlines()[0]}") from error
 
 
 def learned_digest(folder: Path) -> str:
@@ -108,6 +106,15 @@ def learned_digest(folder: Path) -> str:
     for name in FILES:
         digest.update((folder / name).read_bytes())
     return digest.hexdigest()
+
+
+@contextmanager
+def _misfit_said(folder: Path) -> Iterator[None]:
+    """Say it in a line when files do not fit the base."""
+    try:
+        yield
+    except (SafetensorError, RuntimeError, ValueError, OSError) as error:
+        raise CheckpointError(f"{folder} does not fit this base: {str(error).splitlines()[0]}") from error
 
 
 def _config(folder: Path) -> SubllmConfig:
