@@ -29,10 +29,11 @@ _NUMBERS = ("threshold", "retention", "bypass")
 
 
 def read_link() -> str | None:
-    """The prompt of a link with edits, once per session; its edits are then in force."""
-    if "linked edits" in st.session_state or "edits" not in st.query_params:
-        return None
+    """The prompt of the link that a session was opened by, if it has edits; they are then in force."""
+    opened = "linked edits" in st.session_state  # from then on the address follows the edits
     st.session_state["linked edits"] = True
+    if opened or "edits" not in st.query_params:
+        return None
     try:
         edits = [Edit.parse(text) for text in st.query_params["edits"].split(";") if text]
     except AnalysisError as error:

@@ -54,3 +54,16 @@ def test_a_mistake_stays_on_screen_until_the_next_edit(linked):
     page.text_input(key="new edit tokens").set_value("5")
     next(button for button in page.button if button.label == "Add").click().run()
     assert not page.error and [str(edit) for edit in page.session_state["edits"]] == ["drop 2-4@0", "drop 5@0"]
+
+
+def test_the_first_edit_of_a_session_stays_in_force(tiny_checkpoint, monkeypatch):
+    monkeypatch.setenv("SUBLLM_ROOTS", str(tiny_checkpoint.parent))
+    page = AppTest.from_string(SCRIPT, default_timeout=60)
+    page.session_state["checkpoint"] = "tiny"
+    page.run()
+    page.text_area(key="debug prompt").set_value(TEXT)
+    next(button for button in page.button if button.label == "Read").click().run()
+    page.selectbox(key="new edit kind").set_value("dense")
+    next(button for button in page.button if button.label == "Add").click().run()
+    assert not page.exception and [str(edit) for edit in page.session_state["edits"]] == ["dense@0"]
+    assert page.query_params["edits"] == "dense@0"
