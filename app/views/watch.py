@@ -67,7 +67,7 @@ def _draw_curves(runs: dict[str, Run]) -> None:
     words = table(language())
     run = next(iter(runs.values()))
     log = run.log
-    columns = st.columns(5)
+    columns = st.columns([3, 2, 2, 2, 2])  # a step beside the number of steps is long
     columns[0].metric(say("watch_step"), f"{run.step:,} / {run.config['steps']:,}")
     columns[1].metric(say("watch_parameters"), f"{run.parameters / 1e6:.1f} M")
     for column, key, name, form in (
