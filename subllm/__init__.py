@@ -16,8 +16,9 @@ from .errors import (
     TrainingStopped,
 )
 from .modeling import SubllmForCausalLM, SubllmModel
-from .routing import RoutingRecord, StreamState
-from .structure import Span, Structure, parse_structure
+from .probe import Closed, Event, Opened, Probe, Ran
+from .routing import RoutingRecord, Selection
+from .structure import Site, Structure, parse_structure
 
 AutoConfig.register(SubllmConfig.model_type, SubllmConfig, exist_ok=True)
 AutoModel.register(SubllmConfig, SubllmModel, exist_ok=True)
@@ -25,13 +26,18 @@ AutoModelForCausalLM.register(SubllmConfig, SubllmForCausalLM, exist_ok=True)
 
 __all__ = [
     "CheckpointError",
+    "Closed",
     "ConfigurationError",
     "DataError",
+    "Event",
+    "Opened",
+    "Probe",
     "PromptError",
     "PromptTooLongError",
+    "Ran",
     "RoutingRecord",
-    "Span",
-    "StreamState",
+    "Selection",
+    "Site",
     "Structure",
     "StructureError",
     "SubllmCache",

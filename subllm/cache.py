@@ -1,7 +1,7 @@
 """Key/value cache of a SUBLLM: every level caches its own tokens only.
 
-A level is the set of tokens that a run of blocks sees: level 0 is the full sequence, level `span + 1` the tokens that
-span keeps. Levels differ in length, and so do the rows of a batch inside a level. Rows are packed to the left, without
+A level is the set of tokens that a run of blocks sees: level 0 is the whole sequence, every other one the tokens that its
+router keeps. Levels differ in length, and so do the rows of a batch inside a level. Rows are packed to the left, without
 holes: token i of a row lies in slot i, so a query in slot i may attend to the slots up to i, and no other mask is
 needed. A forward pass announces its new tokens with `Level.begin` and makes them permanent with `SubllmCache.commit`;
 a pass that is interrupted leaves the cache as it was.
@@ -180,16 +180,15 @@ class SubllmCache(Cache):
         config: configuration of the model; only `structure` is read.
 
     Attributes:
-        levels: level 0 for the full sequence, then one per span in order of opening.
+        levels: level 0 for the whole sequence, then one per router, in order of opening.
         columns: columns of the input seen so far, padding included; what `generate` calls the sequence length.
     """
 
     def __init__(self, config: PretrainedConfig) -> None:
         structure = parse_structure(config.structure)
-        self.levels = [Level() for _ in range(1 + len(structure.spans))]
+        self.levels = [Level() for _ in range(1 + structure.num_levels)]
         self.columns = 0
-        owners = structure.block_spans
-        self._blocks = [LevelLayer(self.levels[0 if span is None else span + 1]) for span in owners]
+        self._blocks = [LevelLayer(self.levels[level]) for level in structure.block_levels]
         super().__init__(layers=list(self._blocks))
 
     def commit(self, columns: int) -> None:

@@ -17,7 +17,7 @@ from safetensors import SafetensorError, safe_open
 from transformers import AutoTokenizer, LlamaConfig, LlamaForCausalLM, PreTrainedModel, PreTrainedTokenizerBase
 from transformers.utils import logging
 
-from .configuration import SubllmConfig
+from .configuration import OWN_FIELDS, SubllmConfig
 from .errors import CheckpointError
 from .modeling import SubllmForCausalLM
 
@@ -177,7 +177,7 @@ def routing_off(model: SubllmForCausalLM) -> LlamaForCausalLM:
     Args:
         model: its scorers and bypass scales are left out.
     """
-    own = ("structure", "retention_ratio", "positions", "model_type", "architectures", "transformers_version")
+    own = (*OWN_FIELDS, "model_type", "architectures", "transformers_version")
     config = LlamaConfig(**{key: value for key, value in model.config.to_dict().items() if key not in own})
     config._attn_implementation = model.config._attn_implementation
     with torch.device("meta"):

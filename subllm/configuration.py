@@ -1,14 +1,21 @@
 """Configuration of a SUBLLM: LLaMA's fields, the structure, and how tokens are selected."""
 
+from dataclasses import field
 from typing import Any
 
 from huggingface_hub.dataclasses import strict
 from transformers import LlamaConfig
 
 from .errors import ConfigurationError
+from .routing import ROUTERS
 from .structure import BLOCK, Structure, parse_structure
 
 POSITION_MODES = ("original", "parent")
+OWN_FIELDS = (
+    "structure", "retention_ratio", "positions", "router",
+    "balancer_probability", "balancer_steps", "bypass_minimum", "bypass_steps",
+)  # fmt: skip
+"""Fields that a LLaMA's configuration does not have."""
 
 
 @strict
@@ -18,10 +25,16 @@ class SubllmConfig(LlamaConfig):
     Args:
         structure: which blocks run on which tokens, see `subllm.structure`. None means `num_hidden_layers` blocks
             without brackets, which is a LLaMA.
-        retention_ratio: share of its parent's tokens that each subsampling module keeps in training, in (0, 1]: one
-            number for all, or a list in order of opening. Inference keeps the tokens whose score is positive.
+        retention_ratio: share of its parent's tokens that each router keeps in training, in (0, 1]: one number for
+            all, or a list in order of opening. Inference keeps the tokens whose score is positive.
         positions: rotary positions inside a span. "original": a kept token keeps its position in the prompt.
             "parent": its index in the parent sequence, as in the reference's forward pass.
+        router: who decides at each level, a name of `subllm.routing.ROUTERS`: one for all, or a list in order of opening.
+        balancer_probability: chance that a training pass balances the scores, at the first step and from step
+            `balancer_steps` on.
+        balancer_steps: optimisation steps between the two.
+        bypass_minimum: lower limit of the bypass scales in training, at the first step and from step `bypass_steps` on.
+        bypass_steps: optimisation steps between the two.
         num_hidden_layers: number of blocks; taken from the structure when left out.
 
     Raises:
@@ -34,6 +47,11 @@ class SubllmConfig(LlamaConfig):
     structure: str | None = None
     retention_ratio: float | int | list[float | int] = 0.64
     positions: str = "original"
+    router: str | list[str] = "subllm"
+    balancer_probability: list[float | int] = field(default_factory=lambda: [1.0, 0.25])
+    balancer_steps: int = 8_000
+    bypass_minimum: list[float | int] = field(default_factory=lambda: [0.9, 0.2])
+    bypass_steps: int = 20_000
     num_hidden_layers: int | None = None  # type: ignore[assignment]
 
     def __post_init__(self, **kwargs: Any) -> None:
@@ -49,7 +67,15 @@ class SubllmConfig(LlamaConfig):
             )
         if self.positions not in POSITION_MODES:
             raise ConfigurationError(f"positions is {self.positions!r}; allowed are {POSITION_MODES}.")
-        _check_retention(self.retention_ratio, len(parsed.spans), self.structure)
+        _check_retention(self.retention_ratio, parsed.num_levels, self.structure)
+        _check_router(self.router, parsed.num_levels, self.structure)
+        for name in ("balancer_probability", "bypass_minimum"):
+            bounds = getattr(self, name)
+            if len(bounds) != 2 or not all(0 <= bound <= 1 for bound in bounds):
+                raise ConfigurationError(f"{name} is {bounds}; it must be two numbers from 0 to 1: first and last.")
+        for name in ("balancer_steps", "bypass_steps"):
+            if getattr(self, name) < 0:
+                raise ConfigurationError(f"{name} is {getattr(self, name)}; it must be 0 or more.")
         super().__post_init__(**kwargs)
 
     @property
@@ -59,14 +85,21 @@ class SubllmConfig(LlamaConfig):
 
     @property
     def retention_ratios(self) -> list[float]:
-        """Nominal share of its parent's tokens kept by each subsampling module, in order of opening."""
+        """Nominal share of its parent's tokens that each router keeps, in order of the levels."""
         if isinstance(self.retention_ratio, (int, float)):
-            return [float(self.retention_ratio)] * len(self.parsed_structure.spans)
+            return [float(self.retention_ratio)] * self.parsed_structure.num_levels
         return [float(ratio) for ratio in self.retention_ratio]
+
+    @property
+    def routers(self) -> list[str]:
+        """Name of the router of each level, in order of the levels."""
+        return [self.router] * self.parsed_structure.num_levels if isinstance(self.router, str) else list(self.router)
 
     @classmethod
     def from_dict(cls, config_dict: dict[str, Any], **kwargs: Any) -> "SubllmConfig":
         """Build a configuration from what a checkpoint's config.json holds.
+
+        A checkpoint written before the training schedules were part of the configuration is taken to be at their end.
 
         Raises:
             ConfigurationError: if it names no structure, so that the model would silently be another one.
@@ -76,23 +109,35 @@ class SubllmConfig(LlamaConfig):
                 "The configuration has no 'structure'; a SUBLLM checkpoint needs one, such as 'TT(TT)TT'. "
                 f"Found the fields {sorted(config_dict)}."
             )
-        return super().from_dict(config_dict, **kwargs)
+        untold = {name: 0 for name in ("balancer_steps", "bypass_steps") if name not in config_dict}
+        return super().from_dict(config_dict | untold, **kwargs)
 
     def to_diff_dict(self) -> dict[str, Any]:
         """Fields that differ from the defaults, and always those that make a SUBLLM what it is."""
-        own = {"structure": self.structure, "retention_ratio": self.retention_ratio, "positions": self.positions}
-        return super().to_diff_dict() | own | {"num_hidden_layers": self.num_hidden_layers}
+        return super().to_diff_dict() | {name: getattr(self, name) for name in (*OWN_FIELDS, "num_hidden_layers")}
 
 
-def _check_retention(ratio: float | list[float | int], num_spans: int, structure: str) -> None:
+def _check_retention(ratio: float | list[float | int], num_levels: int, structure: str) -> None:
     ratios = [ratio] if isinstance(ratio, (int, float)) else list(ratio)
-    if not isinstance(ratio, (int, float)) and len(ratios) != num_spans:
+    if not isinstance(ratio, (int, float)) and len(ratios) != num_levels:
         raise ConfigurationError(
-            f"retention_ratio has {len(ratios)} values but the structure {structure!r} has {num_spans} subsampling "
-            "modules; give one number for all, or one per '(' in order of opening."
+            f"retention_ratio has {len(ratios)} values but the structure {structure!r} has {num_levels} levels; "
+            "give one number for all, or one per '(' in order of opening."
         )
     for value in ratios:
         if not 0.0 < value <= 1.0:
             raise ConfigurationError(
                 f"retention_ratio is {ratio}; every value must lie in (0, 1], where 0.64 keeps 64 of 100 tokens."
             )
+
+
+def _check_router(router: str | list[str], num_levels: int, structure: str | None) -> None:
+    names = [router] if isinstance(router, str) else list(router)
+    if not isinstance(router, str) and len(names) != num_levels:
+        raise ConfigurationError(
+            f"router has {len(names)} names but the structure {structure!r} has {num_levels} levels; give one name for "
+            "all, or one per '(' in order of opening."
+        )
+    unknown = [name for name in names if name not in ROUTERS]
+    if unknown:
+        raise ConfigurationError(f"There is no router {unknown[0]!r}; routers are {', '.join(sorted(ROUTERS))}.")

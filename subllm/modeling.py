@@ -1,6 +1,5 @@
 """The SUBLLM model: LLaMA blocks on a sequence that narrows at every "(" and widens again at every ")"."""
 
-from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any, ClassVar
 
@@ -12,28 +11,29 @@ from transformers.models.llama.modeling_llama import LlamaRMSNorm, LlamaRotaryEm
 from transformers.utils.generic import can_return_tuple, merge_with_config_defaults
 from transformers.utils.output_capturing import capture_outputs
 
+from .attention_mask import attention_mask
 from .block import Block
-from .cache import Level, SubllmCache
+from .cache import SubllmCache
 from .configuration import SubllmConfig
-from .routing import RoutingRecord, StreamState
-from .stream import Snapshot, Tokens, absolute, routing_record, uneven, unpack
-from .structure import BLOCK, CLOSE, OPEN
-from .subsampling import Rule, Subsampler
-from .upsampling import Bypass, gather_tokens, scatter_add, upsample
-
-Observer = Callable[[StreamState], None]
+from .levels import Entry, Snapshot, Tokens, pack, uneven, unpack
+from .probe import PLAIN, Closed, Opened, Probe, Ran
+from .routing import ROUTERS, Bypass, Packing, Router, RoutingRecord
+from .routing.schedule import TrainingSchedule
+from .routing.scorer import Subsampler
+from .routing.selection import gather
+from .structure import CLOSE, OPEN, WHOLE
 
 
 @dataclass
 class SubllmOutput(BaseModelOutputWithPast):
-    """Output of `SubllmModel`; `routing` has one record per subsampling module, in order of opening."""
+    """Output of `SubllmModel`; `routing` has one record per level, in order."""
 
     routing: tuple[RoutingRecord, ...] | None = None
 
 
 @dataclass
 class SubllmCausalLMOutput(CausalLMOutputWithPast):
-    """Output of `SubllmForCausalLM`; `routing` has one record per subsampling module, in order of opening."""
+    """Output of `SubllmForCausalLM`; `routing` has one record per level, in order."""
 
     routing: tuple[RoutingRecord, ...] | None = None
 
@@ -46,6 +46,7 @@ class SubllmPreTrainedModel(LlamaPreTrainedModel):
     _no_split_modules: ClassVar = [Block.__name__]
     _supports_flex_attn = False
     _can_compile_fullgraph = False
+    _keys_to_ignore_on_load_missing: ClassVar = [r"\.(balancing|minimum)\.step$"]  # of checkpoints older than these
 
     @torch.no_grad()
     def _init_weights(self, module: nn.Module) -> None:
@@ -54,10 +55,12 @@ class SubllmPreTrainedModel(LlamaPreTrainedModel):
             nn.init.normal_(module.weight, std=self.config.hidden_size**-0.5)
         elif isinstance(module, Bypass):
             nn.init.constant_(module.scale, Bypass.INITIAL_SCALE)
+        elif isinstance(module, TrainingSchedule):
+            nn.init.zeros_(module.step)
 
 
 class SubllmModel(SubllmPreTrainedModel):
-    """Embedding, blocks, subsampling, upsampling and bypass, final norm.
+    """Embedding, blocks, routers, bypasses, final norm.
 
     Args:
         config: configuration; its structure decides which blocks run on which tokens.
@@ -65,14 +68,16 @@ class SubllmModel(SubllmPreTrainedModel):
 
     def __init__(self, config: SubllmConfig) -> None:
         super().__init__(config)
+        self.structure = config.parsed_structure
         self.embed_tokens = nn.Embedding(config.vocab_size, config.hidden_size, config.pad_token_id)
-        self.layers = nn.ModuleList(Block(config, index) for index in range(config.parsed_structure.num_blocks))
-        self.subsamplers = nn.ModuleList(Subsampler(config.hidden_size, ratio) for ratio in config.retention_ratios)
-        self.bypasses = nn.ModuleList(Bypass(config.hidden_size) for _ in config.retention_ratios)
+        self.layers = nn.ModuleList(Block(config, index) for index in range(self.structure.num_blocks))
+        self.subsamplers = nn.ModuleList(
+            ROUTERS[name](config, level) for level, name in enumerate(config.routers, start=1)
+        )
+        self.bypasses = nn.ModuleList(Bypass(config) for _ in self.structure.sites)
         self.norm = LlamaRMSNorm(config.hidden_size, eps=config.rms_norm_eps)
         self.rotary_emb = LlamaRotaryEmbedding(config=config)
         self.gradient_checkpointing = False
-        self.structure = config.parsed_structure
         self.post_init()
 
     @merge_with_config_defaults
@@ -86,10 +91,7 @@ class SubllmModel(SubllmPreTrainedModel):
         inputs_embeds: Tensor | None = None,
         use_cache: bool | None = None,
         output_routing: bool = False,
-        observer: Observer | None = None,
-        rule: Rule | None = None,
-        snapshots: dict[int, Snapshot] | None = None,
-        resume: Snapshot | None = None,
+        probe: Probe = PLAIN,
         **kwargs: Any,
     ) -> SubllmOutput:
         """Run the model.
@@ -101,12 +103,8 @@ class SubllmModel(SubllmPreTrainedModel):
             past_key_values: cache to continue from.
             inputs_embeds: (B, T, D) embeddings.
             use_cache: return a cache.
-            output_routing: return `routing`.
-            observer: called with the stream after the embedding and after every character of the structure. An
-                exception that it raises stops the forward and leaves the cache as it was.
-            rule: decides which tokens are kept, in place of the sign of their scores.
-            snapshots: filled with the state before each span, by its number.
-            resume: state to go on from; the steps before it are not run again. Every row goes on from the same one.
+            output_routing: return `routing`, as a probe that records does.
+            probe: what else is wanted: see `subllm.probe`.
             **kwargs: for the attention kernel.
 
         Returns:
@@ -114,68 +112,61 @@ class SubllmModel(SubllmPreTrainedModel):
             holds the input of every block with the tokens present there, packed.
 
         Raises:
-            ValueError: if neither or both of `input_ids` and `inputs_embeds` are given.
+            ValueError: if neither or both of `input_ids` and `inputs_embeds` are given, or a forward resumes with cache
+                or padding.
             TypeError: if the cache is not a `SubllmCache`.
         """
         if (input_ids is None) == (inputs_embeds is None):
             raise ValueError("Give exactly one of input_ids and inputs_embeds.")
         if inputs_embeds is None:
             inputs_embeds = self.embed_tokens(input_ids)
-        if resume is not None and (past_key_values is not None or attention_mask is not None):
+        if probe.resume is not None and (past_key_values is not None or attention_mask is not None):
             raise ValueError("A forward resumes without cache and padding; leave past_key_values and the mask out.")
-        cache = None if resume is not None else self._cache(past_key_values, use_cache)
+        cache = None if probe.resume is not None else self._cache(past_key_values, use_cache)
         columns = inputs_embeds.shape[1]
-        if self._must_feed_one_by_one(inputs_embeds, cache, output_routing, observer):
-            return self._feed_one_by_one(inputs_embeds, attention_mask, position_ids, cache, rule=rule, **kwargs)
-
-        outer: list[Tokens] = []
+        padding: Tensor | None = None
+        outer: list[Tokens] = []  # the levels around `tokens`, from the whole sequence inwards
         records: dict[int, RoutingRecord] = {}
-        if resume is None:
+        start = 0
+        if probe.resume is None:
             tokens, padding = self._read(inputs_embeds, attention_mask, position_ids, cache)
-            start = 0
         else:
-            *outer, tokens = resume.rows(inputs_embeds.shape[0])
-            records, padding, start = dict(resume.records), None, resume.step
+            *outer, tokens = probe.resume.rows(inputs_embeds.shape[0])
+            records, start = dict(probe.resume.records), probe.resume.step
         del inputs_embeds  # memory for the blocks
-        spans = self.structure.open_spans(start)
-        if observer is not None:
-            inside = spans[-1] if spans else None
-            observer(StreamState(start, "", inside, tokens.hidden_states, tokens.positions, tokens.mask))
-        for number, step in enumerate(self.structure.steps[start:], start=start + 1):
+
+        for number, step in enumerate(self.structure.steps[start:], start=start):
+            before = tokens
             if step.symbol == OPEN:
-                if snapshots is not None:
-                    snapshots[step.index] = Snapshot.take(number - 1, [*outer, tokens], records)
+                if probe.keep_snapshots:
+                    probe.snapshots[step.index] = Snapshot(number, (*outer, tokens), dict(records))
                 outer.append(tokens)
-                spans.append(step.index)
-                tokens = self._open(tokens, step.index, cache, rule)
+                tokens = self._open(before, step.index, cache, probe)
+                event: Opened | Ran | Closed = Opened(step.index, before, tokens)
             elif step.symbol == CLOSE:
-                before = outer.pop()
-                tokens, record = self._close(before, tokens, step.index, output_routing)
-                spans.pop()
+                outside = outer.pop()
+                width = (outer[0] if outer else outside).positions.shape[1] if output_routing or probe.record else None
+                tokens, record = self._close(outside, before, step.index, width)
                 if record is not None:
                     records[step.index] = record
-            elif step.symbol == BLOCK and tokens.hidden_states.shape[1]:
-                tokens.hidden_states = self.layers[step.index](
-                    tokens.hidden_states,
-                    attention_mask=tokens.attention_mask,
-                    position_ids=None,
-                    past_key_values=cache,
-                    use_cache=use_cache,
-                    position_embeddings=tokens.rotary,
-                    **kwargs,
-                )
-            if observer is not None:
-                span = spans[-1] if spans else None
-                observer(StreamState(number, step.symbol, span, tokens.hidden_states, tokens.positions, tokens.mask))
+                event = Closed(step.index, outside, before, tokens)
+            else:
+                tokens = self._run(before, step.index, cache, use_cache, **kwargs)
+                event = Ran(step.index, self.structure.block_levels[step.index], before, tokens)
+            if probe.observe is not None:
+                probe.observe(event)
+            del before, event  # memory for the next step
+
         hidden_states = self.norm(tokens.hidden_states)
         if padding is not None:
             hidden_states = unpack(hidden_states, padding)
         if cache is not None:
             cache.commit(columns)
+        recorded = tuple(records[level] for level in sorted(records))
         return SubllmOutput(
             last_hidden_state=hidden_states,
             past_key_values=cache,
-            routing=tuple(records[index] for index in sorted(records)) if output_routing else None,
+            routing=recorded if output_routing or probe.record else None,
         )
 
     def _cache(self, cache: Any, use_cache: bool | None) -> SubllmCache | None:
@@ -191,127 +182,108 @@ class SubllmModel(SubllmPreTrainedModel):
         return cache
 
     def _read(
-        self, embeddings: Tensor, attention_mask: Tensor | None, position_ids: Tensor | None, cache: SubllmCache | None
+        self, embeddings: Tensor, mask: Tensor | None, position_ids: Tensor | None, cache: SubllmCache | None
     ) -> tuple[Tokens, Tensor | None]:
         """Level 0: the real tokens of the input, packed; and the (B, T) mask to undo that, None if nothing moved."""
         batch, length = embeddings.shape[:2]
-        level = None if cache is None else cache.levels[0]
+        level = None if cache is None else cache.levels[WHOLE]
         past = [0] * batch if level is None or not level.lengths else level.lengths
         if len(past) != batch:
             raise ValueError(f"The cache holds {len(past)} rows but the input has {batch}; they must be equal.")
-        real = None if attention_mask is None else attention_mask[:, -length:].bool()
-        counts, mask, padding = [length] * batch, None, None
+        real = None if mask is None else mask[:, -length:].bool()
+        counts, present, padding = [length] * batch, None, None
         if real is not None and not real.all():
             padding = real
             counts = real.sum(1).tolist()
             width = max(counts)
-            order = real.to(torch.uint8).argsort(dim=1, descending=True, stable=True)[:, :width]
-            embeddings = gather_tokens(embeddings, order)
+            embeddings = pack(embeddings, real, width)
             if position_ids is not None:
-                position_ids = position_ids.expand(batch, -1).gather(1, order)
+                position_ids = pack(position_ids.expand(batch, -1), real, width)
             if min(counts) < width:
-                mask = torch.arange(width, device=order.device) < torch.tensor(counts, device=order.device)[:, None]
+                present = torch.arange(width, device=real.device) < torch.tensor(counts, device=real.device)[:, None]
         slots = torch.arange(embeddings.shape[1], device=embeddings.device)
         positions = (slots + torch.tensor(past, device=slots.device)[:, None]) if any(past) else slots.expand(batch, -1)
         if position_ids is None:
             position_ids = positions if uneven(past) else positions[:1]
         if level is not None:
             level.begin(counts, positions)
-        attention = self._attention_mask(embeddings, past, counts)
         rotary = self.rotary_emb(embeddings, position_ids=position_ids)
-        return Tokens(embeddings, positions, mask, rotary, past, attention), padding
+        return Tokens(embeddings, positions, present, past, rotary, self._mask(embeddings, past, counts)), padding
 
-    def _open(self, parent: Tokens, span: int, cache: SubllmCache | None, rule: Rule | None) -> Tokens:
-        """Enter a span: select tokens and gather them."""
-        decide = None if rule is None else lambda scores: rule(span, scores, parent.positions, parent.mask)
-        selection = self.subsamplers[span](parent.hidden_states, parent.mask, decide)
-        hidden_states = gather_tokens(parent.hidden_states, selection.indices)
-        positions = parent.positions.gather(1, selection.indices)
-        level: Level | None = None
-        past = [0] * len(selection.counts)
-        if cache is not None:
-            level = cache.levels[span + 1]
-            level.begin(selection.counts, positions)
-            past = level.lengths
-        if self.config.positions == "parent":
-            rotary = self.rotary_emb(hidden_states, position_ids=absolute(selection.indices, parent.past))
-        elif parent.rotary[0].shape[0] == 1 < selection.indices.shape[0]:
-            rotary = (parent.rotary[0][0][selection.indices], parent.rotary[1][0][selection.indices])
+    def _open(self, outside: Tokens, level: int, cache: SubllmCache | None, probe: Probe) -> Tokens:
+        """Enter a level: its router decides, and the kept tokens are gathered."""
+        router = self.subsamplers[level - 1]
+        assert isinstance(router, Router)
+        if probe.override is None:
+            selection = router.select(outside, self.training)
         else:
-            cos, sin = parent.rotary
-            rotary = gather_tokens(cos, selection.indices), gather_tokens(sin, selection.indices)
-        attention = self._attention_mask(hidden_states, past, selection.counts)
-        return Tokens(hidden_states, positions, selection.mask, rotary, past, attention, selection)
+            selection = probe.override(level, router, outside)
+        packing = Packing.of(selection.kept)
+        hidden_states = router.enter(outside.hidden_states, packing)
+        positions = packing.gather(outside.positions)
+        past = [0] * len(packing.counts)
+        if cache is not None:
+            cache.levels[level].begin(packing.counts, positions)
+            past = cache.levels[level].lengths
+        return Tokens(
+            hidden_states,
+            positions,
+            packing.mask,
+            past,
+            self._rotary(outside, packing, hidden_states),
+            self._mask(hidden_states, past, packing.counts),
+            packing.indices if outside.columns is None else packing.gather(outside.columns),
+            Entry(selection, packing),
+        )
+
+    def _run(self, tokens: Tokens, block: int, cache: SubllmCache | None, use_cache: Any, **kwargs: Any) -> Tokens:
+        """Run a block on the tokens of its level."""
+        if not tokens.hidden_states.shape[1]:
+            return tokens
+        return tokens.with_stream(
+            self.layers[block](
+                tokens.hidden_states,
+                attention_mask=tokens.attention_mask,
+                position_ids=None,
+                past_key_values=cache,
+                use_cache=use_cache,
+                position_embeddings=tokens.rotary,
+                **kwargs,
+            )
+        )
 
     def _close(
-        self, parent: Tokens, tokens: Tokens, span: int, output_routing: bool
+        self, outside: Tokens, inside: Tokens, level: int, width: int | None
     ) -> tuple[Tokens, RoutingRecord | None]:
-        """Leave a span: upsample, bypass, and go on with all tokens of the parent."""
-        selection, stream = tokens.selection, parent.hidden_states
-        assert selection is not None
-        before = gather_tokens(stream, selection.indices)
-        contribution = self.bypasses[span](upsample(tokens.hidden_states, before, selection))
-        parent.hidden_states = scatter_add(stream, selection, contribution.to(stream.dtype))
-        if not output_routing:
-            return parent, None
-        return parent, routing_record(stream, parent, tokens, before, contribution)
+        """Leave a level: upsample, bypass, and go on with all tokens of the level outside.
 
-    def _attention_mask(self, hidden_states: Tensor, past: list[int], counts: list[int]) -> Tensor | None:
-        """Mask for the attention kernel, or None where plain causal attention is right.
-
-        Rows are packed, so without cached tokens causal attention never sees padding; with cached tokens a single
-        new token sees every slot of its row. Only several new tokens, or rows of different length, need a mask.
-
-        Returns:
-            None, or (B, 1, L, slots): True (or 0.0) where slot <= the query's own slot. For flash attention a
-            (B, slots) mask of the slots in use.
+        The routing is recorded over the `width` new tokens of the pass, or not at all.
         """
-        width = hidden_states.shape[1]
-        eager = self.config._attn_implementation == "eager"  # knows no causality of its own
-        if (not any(past) and not eager) or width == 0 or (width == 1 and not uneven(past) and min(counts) == 1):
-            return None
-        device = hidden_states.device
-        total = max(n + m for n, m in zip(past, counts, strict=True))
-        start = torch.tensor(past, device=device)[:, None, None]
-        slots = torch.arange(total, device=device)
-        if "flash" in str(self.config._attn_implementation):
-            if not uneven(past) and not uneven(counts):
-                return None
-            return slots < start[:, 0] + torch.tensor(counts, device=device)[:, None].clamp(min=1)
-        allowed = (slots <= start + torch.arange(width, device=device)[:, None])[:, None]
-        if eager:
-            lowest = torch.finfo(hidden_states.dtype).min
-            return torch.zeros_like(allowed, dtype=hidden_states.dtype).masked_fill(~allowed, lowest)
-        return allowed
+        entry, stream, router = inside.entry, outside.hidden_states, self.subsamplers[level - 1]
+        assert entry is not None and isinstance(router, Router)
+        entered = router.enter(stream, entry.packing)
+        change = router.leave(entered, inside.hidden_states, entry.selection, entry.packing)
+        added = self.bypasses[level - 1](change).to(stream.dtype)
+        tokens = outside.with_stream(entry.packing.scatter_add(stream, added))
+        if width is None:
+            return tokens, None
+        return tokens, RoutingRecord.of(
+            outside, outside.columns, width, entry.selection, entry.packing, entered, inside.hidden_states, added
+        )
 
-    def _must_feed_one_by_one(
-        self, embeddings: Tensor, cache: SubllmCache | None, routing: bool, observer: Observer | None
-    ) -> bool:
-        """Whether flash attention would misplace the new tokens: it aligns them to the longest row's last key."""
-        if "flash" not in str(self.config._attn_implementation) or cache is None or cache.columns == 0:
-            return False
-        if embeddings.shape[1] == 1 or embeddings.shape[0] == 1:
-            return False
-        if routing or observer is not None:
-            raise ValueError(
-                "Routing of several new tokens in a batch with a cache is not recorded under flash attention; "
-                "use attn_implementation='sdpa', one row, or one token at a time."
-            )
-        return True
+    def _rotary(self, outside: Tokens, packing: Packing, hidden_states: Tensor) -> tuple[Tensor, Tensor]:
+        if self.config.positions == "parent":
+            indices = packing.indices
+            if any(outside.past):
+                indices = indices + torch.tensor(outside.past, device=indices.device)[:, None]
+            return self.rotary_emb(hidden_states, position_ids=indices)
+        cos, sin = outside.rotary
+        if cos.shape[0] == 1 < packing.indices.shape[0]:
+            return cos[0][packing.indices], sin[0][packing.indices]
+        return gather(cos, packing.indices), gather(sin, packing.indices)
 
-    def _feed_one_by_one(
-        self, embeddings: Tensor, mask: Tensor | None, position_ids: Tensor | None, cache: Any, **kwargs: Any
-    ) -> SubllmOutput:
-        steps = []
-        length = embeddings.shape[1]
-        for column in range(length):
-            one = None if mask is None else mask[:, mask.shape[1] - length + column, None]
-            position = None if position_ids is None else position_ids[:, column, None]
-            steps.append(
-                self(inputs_embeds=embeddings[:, column, None], attention_mask=one, position_ids=position,
-                     past_key_values=cache, use_cache=True, **kwargs).last_hidden_state
-            )  # fmt: skip
-        return SubllmOutput(last_hidden_state=torch.cat(steps, dim=1), past_key_values=cache)
+    def _mask(self, hidden_states: Tensor, past: list[int], counts: list[int]) -> Tensor | None:
+        return attention_mask(str(self.config._attn_implementation), hidden_states, past, counts)
 
 
 class SubllmForCausalLM(SubllmPreTrainedModel, GenerationMixin):
@@ -353,8 +325,7 @@ class SubllmForCausalLM(SubllmPreTrainedModel, GenerationMixin):
         use_cache: bool | None = None,
         logits_to_keep: int | Tensor = 0,
         output_routing: bool = False,
-        observer: Observer | None = None,
-        rule: Rule | None = None,
+        probe: Probe = PLAIN,
         **kwargs: Any,
     ) -> SubllmCausalLMOutput:
         """Run the model and its head; see `SubllmModel.forward` for the arguments not named here.
@@ -369,8 +340,7 @@ class SubllmForCausalLM(SubllmPreTrainedModel, GenerationMixin):
             use_cache: return a cache.
             logits_to_keep: compute logits for the last so many columns only (0: all), or for these columns.
             output_routing: return `routing`.
-            observer: called with the stream after every character of the structure.
-            rule: decides which tokens are kept.
+            probe: what else is wanted: see `subllm.probe`.
             **kwargs: for the attention kernel and the loss.
 
         Returns:
@@ -384,8 +354,7 @@ class SubllmForCausalLM(SubllmPreTrainedModel, GenerationMixin):
             inputs_embeds=inputs_embeds,
             use_cache=use_cache,
             output_routing=output_routing,
-            observer=observer,
-            rule=rule,
+            probe=probe,
             **kwargs,
         )
         hidden_states = outputs.last_hidden_state

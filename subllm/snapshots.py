@@ -11,23 +11,27 @@ import torch
 from transformers import PreTrainedModel
 
 from .errors import DataError
-from .routing import level_arrays
+from .routing import routing_arrays
+from .routing.record import first_format
 
 SUFFIX = ".npz"
 
 
 @dataclass(frozen=True, eq=False)
 class RoutingSnapshot:
-    """The routing of P prompts, by the rule of inference. Letters: N tokens of all prompts, S spans, D width.
+    """The routing of P prompts, as inference selects. Letters: N tokens of all prompts, S levels, D width.
 
     Attributes:
         step: of training.
         first: (P + 1,) where each prompt's tokens begin; last, N.
         token_ids: (N,).
-        scores: (S, N) importance; NaN where the token did not reach the span.
-        kept: (S, N) True where the span's blocks process the token.
-        stream_norm: (S, N) L2 norm of the stream before the span; NaN as above.
-        difference_norm: (S, N) L2 norm of what the span changed.
+        reached: (S, N) True where the token reached the level's router.
+        kept: (S, N) True where the level's blocks process the token.
+        weights: (S, N) as used; 0 where nothing was added.
+        scores: (S, N) importance; NaN where the token did not reach the router, or the router does not score.
+        thresholds: (S,) that scores were compared with; NaN where there is none.
+        stream_norm: (S, N) L2 norm of the stream before the level; NaN where the token did not reach the router.
+        difference_norm: (S, N) L2 norm of what the level changed.
         contribution_norm: (S, N) L2 norm of what was added to the stream.
         surprisal: (N,) nats, -log p(token given those before); NaN at the first of each prompt.
         bypass_scale: (S, D).
@@ -36,8 +40,11 @@ class RoutingSnapshot:
     step: int
     first: np.ndarray
     token_ids: np.ndarray
-    scores: np.ndarray
+    reached: np.ndarray
     kept: np.ndarray
+    weights: np.ndarray
+    scores: np.ndarray
+    thresholds: np.ndarray
     stream_norm: np.ndarray
     difference_norm: np.ndarray
     contribution_norm: np.ndarray
@@ -60,20 +67,24 @@ class RoutingSnapshot:
         for prompt in prompts:
             ids = torch.tensor([list(prompt)], device=model.device)
             output = model(ids, use_cache=False, output_routing=True)
-            arrays = level_arrays(model.config.parsed_structure, output.routing, ids.shape[1])
+            arrays = routing_arrays(output.routing, ids.shape[1])
             logs = output.logits[0, :-1].float().log_softmax(-1).gather(1, ids[0, 1:, None])[:, 0]
             arrays["surprisal"] = np.concatenate([[np.nan], -logs.cpu().numpy()])
             found.append(arrays)
         model.train(training)
         scales = [bypass.scale.detach().float().cpu().numpy() for bypass in model.model.bypasses]
-        small = {
-            name: np.concatenate([arrays[name] for arrays in found], axis=-1).astype(np.float16) for name in found[0]
+        thresholds = found[0]["thresholds"]  # the same for every prompt
+        joined = {
+            name: np.concatenate([arrays[name] for arrays in found], axis=-1)
+            for name in found[0]
+            if name != "thresholds"
         }
-        small["kept"] = small["kept"].astype(bool)
+        small = {name: array if array.dtype == bool else array.astype(np.float16) for name, array in joined.items()}
         return cls(
             step=step,
             first=np.cumsum([0, *map(len, prompts)]),
             token_ids=np.concatenate([np.asarray(prompt) for prompt in prompts]),
+            thresholds=thresholds,
             bypass_scale=np.asarray(scales, dtype=np.float16),
             **small,
         )
@@ -104,7 +115,12 @@ class RoutingSnapshot:
         """
         try:
             with path.open("rb") as file, np.load(file, allow_pickle=False) as content:
-                arrays = {field.name: content[field.name] for field in fields(cls)}
+                arrays = dict(content)
         except (OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile) as error:
             raise DataError(f"{path} is not a routing snapshot: {error}") from error
-        return cls(**(arrays | {"step": int(arrays["step"])}))
+        if "reached" not in arrays:
+            arrays |= first_format(arrays["scores"].astype(np.float32), arrays["kept"])
+        try:
+            return cls(**(arrays | {"step": int(arrays["step"])}))
+        except (KeyError, TypeError) as error:
+            raise DataError(f"{path} is not a routing snapshot: {error}") from error

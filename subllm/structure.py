@@ -3,15 +3,18 @@
 A structure is a string over three characters, read from the embedding (left) to the logits (right):
 
     T   one LLaMA block on the tokens that are present at this point
-    (   a subsampling module: only tokens that it keeps go on
+    (   a router: only tokens that it keeps go on
     )   the upsampling and bypass that belong to the matching "(": all tokens are present again
 
 "TT(TT)TT" runs two blocks on all tokens, two on the kept ones, two on all. Spans nest ("T(T(T)T)T") and stand side
-by side ("(T)(T)"). A structure without brackets is a LLaMA. The paper's 24-layer model is
+by side ("(T)(T)"). A structure without brackets is a LLaMA.
+
+A place where a router decides is a site. Each has a level, a number from 1 in reading order, which also names the tokens
+that it lets through; level 0 is the whole sequence. The paper's 24-layer model is
 "TTTTT(TTTTT(TTTT)TTTTT)TTTTT".
 """
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from functools import cached_property, lru_cache
 
@@ -20,20 +23,23 @@ from .errors import StructureError
 BLOCK, OPEN, CLOSE = "T", "(", ")"
 
 
+WHOLE = 0  # level of the whole sequence
+
+
 @dataclass(frozen=True)
-class Span:
-    """One bracket pair: a subsampling module, what runs inside it, its upsampling and bypass.
+class Site:
+    """One bracket pair: a router, what runs inside, upsampling and bypass.
 
     Attributes:
-        index: number in order of opening; level `index + 1` holds the tokens that it keeps.
-        parent: index of the enclosing span, or None for a span on the full sequence.
-        depth: nesting depth, 1 for a span on the full sequence.
+        level: number from 1, in order of opening.
+        parent: level whose tokens the router decides about; 0 for the whole sequence.
+        depth: nesting depth, 1 for a span on the whole sequence.
         start: position of "(" in the structure string.
         stop: position of the matching ")".
     """
 
-    index: int
-    parent: int | None
+    level: int
+    parent: int
     depth: int
     start: int
     stop: int
@@ -45,7 +51,7 @@ class Step:
 
     Attributes:
         symbol: "T", "(" or ")".
-        index: block number for "T", span number (in order of opening) for brackets.
+        index: block number, from 0, for "T"; level for brackets.
     """
 
     symbol: str
@@ -59,23 +65,20 @@ class Structure:
     Attributes:
         text: the string itself.
         steps: one step per character.
-        spans: bracket pairs in order of opening.
+        sites: in order of their levels.
     """
 
     text: str
     steps: tuple[Step, ...]
-    spans: tuple[Span, ...]
+    sites: tuple[Site, ...]
 
     def __iter__(self) -> Iterator[Step]:
         return iter(self.steps)
 
-    def open_spans(self, step: int) -> list[int]:
-        """Spans that are open after some characters, from the outermost to the innermost.
-
-        Args:
-            step: how many characters.
-        """
-        return [span.index for span in self.spans if span.start < step <= span.stop]
+    @property
+    def num_levels(self) -> int:
+        """Levels beside that of the whole sequence."""
+        return len(self.sites)
 
     @cached_property
     def num_blocks(self) -> int:
@@ -83,37 +86,42 @@ class Structure:
         return self.text.count(BLOCK)
 
     @cached_property
-    def block_spans(self) -> tuple[int | None, ...]:
-        """For each block the innermost span around it, or None where it runs on all tokens."""
-        owners: list[int | None] = []
-        open_spans: list[int] = []
+    def block_levels(self) -> tuple[int, ...]:
+        """Level whose tokens each block processes."""
+        levels: list[int] = []
+        open_levels = [WHOLE]
         for step in self.steps:
             if step.symbol == OPEN:
-                open_spans.append(step.index)
+                open_levels.append(step.index)
             elif step.symbol == CLOSE:
-                open_spans.pop()
+                open_levels.pop()
             else:
-                owners.append(open_spans[-1] if open_spans else None)
-        return tuple(owners)
+                levels.append(open_levels[-1])
+        return tuple(levels)
+
+    @cached_property
+    def parents(self) -> tuple[int, ...]:
+        """Parent of each site's level, in order of the levels."""
+        return tuple(site.parent for site in self.sites)
 
     @cached_property
     def closing_order(self) -> tuple[int, ...]:
-        """Span numbers in the order of their ")": how the reference numbers its bypasses."""
+        """Levels in the order of their ")": how the reference numbers its bypasses."""
         return tuple(step.index for step in self.steps if step.symbol == CLOSE)
 
-    def block_shares(self, retention_ratios: list[float]) -> list[float]:
-        """Share of the prompt's tokens that each block processes, if every span keeps its ratio of its parent.
+    def level_shares(self, retention_ratios: Sequence[float]) -> list[float]:
+        """Share of the prompt's tokens at each level, level 0 first, if every router keeps its ratio of its parent.
 
         Args:
-            retention_ratios: share kept, one per span in order of opening.
+            retention_ratios: share kept, one per level from 1 on.
 
         Returns:
-            One number in (0, 1] per block.
+            One number in (0, 1] per level.
         """
-        shares: list[float] = []
-        for span in self.spans:
-            shares.append(retention_ratios[span.index] * (1.0 if span.parent is None else shares[span.parent]))
-        return [1.0 if owner is None else shares[owner] for owner in self.block_spans]
+        shares = [1.0]
+        for site, ratio in zip(self.sites, retention_ratios, strict=True):
+            shares.append(ratio * shares[site.parent])
+        return shares
 
 
 @lru_cache(maxsize=256)
@@ -134,42 +142,42 @@ def parse_structure(text: str) -> Structure:
             f"The structure is {text!r}; expected a non-empty string over 'T', '(' and ')', such as 'TT(TT)TT'."
         )
     steps: list[Step] = []
-    starts: list[int] = []  # position of "(" per span, in order of opening
+    starts: list[int] = []  # position of "(" by level, from 1
     stops: dict[int, int] = {}
-    parents: list[int | None] = []
-    open_spans: list[int] = []
+    parents: list[int] = []
+    open_levels = [WHOLE]
     blocks = 0
     for position, symbol in enumerate(text):
         if symbol == BLOCK:
             steps.append(Step(BLOCK, blocks))
             blocks += 1
         elif symbol == OPEN:
-            parents.append(open_spans[-1] if open_spans else None)
-            open_spans.append(len(starts))
-            steps.append(Step(OPEN, len(starts)))
+            parents.append(open_levels[-1])
             starts.append(position)
+            open_levels.append(len(starts))
+            steps.append(Step(OPEN, len(starts)))
         elif symbol == CLOSE:
-            if not open_spans:
+            if len(open_levels) == 1:
                 raise StructureError(
                     f"The structure {text!r} closes a bracket at position {position} that was never opened; "
                     "every ')' needs a '(' before it."
                 )
-            span = open_spans.pop()
-            stops[span] = position
-            steps.append(Step(CLOSE, span))
+            level = open_levels.pop()
+            stops[level] = position
+            steps.append(Step(CLOSE, level))
         else:
             raise StructureError(
                 f"The structure {text!r} has {symbol!r} at position {position}; only 'T', '(' and ')' are allowed."
             )
-    if open_spans:
+    if len(open_levels) > 1:
         raise StructureError(
-            f"The structure {text!r} opens a bracket at position {starts[open_spans[-1]]} that is never closed; "
+            f"The structure {text!r} opens a bracket at position {starts[open_levels[-1] - 1]} that is never closed; "
             "add the missing ')'."
         )
     if not blocks:
         raise StructureError(f"The structure {text!r} has no block; it needs at least one 'T'.")
-    spans: list[Span] = []
-    for index, (start, parent) in enumerate(zip(starts, parents, strict=True)):
-        depth = 1 if parent is None else spans[parent].depth + 1
-        spans.append(Span(index, parent, depth, start, stops[index]))
-    return Structure(text, tuple(steps), tuple(spans))
+    sites: list[Site] = []
+    for level, (start, parent) in enumerate(zip(starts, parents, strict=True), start=1):
+        depth = 1 if parent == WHOLE else sites[parent - 1].depth + 1
+        sites.append(Site(level, parent, depth, start, stops[level]))
+    return Structure(text, tuple(steps), tuple(sites))

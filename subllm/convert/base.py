@@ -9,6 +9,7 @@ from ..configuration import SubllmConfig
 from ..errors import CheckpointError
 from ..gguf import GgufFile
 from ..modeling import SubllmForCausalLM
+from ..routing.schedule import TrainingSchedule
 
 _NOT_COPIED = ("architectures", "dtype", "model_type", "num_hidden_layers", "transformers_version")
 
@@ -59,7 +60,7 @@ def from_llama(
     Args:
         dense: the LLaMA; its weights are shared, not copied.
         structure: with as many blocks as the LLaMA has.
-        retention_ratio: nominal share kept per subsampling module.
+        retention_ratio: nominal share kept per level.
         positions: "original" or "parent".
 
     Raises:
@@ -73,12 +74,17 @@ def from_llama(
         structure=structure,
         retention_ratio=retention_ratio,
         positions=positions,
+        balancer_steps=0,  # a conversion does not train from scratch
+        bypass_steps=0,
     )
     with torch.device("meta"):
         model = SubllmForCausalLM(config)
     model.load_state_dict(dense.state_dict(), strict=False, assign=True)
     model.tie_weights()
     model.model.rotary_emb = type(model.model.rotary_emb)(config).to(dense.device)
+    for module in model.modules():
+        if isinstance(module, TrainingSchedule):
+            module.step = torch.zeros((), dtype=torch.long, device=dense.device)
     for subsampler, bypass in zip(model.model.subsamplers, model.model.bypasses, strict=True):
         subsampler.weight = torch.nn.Parameter(torch.zeros(config.hidden_size, device=dense.device))
         bypass.scale = torch.nn.Parameter(torch.ones(config.hidden_size, device=dense.device))

@@ -9,7 +9,7 @@ squared distance of the final hidden states at all of them.
 """
 
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
@@ -20,7 +20,9 @@ from transformers import LlamaForCausalLM
 
 from ..errors import TrainingError
 from ..modeling import SubllmForCausalLM
-from ..schedule import LinearSchedule
+from ..probe import Probe
+from ..routing import LevelTokens, Router, Selection
+from ..routing.schedule import LinearSchedule
 from ..train.config import PRECISIONS
 from .divergence import head_divergence
 
@@ -126,9 +128,8 @@ class Distillation(nn.Module):
         for name, parameter in self.adapted.named_parameters():
             if "lora_" in name:
                 parameter.data = parameter.data.float()
-        for subsampler in model.model.subsamplers:  # adapters must not raise scores to keep more: measured, they do
+        for subsampler in model.model.subsamplers:
             subsampler.weight.requires_grad_(True)
-            subsampler.register_forward_pre_hook(lambda _, inputs: (inputs[0].detach(), *inputs[1:]))
         for bypass in model.model.bypasses:
             bypass.scale.requires_grad_(True)
         self.routing: Any = None  # of the last forward pass
@@ -165,7 +166,7 @@ class Distillation(nn.Module):
         with torch.no_grad():
             target = self.dense.model(input_ids, use_cache=False).last_hidden_state  # (B, T, D)
         with torch.autocast(input_ids.device.type, dtype=torch.bfloat16, enabled=self.options.precision == "bf16"):
-            output = self.model.model(input_ids, use_cache=False, output_routing=True)
+            output = self.model.model(input_ids, use_cache=False, probe=Probe(record=True, override=_detached))
         hidden = output.last_hidden_state.to(target.dtype)
         self.routing = output.routing
         divergence = head_divergence(
@@ -194,14 +195,18 @@ class Distillation(nn.Module):
         """
         shares = []
         ramp = max(int(self.options.steps * self.options.retention_steps), 1)
-        for span, (record, ratio) in enumerate(zip(self.routing, self.model.config.retention_ratios, strict=True)):
-            own = record.scores.masked_fill(~record.parent_mask, math.nan)
-            scores: Any = gather(pad_across_processes(own, dim=1, pad_index=math.nan))  # type: ignore[arg-type]
+        for number, (record, ratio) in enumerate(zip(self.routing, self.model.config.retention_ratios, strict=True)):
+            scores: Any = gather(pad_across_processes(record.scores, dim=1, pad_index=math.nan))  # type: ignore[arg-type]
             scores = scores[~scores.isnan()]
             shares.append((scores > 0).float().mean().item() if scores.numel() else 0.0)
             if scores.numel():
                 goal = LinearSchedule(self.options.start_retention, ratio, ramp)(step)
                 error = scores.quantile(1 - goal)
-                self.drifts[span] += DRIFT_RATE * error
-                self.scorers[span] -= (CONTROL_RATE * error + self.drifts[span]) * self.directions[span]
+                self.drifts[number] += DRIFT_RATE * error
+                self.scorers[number] -= (CONTROL_RATE * error + self.drifts[number]) * self.directions[number]
         return shares
+
+
+def _detached(level: int, router: Router, tokens: LevelTokens) -> Selection:
+    """The router's own selection; adapters must not raise scores to have more kept, which they do where they can."""
+    return router.select(replace(tokens, hidden_states=tokens.hidden_states.detach()), training=False)

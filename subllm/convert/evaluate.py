@@ -10,7 +10,8 @@ from torch import Tensor
 from transformers import PreTrainedModel
 
 from ..modeling import SubllmForCausalLM
-from ..subsampling import Rule
+from ..probe import Probe
+from ..routing import Override
 
 _NUMBERS, _KEPT = ("dense_perplexity", "perplexity", "divergence", "agreement", "tokens"), "eval_retention_"
 
@@ -24,7 +25,7 @@ class Evaluation:
         perplexity: of the SUBLLM, selecting tokens by its threshold as in inference.
         divergence: mean KL divergence of the SUBLLM's next-token distribution from the dense one, nats.
         agreement: share of tokens where both find the same next token most likely.
-        retention: share of its parent's tokens that each subsampling module kept, in order of opening.
+        retention: share of its parent's tokens that each router kept, in order of the levels.
         tokens: tokens evaluated.
     """
 
@@ -41,13 +42,13 @@ class Evaluation:
         return self.perplexity / self.dense_perplexity
 
     @staticmethod
-    def logged(spans: int) -> list[str]:
+    def logged(levels: int) -> list[str]:
         """Names of an evaluation's entries in a log.
 
         Args:
-            spans: of the structure.
+            levels: of the structure.
         """
-        return [f"eval_{name}" for name in (*_NUMBERS, *(f"retention_{span}" for span in range(spans)))]
+        return [f"eval_{name}" for name in (*_NUMBERS, *(f"retention_{number}" for number in range(levels)))]
 
     def to_log(self) -> dict[str, float]:
         """As a log has it, with `eval_loss` in nats."""
@@ -76,22 +77,24 @@ class Evaluation:
 
 
 @torch.inference_mode()
-def evaluate(model: SubllmForCausalLM, dense: PreTrainedModel, blocks: Tensor, rule: Rule | None = None) -> Evaluation:
+def evaluate(
+    model: SubllmForCausalLM, dense: PreTrainedModel, blocks: Tensor, override: Override | None = None
+) -> Evaluation:
     """Compare a SUBLLM with its dense twin.
 
     Args:
         model: the SUBLLM; it is evaluated in evaluation mode and left in the mode it was in.
         dense: the dense model with the same tokenizer.
         blocks: (N, T) token ids.
-        rule: decides which tokens are kept, in place of the model's own.
+        override: decides which tokens are kept, in place of the model's routers.
     """
     was_training = model.training
     model.eval()
     totals = torch.zeros(4, dtype=torch.float64)
-    kept = torch.zeros(len(model.config.parsed_structure.spans), 2, dtype=torch.float64)
+    kept = torch.zeros(model.config.parsed_structure.num_levels, 2, dtype=torch.float64)
     for row in blocks:
         ids = row[None].to(model.device)
-        output = model(ids, use_cache=False, output_routing=True, rule=rule)
+        output = model(ids, use_cache=False, probe=Probe(record=True, override=override))
         expected = F.log_softmax(dense(ids, use_cache=False).logits[0, :-1].float(), dim=-1)
         actual = F.log_softmax(output.logits[0, :-1].float(), dim=-1)
         targets = ids[0, 1:]
@@ -105,7 +108,7 @@ def evaluate(model: SubllmForCausalLM, dense: PreTrainedModel, blocks: Tensor, r
             dtype=torch.float64,
         )
         for index, record in enumerate(output.routing):
-            kept[index] += torch.tensor([record.kept.shape[1], record.scores.shape[1]], dtype=torch.float64)
+            kept[index] += torch.tensor([record.kept.sum(), record.reached.sum()], dtype=torch.float64)
     model.train(was_training)
     count = blocks.shape[0] * (blocks.shape[1] - 1)
     dense_loss, loss, divergence, agreement = (totals / count).tolist()

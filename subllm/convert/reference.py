@@ -71,6 +71,8 @@ def reference_config(config: dict[str, Any]) -> SubllmConfig:
         rms_norm_eps=_RMS_NORM_EPSILON,
         structure=config["structure"],
         positions="parent",
+        balancer_steps=0,
+        bypass_steps=0,
         **fields,
     )
 
@@ -94,7 +96,7 @@ def from_reference(config: dict[str, Any], state_dict: dict[str, Tensor]) -> Sub
         weights.update(_translate(name.removeprefix("decoder."), tensor, parsed.parsed_structure.closing_order))
     if parsed.tie_word_embeddings:
         weights["lm_head.weight"] = weights.get("model.embed_tokens.weight", torch.empty(0))
-    expected = {name: tuple(tensor.shape) for name, tensor in model.state_dict().items()}
+    expected = {name: tuple(tensor.shape) for name, tensor in model.named_parameters(remove_duplicate=False)}
     found = {name: tuple(tensor.shape) for name, tensor in weights.items()}
     if expected.keys() != found.keys():
         missing, left_over = sorted(expected.keys() - found.keys()), sorted(found.keys() - expected.keys())
@@ -105,7 +107,7 @@ def from_reference(config: dict[str, Any], state_dict: dict[str, Tensor]) -> Sub
     for name, shape in expected.items():
         if found[name] != shape:
             raise CheckpointError(f"{name} has shape {found[name]}; the configuration says {shape}.")
-    model.load_state_dict(weights)
+    model.load_state_dict(weights, strict=False)  # all parameters, as was checked; schedules are at their end
     return model.eval()
 
 
@@ -122,9 +124,9 @@ def _translate(name: str, tensor: Tensor, closing_order: tuple[int, ...]) -> dic
         return {f"model.subsamplers.{match[1]}.weight": tensor[0]}
     if match := re.fullmatch(r"bypasses\.(\d+)\.bypass_scale", name):
         closed = int(match[1])  # the reference counts bypasses in order of closing, we in order of opening
-        return (
-            {f"model.bypasses.{closing_order[closed]}.scale": tensor} if closed < len(closing_order) else {name: tensor}
-        )
+        if closed >= len(closing_order):
+            return {name: tensor}
+        return {f"model.bypasses.{closing_order[closed] - 1}.scale": tensor}
     for pattern, replacement in _RENAMED:
         name = re.sub(pattern, replacement, name)
     return {f"model.{name}": tensor}

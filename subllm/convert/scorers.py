@@ -5,6 +5,7 @@ from torch import Tensor
 from transformers import LlamaForCausalLM
 
 from ..modeling import SubllmForCausalLM
+from ..structure import WHOLE
 
 _CALIBRATION_ROUNDS = 2
 _SCORE_SPREAD = 20.0  # between the 10th and the 90th percentile: few kept tokens have a weight between 0 and 1
@@ -15,8 +16,8 @@ _RIDGE = 1e-3  # of the mean squared feature
 def fit_scorers(model: SubllmForCausalLM, dense: LlamaForCausalLM, batches: list[Tensor]) -> list[Tensor]:
     """Fit every scorer by ridge regression and set its threshold to the nominal retention.
 
-    The target is the log norm of what the span's blocks add to a token in the dense model; the first token of a
-    sequence, which attention leans on, gets a target above all others. Inner spans are fitted on the tokens that the
+    The target is the log norm of what the level's blocks add to a token in the dense model; the first token of a
+    sequence, which attention leans on, gets a target above all others. Inner levels are fitted on the tokens that the
     outer ones keep.
 
     Args:
@@ -29,7 +30,7 @@ def fit_scorers(model: SubllmForCausalLM, dense: LlamaForCausalLM, batches: list
     """
     structure = model.config.parsed_structure
     blocks_before = [structure.text[:position].count("T") for position in range(len(structure.text) + 1)]
-    needed = sorted({blocks_before[p] for span in structure.spans for p in (span.start, span.stop)})
+    needed = sorted({blocks_before[p] for site in structure.sites for p in (site.start, site.stop)})
     states: dict[int, list[Tensor]] = {index: [] for index in needed}
     for batch in batches:
         for row in batch:  # one row at a time: all states of a batch would not fit for larger models
@@ -37,42 +38,42 @@ def fit_scorers(model: SubllmForCausalLM, dense: LlamaForCausalLM, batches: list
             for index in needed:
                 states[index].append(hidden[index][0].float().cpu())
     stacked = {index: torch.stack(rows) for index, rows in states.items()}  # (N, T, D)
-    kept: dict[int | None, Tensor] = {None: torch.ones(stacked[needed[0]].shape[:2], dtype=torch.bool)}
+    kept = {WHOLE: torch.ones(stacked[needed[0]].shape[:2], dtype=torch.bool)}
     directions = []
-    for span, ratio in zip(structure.spans, model.config.retention_ratios, strict=True):
-        stream, after = stacked[blocks_before[span.start]], stacked[blocks_before[span.stop]]
+    for site, ratio in zip(structure.sites, model.config.retention_ratios, strict=True):
+        stream, after = stacked[blocks_before[site.start]], stacked[blocks_before[site.stop]]
         importance = (after - stream).norm(dim=-1).clamp(min=1e-6).log()  # (N, T)
         rest = importance[:, 1:]
         importance[:, 0] = rest.mean() + 3 * rest.std()
-        present = kept[span.parent]
+        present = kept[site.parent]
         weight = _ridge(stream[present], importance[present])
         direction = _ridge(stream[present], torch.ones(int(present.sum())))
         scores, steps = stream[present] @ weight, stream[present] @ direction
         low, high = scores.quantile(0.1), scores.quantile(0.9)
         weight = weight * (_SCORE_SPREAD / (high - low).clamp(min=1e-6))
         weight = weight + _threshold_shift(stream[present] @ weight, steps, ratio) * direction
-        model.model.subsamplers[span.index].weight.copy_(weight)
-        kept[span.index] = present & (stream @ weight > 0)
+        model.model.subsamplers[site.level - 1].weight.copy_(weight)
+        kept[site.level] = present & (stream @ weight > 0)
         directions.append(direction.to(model.device))
     return directions
 
 
 @torch.no_grad()
 def calibrate(model: SubllmForCausalLM, directions: list[Tensor], batches: list[Tensor]) -> None:
-    """Move every threshold so that its span keeps its nominal share of some text, outer spans first.
+    """Move every threshold so that its level keeps its nominal share of some text, outer levels first.
 
     Args:
         model: in evaluation mode; its scorers are shifted.
         directions: per scorer, from `fit_scorers`.
         batches: (B, T) token ids each.
     """
-    for span, ratio in zip(model.config.parsed_structure.spans, model.config.retention_ratios, strict=True):
+    for number, ratio in enumerate(model.config.retention_ratios):
         for _ in range(_CALIBRATION_ROUNDS):  # a step along the direction raises scores by about 1, not exactly
             scores = []
             for ids in batches:
-                record = model.model(ids.to(model.device), use_cache=False, output_routing=True).routing[span.index]
-                scores.append(record.scores[record.parent_mask])
-            model.model.subsamplers[span.index].weight -= torch.cat(scores).quantile(1 - ratio) * directions[span.index]
+                record = model.model(ids.to(model.device), use_cache=False, output_routing=True).routing[number]
+                scores.append(record.scores[record.reached])
+            model.model.subsamplers[number].weight -= torch.cat(scores).quantile(1 - ratio) * directions[number]
 
 
 def _ridge(features: Tensor, target: Tensor) -> Tensor:

@@ -1,39 +1,16 @@
-"""What happens between the steps of a training run: schedules, the log, snapshots, and stopping."""
+"""What happens between the steps of a training run: the log, snapshots, and stopping."""
 
 import time
 from collections.abc import Callable, Collection
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 from transformers import PreTrainedModel, TrainerCallback, TrainerControl, TrainerState, TrainingArguments
 
 from ..run_files import append_log, forget_after
-from ..schedule import BALANCER_PROBABILITY, BYPASS_MINIMUM
 from ..snapshots import RoutingSnapshot
-from ..subsampling import Subsampler
-from ..upsampling import Bypass
-from .config import TrainConfig
 
 _LOGGED = ("loss", "grad_norm", "learning_rate", "eval_loss")
-
-
-class Schedules(TrainerCallback):
-    """Moves the balancer's probability and the lower limit of the bypass scales from step to step."""
-
-    def __init__(self, config: TrainConfig) -> None:
-        self._balancer = replace(BALANCER_PROBABILITY, steps=config.balancer_steps)
-        self._bypass = replace(BYPASS_MINIMUM, steps=config.bypass_steps)
-
-    def on_step_begin(
-        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, model: Any = None, **kwargs: Any
-    ) -> None:
-        """Before a step."""
-        for module in model.modules():
-            if isinstance(module, Subsampler):
-                module.balancer_probability = self._balancer(state.global_step)
-            elif isinstance(module, Bypass):
-                module.minimum = self._bypass(state.global_step)
 
 
 class Journal(TrainerCallback):

@@ -19,18 +19,18 @@ from transformers import (
     set_seed,
 )
 
-from ..configuration import SubllmConfig
+from ..configuration import OWN_FIELDS, SubllmConfig
 from ..data import Blocks, Packed
 from ..errors import TrainingError
 from ..modeling import SubllmForCausalLM
 from ..run_files import FINAL, LOG_FILE, SNAPSHOTS
+from ..routing.scorer import Subsampler
 from ..structure import CLOSE, OPEN
-from ..subsampling import Rule
-from .ablations import fixed_rule
-from .callbacks import Journal, Schedules, Snapshots
+from .callbacks import Journal, Snapshots
 from .config import TrainConfig
 from .trainer import PARTIAL, SCORERS, StepTrainer, claim, divided, fast_attention, full_disk_said, training_arguments
 
+_ROUTER_OF = {"stride": "even", "random": "random"}  # ablations that select without learning
 _SCORER_SPREAD = 0.1  # of the usual one: streams grow early, and scores that leave [0, 1] far behind learn nothing
 
 
@@ -57,21 +57,20 @@ def build_model(config: TrainConfig, tokenizer: PreTrainedTokenizerBase) -> PreT
     fields |= {f"{name}_token_id": getattr(tokenizer, f"{name}_token_id") for name in ("bos", "eos", "pad")}
     set_seed(config.seed)
     if not config.dense:
+        fields |= {"balancer_steps": config.balancer_steps, "bypass_steps": config.bypass_steps}
+        if config.ablation in _ROUTER_OF:
+            fields["router"] = _ROUTER_OF[config.ablation]
         model = SubllmForCausalLM(SubllmConfig(**fields))
         for subsampler in model.model.subsamplers:
-            subsampler.weight.data *= _SCORER_SPREAD
+            if isinstance(subsampler, Subsampler):
+                subsampler.weight.data *= _SCORER_SPREAD
         if config.ablation == "no-bypass":
             for bypass in model.model.bypasses:
                 nn.init.ones_(bypass.scale).requires_grad_(False)
-        elif config.ablation:
-            for subsampler in model.model.subsamplers:  # its scores decide nothing
-                subsampler.weight.requires_grad_(False)
         return model
     structure = str(fields.pop("structure")).replace(OPEN, "").replace(CLOSE, "")
-    own = ("retention_ratio", "positions")
-    return LlamaForCausalLM(
-        LlamaConfig(**{k: v for k, v in fields.items() if k not in own}, num_hidden_layers=len(structure))
-    )
+    llama = {name: value for name, value in fields.items() if name not in OWN_FIELDS}
+    return LlamaForCausalLM(LlamaConfig(**llama, num_hidden_layers=len(structure)))
 
 
 def train(config: TrainConfig, data: Path, out: Path) -> Path:
@@ -105,17 +104,12 @@ def train(config: TrainConfig, data: Path, out: Path) -> Path:
         "retention_ratios": getattr(model.config, "retention_ratios", []),
     }
     claim(out, {"config": config.to_dict(), "data": packed.digest}, parts)
-    routed = isinstance(model, SubllmForCausalLM)
-    fixed = config.ablation in ("stride", "random")
-    rule = fixed_rule(str(config.ablation), model.config.retention_ratios) if fixed else None
     callbacks: list[TrainerCallback] = [Journal(out / LOG_FILE, config.batch_size * config.length)]
-    if routed:
-        callbacks.append(Schedules(config))
-    if routed and not fixed and config.prompts:
+    if isinstance(model, SubllmForCausalLM) and config.prompts:
         prompts = [text["input_ids"] for text in texts]
         callbacks.append(Snapshots(out / SNAPSHOTS, model, prompts, config.snapshot_every))
-    trainer = RoutingTrainer(
-        model, _arguments(config, out), rule, rates={SCORERS: config.scorer_learning_rate}, keep=config.keep,
+    trainer = _Trainer(
+        model, _arguments(config, out), rates={SCORERS: config.scorer_learning_rate}, keep=config.keep,
         train_dataset=blocks, eval_dataset=held_out, processing_class=tokenizer, callbacks=callbacks,
     )  # fmt: skip
     trainer.run()
@@ -128,24 +122,10 @@ def train(config: TrainConfig, data: Path, out: Path) -> Path:
     return out / FINAL
 
 
-class RoutingTrainer(StepTrainer):
-    """Trains models from scratch.
-
-    Args:
-        model: to train.
-        args: of the Trainer.
-        rule: that decides which tokens are kept, in place of the model.
-        **kwargs: of `StepTrainer`.
-    """
-
-    def __init__(self, model: PreTrainedModel, args: TrainingArguments, rule: Rule | None, **kwargs: Any) -> None:
-        super().__init__(model, args, **kwargs)
-        self._rule = rule
-
+class _Trainer(StepTrainer):
     def compute_loss(self, model: nn.Module, inputs: dict[str, Any], *args: Any, **kwargs: Any) -> Any:
-        """Loss by the rule, if there is one."""
-        inputs = {**inputs, "use_cache": False} | ({} if self._rule is None else {"rule": self._rule})
-        return super().compute_loss(model, inputs, *args, **kwargs)
+        """Loss of a forward pass that keeps no cache."""
+        return super().compute_loss(model, {**inputs, "use_cache": False}, *args, **kwargs)
 
 
 def _arguments(config: TrainConfig, out: Path) -> TrainingArguments:

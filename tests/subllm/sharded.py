@@ -7,8 +7,6 @@ from torch import distributed
 from torch.distributed.device_mesh import init_device_mesh
 from torch.distributed.fsdp import fully_shard
 
-from subllm.subsampling import Subsampler
-from subllm.upsampling import Bypass
 from tests.conftest import tiny_model
 
 STEPS = 3
@@ -32,12 +30,9 @@ def main():
     mesh = init_device_mesh("cpu", (2,))
     rank = distributed.get_rank()
     torch.manual_seed(0)
-    whole = tiny_model("T(T(T)T)T", retention_ratio=0.6).train()
-    for module in whole.modules():  # what looks at all rows of a batch together, and so is not a mean over rows
-        if isinstance(module, Subsampler):
-            module.balancer_probability = 0.0
-        elif isinstance(module, Bypass):
-            module.minimum = 0.0
+    # without the balancer, which looks at all rows of a batch together and so is not a mean over rows
+    settings = {"balancer_probability": [0.0, 0.0], "bypass_minimum": [0.0, 0.0]}
+    whole = tiny_model("T(T(T)T)T", retention_ratio=0.6, **settings).train()
     sharded = copy.deepcopy(whole)
     for layer in sharded.model.layers:
         fully_shard(layer, mesh=mesh)

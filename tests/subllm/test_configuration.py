@@ -5,8 +5,10 @@ from tests.conftest import tiny_config
 
 
 def test_round_trip_keeps_what_makes_a_subllm(tmp_path):
-    tiny_config("T(T(T)T)T", retention_ratio=[0.7, 0.5], positions="parent").save_pretrained(tmp_path)
+    fields = {"retention_ratio": [0.7, 0.5], "positions": "parent", "router": ["even", "subllm"]}
+    tiny_config("T(T(T)T)T", **fields).save_pretrained(tmp_path)
     loaded = SubllmConfig.from_pretrained(tmp_path)
+    assert (loaded.routers, loaded.balancer_steps, loaded.bypass_steps) == (["even", "subllm"], 8000, 20000)
     assert (loaded.structure, loaded.retention_ratios, loaded.positions) == ("T(T(T)T)T", [0.7, 0.5], "parent")
     assert loaded.num_hidden_layers == 5
 
@@ -17,8 +19,12 @@ def test_round_trip_keeps_what_makes_a_subllm(tmp_path):
         ({"num_hidden_layers": 4}, "has 3 blocks but num_hidden_layers is 4"),
         ({"retention_ratio": 0.0}, r"must lie in \(0, 1\]"),
         ({"retention_ratio": 1.5}, "1.5"),
-        ({"retention_ratio": [0.5, 0.5]}, "2 values .* 1 subsampling"),
+        ({"retention_ratio": [0.5, 0.5]}, "2 values .* 1 level"),
         ({"positions": "absolute"}, "'absolute'"),
+        ({"router": "dice"}, "no router 'dice'; routers are even, random, subllm"),
+        ({"router": ["subllm", "even"]}, "2 names .* 1 level"),
+        ({"bypass_minimum": [0.9]}, "two numbers"),
+        ({"balancer_steps": -1}, "0 or more"),
     ],
 )
 def test_contradictions_are_named(fields, message):
@@ -29,3 +35,8 @@ def test_contradictions_are_named(fields, message):
 def test_checkpoint_without_structure_is_refused():
     with pytest.raises(ConfigurationError, match="no 'structure'"):
         SubllmConfig.from_dict({"hidden_size": 32})
+
+
+def test_checkpoints_older_than_the_schedules_are_at_their_end():
+    loaded = SubllmConfig.from_dict({"structure": "T(T)T", "retention_ratio": 0.6})
+    assert (loaded.balancer_steps, loaded.bypass_steps, loaded.routers) == (0, 0, ["subllm"])

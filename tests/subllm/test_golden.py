@@ -2,6 +2,7 @@
 
 import torch
 
+from subllm import Probe
 from subllm.convert import from_reference
 
 TOLERANCE = 1e-4
@@ -16,12 +17,9 @@ def load(golden):
 @torch.no_grad()
 def test_prefill_equals_the_reference_in_every_state(golden):
     model, case, tensors = load(golden)
-    states = []
-    output = model(
-        tensors["input_ids"][:, : case["prefill_len"]],
-        output_routing=True,
-        observer=lambda state: states.append(state.hidden_states),
-    )
+    events = []
+    output = model(tensors["input_ids"][:, : case["prefill_len"]], probe=Probe(record=True, observe=events.append))
+    states = [events[0].before.hidden_states, *(event.after.hidden_states for event in events)]
     torch.testing.assert_close(output.logits, tensors["expected.prefill.logits"], atol=TOLERANCE, rtol=0)
     assert len(states) == 1 + len(case["config"]["structure"])
     for index, state in enumerate(states):
@@ -29,10 +27,11 @@ def test_prefill_equals_the_reference_in_every_state(golden):
     assert len(output.routing) == len(case["kept_per_level"])
     for index, record in enumerate(output.routing):
         expected = {key: tensors[f"expected.prefill.subsample.{index}.{key}"] for key in ("score", "index", "weight")}
-        assert torch.equal(record.kept_in_parent, expected["index"])
-        torch.testing.assert_close(record.scores, expected["score"], atol=TOLERANCE, rtol=0)
-        torch.testing.assert_close(record.weights, expected["weight"], atol=TOLERANCE, rtol=0)
-        assert list(record.kept.shape) == [1, case["kept_per_level"][index][1]]
+        reached = record.reached
+        assert torch.equal(record.kept[reached].nonzero().T, expected["index"])
+        torch.testing.assert_close(record.scores[reached][None], expected["score"], atol=TOLERANCE, rtol=0)
+        torch.testing.assert_close(record.weights[record.kept][None], expected["weight"], atol=TOLERANCE, rtol=0)
+        assert int(record.kept.sum()) == case["kept_per_level"][index][1]
 
 
 @torch.no_grad()

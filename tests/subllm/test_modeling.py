@@ -1,12 +1,15 @@
 """What a SUBLLM promises, over random structures, lengths, batches and both position modes."""
 
+import itertools
+
 import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from transformers import LlamaConfig, LlamaForCausalLM
 
-from subllm import SubllmCache, SubllmForCausalLM
+from subllm import Closed, Opened, Probe, Ran, SubllmCache, SubllmForCausalLM
+from subllm.routing import ROUTERS
 from tests.conftest import tiny_model
 
 TOLERANCE = {"atol": 1e-4, "rtol": 1e-4}
@@ -16,7 +19,12 @@ STRUCTURES = ["TT", "T(T)T", "(T)", "T(T(T)T)T", "((T))T", "(T)(TT)T", "T(T(T)(T
 @st.composite
 def cases(draw):
     structure = draw(st.sampled_from(STRUCTURES))
-    model = tiny_model(structure, draw(st.integers(0, 50)), positions=draw(st.sampled_from(["original", "parent"])))
+    model = tiny_model(
+        structure,
+        draw(st.integers(0, 50)),
+        positions=draw(st.sampled_from(["original", "parent"])),
+        router=[draw(st.sampled_from(sorted(ROUTERS))) for _ in range(structure.count("("))],
+    )
     lengths = draw(st.lists(st.integers(1, 24), min_size=1, max_size=4))
     generator = torch.Generator().manual_seed(draw(st.integers(0, 1000)))
     return model, [torch.randint(1, 97, (n,), generator=generator) for n in lengths]
@@ -48,7 +56,7 @@ def test_cached_decoding_in_any_chunks_equals_the_full_forward(case, data):
             kept[index] += record.kept[0].tolist()
     torch.testing.assert_close(torch.cat(logits, dim=1), full.logits, **TOLERANCE)
     assert kept == [record.kept[0].tolist() for record in full.routing]
-    assert [sum(level.lengths) for level in cache.levels[1:]] == [len(level) for level in kept]
+    assert [sum(level.lengths) for level in cache.levels[1:]] == [sum(level) for level in kept]
 
 
 @settings(max_examples=40, deadline=None)
@@ -63,9 +71,12 @@ def test_a_row_alone_equals_the_row_in_a_padded_batch(case, side, attention):
         alone = model(row[None], output_routing=True)
         torch.testing.assert_close(batch.logits[index][mask[index].bool()], alone.logits[0], **TOLERANCE)
         for ours, expected in zip(batch.routing, alone.routing, strict=True):
-            assert ours.kept[index][ours.mask[index]].tolist() == expected.kept[0].tolist()
-            contribution = ours.contribution_norm[index][ours.parent_mask[index]]
-            torch.testing.assert_close(contribution, expected.contribution_norm[0], **TOLERANCE)
+            for name in ("reached", "kept", "weights", "scores", "stream_norm", "difference_norm", "contribution_norm"):
+                batched, single = getattr(ours, name), getattr(expected, name)
+                assert (batched is None) == (single is None)
+                if batched is not None:
+                    torch.testing.assert_close(batched[index][: len(row)], single[0], equal_nan=True, **TOLERANCE)
+            assert not ours.reached[index][len(row) :].any()
 
 
 @settings(max_examples=30, deadline=None)
@@ -96,7 +107,7 @@ def test_a_later_token_changes_nothing_earlier(case, data):
     before, after = model(row, output_routing=True), model(changed, output_routing=True)
     torch.testing.assert_close(before.logits[:, :cut], after.logits[:, :cut], **TOLERANCE)
     for ours, other in zip(before.routing, after.routing, strict=True):
-        assert ours.kept[ours.kept < cut].tolist() == other.kept[other.kept < cut].tolist()
+        assert torch.equal(ours.kept[:, :cut], other.kept[:, :cut])
 
 
 @pytest.mark.parametrize("attention", ["sdpa", "eager"])
@@ -120,7 +131,7 @@ def test_everything_and_nothing_kept(sign):
     model.model.subsamplers[1].score = lambda hidden: torch.full(hidden.shape[:2], -sign)
     ids = torch.randint(1, 97, (2, 10))
     output = model(ids, output_routing=True)
-    assert [record.kept.shape[1] for record in output.routing] == ([10, 0] if sign > 0 else [0, 0])
+    assert [int(record.kept[0].sum()) for record in output.routing] == ([10, 0] if sign > 0 else [0, 0])
     steps, cache = [], None
     for column in range(10):
         step = model(ids[:, column, None], past_key_values=cache)
@@ -132,13 +143,27 @@ def test_everything_and_nothing_kept(sign):
 @torch.no_grad()
 def test_stream_before_plus_contribution_is_the_stream_after():
     model = tiny_model("T(T)T")
-    states = []
-    record = model(torch.randint(1, 97, (1, 30)), output_routing=True, observer=states.append).routing[0]
-    difference = (states[4].hidden_states - states[1].hidden_states).norm(dim=-1)
+    events = []
+    probe = Probe(record=True, observe=events.append)
+    record = model(torch.randint(1, 97, (1, 30)), probe=probe).routing[0]
+    closed = events[3]
+    difference = (closed.after.hidden_states - closed.before.hidden_states).norm(dim=-1)
     torch.testing.assert_close(difference, record.contribution_norm, **TOLERANCE)
-    dropped = torch.ones(30, dtype=torch.bool).index_fill(0, record.kept[0], False)
+    dropped = record.reached & ~record.kept
     assert 0 < dropped.sum() < 30
-    assert torch.equal(states[4].hidden_states[0, dropped], states[1].hidden_states[0, dropped])
+    assert torch.equal(closed.after.hidden_states[dropped], closed.before.hidden_states[dropped])
+
+
+@torch.no_grad()
+def test_events_come_in_order_and_join_without_a_gap():
+    model = tiny_model("T(T(T)T)T")
+    events = []
+    model(torch.randint(1, 97, (2, 30)), probe=Probe(observe=events.append))
+    assert [type(event) for event in events] == [Ran, Opened, Ran, Opened, Ran, Closed, Ran, Closed, Ran]
+    assert [event.level for event in events] == [0, 1, 1, 2, 2, 2, 1, 1, 0]
+    for event, following in itertools.pairwise(events):
+        before = following.inside if isinstance(following, Closed) else following.before
+        assert before is event.after
 
 
 @torch.no_grad()
@@ -147,12 +172,12 @@ def test_an_observer_that_stops_the_forward_leaves_the_cache_as_it_was():
     ids = torch.randint(1, 97, (1, 12))
     cache = model(ids[:, :6]).past_key_values
 
-    def stop(state):
-        if state.step == 3:
+    def stop(event):
+        if isinstance(event, Closed):
             raise InterruptedError
 
     with pytest.raises(InterruptedError):
-        model(ids[:, 6:], past_key_values=cache, observer=stop)
+        model(ids[:, 6:], past_key_values=cache, probe=Probe(observe=stop))
     logits = model(ids[:, 6:], past_key_values=cache).logits
     torch.testing.assert_close(logits, model(ids).logits[:, 6:], **TOLERANCE)
 
@@ -165,7 +190,7 @@ def test_training_reaches_scorers_and_bypass_scales(checkpointing):
     ids = torch.randint(1, 97, (2, 40))
     output = model(ids, labels=ids, output_routing=True, use_cache=False)
     output.loss.backward()
-    assert [record.mask.sum(1).tolist() for record in output.routing] == [[26, 26], [17, 17]]  # ceil(0.64 · parent)
+    assert [record.kept.sum(1).tolist() for record in output.routing] == [[26, 26], [17, 17]]  # ceil(0.64 · parent)
     for module in [*model.model.subsamplers, *model.model.bypasses]:
         (parameter,) = module.parameters()
         assert parameter.grad.abs().sum() > 0
@@ -229,7 +254,7 @@ def test_dropped_tokens_do_not_grow_the_cache():
     with torch.no_grad():
         record = model(torch.randint(1, 97, (1, 50)), past_key_values=cache, output_routing=True).routing[0]
     per_token = 2 * 2 * 8 * 4  # keys and values, 2 heads of 8 channels, float32
-    assert cache.used_bytes == per_token * (50 + 50 + record.kept.shape[1])
+    assert cache.used_bytes == per_token * (50 + 50 + int(record.kept.sum()))
 
 
 def test_another_cache_is_refused():

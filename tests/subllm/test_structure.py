@@ -3,21 +3,23 @@ import pytest
 from subllm import StructureError, parse_structure
 
 
-def test_spans_are_numbered_in_order_of_opening():
+def test_levels_are_numbered_from_1_in_order_of_opening():
     structure = parse_structure("T(T(TT)T)(T)T")
-    assert [(s.parent, s.depth, s.start, s.stop) for s in structure.spans] == [
-        (None, 1, 1, 8),
-        (0, 2, 3, 6),
-        (None, 1, 9, 11),
+    assert [(s.level, s.parent, s.depth, s.start, s.stop) for s in structure.sites] == [
+        (1, 0, 1, 1, 8),
+        (2, 1, 2, 3, 6),
+        (3, 0, 1, 9, 11),
     ]
-    assert structure.block_spans == (None, 0, 1, 1, 0, 2, None)
-    assert structure.closing_order == (1, 0, 2)
+    assert structure.block_levels == (0, 1, 2, 2, 1, 3, 0)
+    assert structure.closing_order == (2, 1, 3)
 
 
 def test_paper_structure_has_the_published_linear_share():
     structure = parse_structure("TTTTT(TTTTT(TTTT)TTTTT)TTTTT")
-    shares = structure.block_shares([0.64, 0.64])
-    assert sum(shares) / structure.num_blocks == pytest.approx((10 + 10 * 0.64 + 4 * 0.64**2) / 24)
+    shares = structure.level_shares([0.64, 0.64])
+    assert sum(shares[level] for level in structure.block_levels) / structure.num_blocks == pytest.approx(
+        (10 + 10 * 0.64 + 4 * 0.64**2) / 24
+    )
 
 
 @pytest.mark.parametrize(

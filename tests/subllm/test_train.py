@@ -1,7 +1,6 @@
 """A training run does what its configuration says, however it is divided, stopped, killed or starved."""
 
 import json
-import math
 import os
 import re
 import resource
@@ -19,10 +18,10 @@ from transformers import AutoModelForCausalLM
 from subllm import DataError, SubllmForCausalLM, TrainingError
 from subllm.checkpoints import load_checkpoint
 from subllm.data import Blocks, pack, train_tokenizer
+from subllm.routing import ROUTERS, LevelTokens
 from subllm.run_files import read_log
 from subllm.snapshots import RoutingSnapshot
 from subllm.train import TrainConfig, train
-from subllm.train.ablations import fixed_rule
 from subllm.train.loop import build_model
 from subllm.train.trainer import fast_attention, last_checkpoint
 
@@ -168,8 +167,10 @@ def test_every_level_comes_to_keep_its_nominal_share_of_english(tmp_path):
         checkpoint.model(block["input_ids"][None], output_routing=True).routing
         for block in (blocks[number] for number in range(10))
     ]
-    for span in range(2):
-        kept, reached = (sum(getattr(rows[span], name).shape[1] for rows in routing) for name in ("kept", "scores"))
+    for number in range(2):
+        kept, reached = (
+            sum(int(getattr(rows[number], name).sum()) for rows in routing) for name in ("kept", "reached")
+        )
         assert kept / reached == pytest.approx(0.6, abs=0.25)
 
 
@@ -195,17 +196,18 @@ def test_llamas_and_ablations_are_trained_by_the_same_command(data, finished, tm
         assert all((bypass.scale == 1).all() for bypass in model.model.bypasses)
 
 
-@pytest.mark.parametrize("kind", ["stride", "random"])
-def test_fixed_rules_keep_the_nominal_share(kind):
-    rule = fixed_rule(kind, [0.64, 0.5])
-    for span, ratio in ((0, 0.64), (1, 0.5)):
-        kept, weights = rule(span, torch.zeros(3, 50), torch.arange(50).expand(3, -1), None)
-        assert (kept.sum(1) == math.ceil(ratio * 50)).all() and (weights == 1).all()
-        if kind == "stride":
-            gaps = kept[0].nonzero().diff(dim=0)
-            assert gaps.max() - gaps.min() <= 1
-        else:
-            assert (kept[0] != kept[1]).any()
+@pytest.mark.parametrize(("kind", "router"), [("stride", "even"), ("random", "random")])
+def test_a_model_trained_without_learned_selection_selects_so_wherever_it_is_loaded(data, tmp_path, kind, router):
+    folder = train(TrainConfig.of(SMALL, steps=2, ablation=kind), data, tmp_path / "run")
+    ids = torch.arange(5, 45)[None]
+    for model in (load_checkpoint(folder, "cpu", "float32").model, AutoModelForCausalLM.from_pretrained(folder).eval()):
+        assert model.config.routers == [router, router]
+        record = model(ids, output_routing=True).routing[0]
+        assert record.scores is None
+        expected = ROUTERS[router](model.config, 1).select(
+            LevelTokens(torch.zeros(1, 40, 1), torch.arange(40)[None], None, [0]), training=False
+        )
+        assert torch.equal(record.kept, expected.kept)
 
 
 def test_snapshots_hold_the_routing_of_the_prompts(finished, tmp_path):
@@ -219,7 +221,7 @@ def test_snapshots_hold_the_routing_of_the_prompts(finished, tmp_path):
         assert last.token_ids[own].tolist() == ids
         output = checkpoint.model(torch.tensor([ids]), output_routing=True)
         np.testing.assert_allclose(last.scores[0, own], output.routing[0].scores[0].detach(), atol=2e-3)
-        assert last.kept[0, own].nonzero()[0].tolist() == output.routing[0].kept[0].tolist()
+        assert last.kept[0, own].tolist() == output.routing[0].kept[0].tolist()
     (tmp_path / "step-1.npz").write_bytes(paths[0].read_bytes()[:200])
     with pytest.raises(DataError, match="not a routing snapshot"):
         RoutingSnapshot.load(tmp_path / "step-1.npz")

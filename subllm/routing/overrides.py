@@ -1,0 +1,50 @@
+"""Decisions in place of a router's that serve more than one purpose."""
+
+import torch
+from torch import Tensor
+
+from .router import Router
+from .selection import LevelTokens, Selection
+
+
+class AtRetention:
+    """Keeps a wanted share of the tokens that reach each level, by moving its threshold.
+
+    The threshold is found in the first pass and stays for what follows it.
+
+    Args:
+        retention: share of each level's tokens, 0 to 1.
+
+    Attributes:
+        thresholds: found so far, by level.
+    """
+
+    def __init__(self, retention: float) -> None:
+        self._retention = retention
+        self.thresholds: dict[int, float] = {}
+
+    def __call__(self, level: int, router: Router, tokens: LevelTokens) -> Selection:
+        """The selection at a level."""
+        if not router.scores_tokens:
+            return router.select(tokens, training=False)
+        scores = router.score(tokens.hidden_states)
+        if level not in self.thresholds:
+            present = scores.flatten() if tokens.mask is None else scores[tokens.mask]
+            self.thresholds[level] = threshold_for(present, self._retention)
+        return router.decide(tokens, scores, self.thresholds[level])
+
+
+def threshold_for(scores: Tensor, retention: float) -> float:
+    """Threshold that just some share of scores exceeds, halfway between the two next to it.
+
+    Args:
+        scores: (N,).
+        retention: share, 0 to 1.
+    """
+    if not scores.numel():
+        return 0.0
+    ranked = scores.sort().values
+    dropped = round((1 - retention) * ranked.numel())
+    below = ranked[dropped - 1] if dropped else ranked[0] - 1
+    above = ranked[dropped] if dropped < ranked.numel() else ranked[-1] + 1
+    return torch.stack([below, above]).mean().item()

@@ -1,0 +1,132 @@
+"""What every router has in common: it decides which tokens of a level go on, and puts their results back.
+
+A router is one module in this folder: it derives from `Router` and joins `ROUTERS` under the name by which
+configurations ask for it.
+"""
+
+from abc import ABC, abstractmethod
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, ClassVar, Protocol
+
+from torch import Tensor, nn
+
+from .selection import LevelTokens, Packing, Selection
+
+if TYPE_CHECKING:
+    from ..configuration import SubllmConfig
+
+
+@dataclass(frozen=True)
+class RoutingWork:
+    """What routing costs at one level.
+
+    Attributes:
+        operations: multiplications and additions of matrix products.
+        moved: numbers of the model's dtype that are read and written.
+    """
+
+    operations: float
+    moved: float
+
+
+class Router(nn.Module, ABC):
+    """Decides at one level.
+
+    Args:
+        config: of the model.
+        level: number of the level that holds the tokens that go on, from 1.
+
+    Attributes:
+        scores_tokens: whether the decision compares a score of each token with a threshold.
+    """
+
+    scores_tokens: ClassVar[bool] = True
+
+    def __init__(self, config: "SubllmConfig", level: int) -> None:
+        super().__init__()
+        self.level = level
+        self.retention_ratio = config.retention_ratios[level - 1]
+
+    @abstractmethod
+    def select(self, tokens: LevelTokens, training: bool) -> Selection:
+        """Decide.
+
+        Args:
+            tokens: of the level outside.
+            training: select as training does, with whole sequences at hand; else causally, each token by itself.
+        """
+
+    def decide(self, tokens: LevelTokens, scores: Tensor, threshold: float | Tensor = 0.0) -> Selection:
+        """The inference rule of a router that scores.
+
+        Args:
+            tokens: of the level outside.
+            scores: (B, T) of these tokens.
+            threshold: that they are compared with, a number or (B, 1).
+        """
+        raise NotImplementedError(f"{type(self).__name__} does not score tokens.")
+
+    def score(self, hidden_states: Tensor) -> Tensor:
+        """(B, T) float32 importance of tokens (B, T, D), before the threshold."""
+        raise NotImplementedError(f"{type(self).__name__} does not score tokens.")
+
+    def enter(self, stream: Tensor, packing: Packing) -> Tensor:
+        """What goes into the span: (B, K, D) of the level outside, (B, T, D)."""
+        return packing.gather(stream)
+
+    def leave(self, entered: Tensor, processed: Tensor, selection: Selection, packing: Packing) -> Tensor:
+        """What the span has to add at each kept token, before the bypass: a (f(x) - x).
+
+        Args:
+            entered: (B, K, D) x, from `enter`.
+            processed: (B, K, D) f(x), the same tokens after the span's blocks.
+            selection: with the weights a.
+            packing: of the kept tokens.
+
+        Returns:
+            (B, K, D).
+        """
+        return (processed - entered) * packing.gather(selection.weights)[..., None].to(processed.dtype)
+
+    @classmethod
+    def work(cls, config: "SubllmConfig", tokens: float, kept: float) -> RoutingWork:
+        """Operations and memory traffic of one level, for counting.
+
+        Args:
+            config: of the model.
+            tokens: of the level outside.
+            kept: of them.
+        """
+        width = config.hidden_size
+        # gather reads and writes the kept ones; the bypass reads both streams there, adds, and writes
+        moved = 2 * kept + 5 * kept
+        if not cls.scores_tokens:
+            return RoutingWork(0.0, width * moved)
+        return RoutingWork(2 * tokens * width, width * (tokens + moved))  # the scorer reads all
+
+
+class Override(Protocol):
+    """Decides in place of a router, which it may ask: edits, ablations and rules at equal retention are overrides."""
+
+    def __call__(self, level: int, router: Router, tokens: LevelTokens) -> Selection:
+        """The selection at a level.
+
+        Args:
+            level: number of the level, from 1.
+            router: of the level.
+            tokens: of the level outside.
+        """
+
+
+ROUTERS: dict[str, type[Router]] = {}
+
+
+def register(name: str) -> Callable[[type[Router]], type[Router]]:
+    """Make a router known under the name by which configurations ask for it."""
+
+    def add(router: type[Router]) -> type[Router]:
+        ROUTERS[name] = router
+        return router
+
+    return add

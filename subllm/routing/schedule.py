@@ -1,0 +1,56 @@
+"""Constants of training that move over its steps."""
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor, nn
+
+
+@dataclass(frozen=True)
+class LinearSchedule:
+    """A value that moves linearly from `start` to `stop` over `steps` steps and stays there.
+
+    Attributes:
+        start: value at step 0.
+        stop: value from step `steps` on.
+        steps: length of the ramp, in optimisation steps; with 0 the value is `stop` from the beginning.
+    """
+
+    start: float
+    stop: float
+    steps: int
+
+    def __call__(self, step: int) -> float:
+        """Value at a step, counted from 0."""
+        if step >= self.steps:
+            return self.stop
+        return self.start + (self.stop - self.start) * max(step / self.steps, 0.0)
+
+
+class TrainingSchedule(nn.Module):
+    """A schedule that counts the optimisation steps of the module it belongs to; checkpoints keep the count.
+
+    A step begins with the first training pass after the gradients were cleared, so passes that accumulate gradients
+    count once. Where a framework hides gradients from the forward pass (sharded parameters), every pass counts.
+
+    Args:
+        bounds: value at the first step, and from step `steps` on.
+        steps: length of the ramp.
+    """
+
+    step: Tensor
+
+    def __init__(self, bounds: list[float], steps: int) -> None:
+        super().__init__()
+        self.schedule = LinearSchedule(*bounds, steps)
+        self.register_buffer("step", torch.zeros((), dtype=torch.long))  # steps begun
+
+    def forward(self, parameter: Tensor) -> float:
+        """Value in the training pass that begins.
+
+        Args:
+            parameter: whose gradient tells whether a new step begins.
+        """
+        if parameter.grad is None:
+            self.step += 1
+        return self.schedule(max(int(self.step) - 1, 0))

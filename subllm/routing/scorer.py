@@ -1,0 +1,94 @@
+"""SUBLLM's router: a linear score per token, kept where it is positive."""
+
+import math
+from typing import TYPE_CHECKING
+
+import torch
+from torch import Tensor, nn
+
+from .balancer import balanced_weights
+from .router import Router, register
+from .schedule import TrainingSchedule
+from .selection import LevelTokens, Selection
+
+if TYPE_CHECKING:
+    from ..configuration import SubllmConfig
+
+
+@register("subllm")
+class Subsampler(Router):
+    """Scores tokens linearly and selects some of them (paper, section 3.1).
+
+    Inference keeps a token iff its score is above the threshold, 0, so each token decides alone and the model stays
+    causal. Training keeps the ceil(ρT) highest scores of each row.
+    """
+
+    def __init__(self, config: "SubllmConfig", level: int) -> None:
+        super().__init__(config, level)
+        self.weight = nn.Parameter(torch.empty(config.hidden_size))
+        self.balancing = TrainingSchedule(config.balancer_probability, config.balancer_steps)
+
+    def score(self, hidden_states: Tensor) -> Tensor:
+        """s = x·w, (B, T) in float32 whatever the model's dtype, of tokens (B, T, D)."""
+        with torch.autocast(hidden_states.device.type, enabled=False):
+            return hidden_states.float() @ self.weight.float()
+
+    def decide(self, tokens: LevelTokens, scores: Tensor, threshold: float | Tensor = 0.0) -> Selection:
+        """Keep the scores above the threshold, with weight clamp(s - threshold, 0, 1)."""
+        above = scores if isinstance(threshold, float) and threshold == 0 else scores - threshold
+        return Selection.of(tokens, above > 0, above.clamp(0, 1), scores, threshold)
+
+    def select(self, tokens: LevelTokens, training: bool) -> Selection:
+        """Decide; see `Router.select`."""
+        scores = self.score(tokens.hidden_states)
+        if not training:
+            return self.decide(tokens, scores)
+        probability = self.balancing(self.weight)
+        weights = balanced_weights(scores, tokens.mask, self.retention_ratio, probability)
+        kept, weights = select_top(
+            scores, weights, tokens.mask, self.retention_ratio, reverse_discarded=torch.rand(()).item() < 0.5
+        )
+        return Selection.of(tokens, kept, weights, scores)
+
+
+def select_top(
+    scores: Tensor, weights: Tensor, mask: Tensor | None, retention_ratio: float, *, reverse_discarded: bool
+) -> tuple[Tensor, Tensor]:
+    """Training rule: keep the ceil(ρT) highest scores of each row.
+
+    The weight of the i-th highest kept token is its a = clamp(s, 0, 1) minus the a of the i-th highest discarded
+    token (0 where there is none). That difference is what gives the scorer a gradient: it pushes kept scores up and
+    discarded ones below zero, so that the threshold rule of inference ends up keeping the same tokens.
+
+    Args:
+        scores: (B, T) importance scores.
+        weights: (B, T) their weights a.
+        mask: (B, T), False at padding, or None.
+        retention_ratio: ρ in (0, 1].
+        reverse_discarded: pair the discarded tokens in reverse order (done half the time).
+
+    Returns:
+        Which tokens are kept, and their weights: both (B, T).
+
+    Source: paper, section 3.1; `LearnedDownsamplingModule` of Zipformer (k2-fsa/icefall).
+    """
+    batch, length = scores.shape
+    lengths = [length] * batch if mask is None else mask.sum(1).tolist()
+    counts = [kept_count(retention_ratio, n) for n in lengths]
+    count = torch.tensor(counts, device=scores.device)[:, None]  # (B, 1)
+    ranked = scores.detach() if mask is None else scores.detach().masked_fill(~mask, -math.inf)
+    order = ranked.argsort(dim=1, descending=True, stable=True)  # (B, T) by rank
+    if mask is not None:
+        weights = weights * mask
+    weights_by_rank = weights.gather(1, order)
+    rank = torch.arange(length, device=scores.device).expand(batch, -1)
+    partner = 2 * count - 1 - rank if reverse_discarded else count + rank  # rank of the discarded token paired
+    discarded = weights_by_rank.gather(1, partner.clamp(0, length - 1)) * ((partner < length) & (partner >= count))
+    differences = torch.empty_like(weights).scatter(1, order, weights_by_rank - discarded)
+    kept = torch.zeros_like(order, dtype=torch.bool).scatter(1, order, rank < count)
+    return kept, differences
+
+
+def kept_count(retention_ratio: float, length: int) -> int:
+    """ceil(ρT), with products such as 0.07 · 100 taken for the whole numbers they stand for."""
+    return math.ceil(round(retention_ratio * length, 6))

@@ -1,0 +1,122 @@
+"""What a router decides: which tokens of a level go on, and with what weight.
+
+Letters: B batch, T tokens of the level that a router reads, K kept tokens of the row that keeps most, D width.
+"""
+
+from dataclasses import dataclass
+from typing import Self
+
+import torch
+from torch import Tensor
+
+
+@dataclass(frozen=True)
+class LevelTokens:
+    """The new tokens of one level, each row packed to the left.
+
+    Attributes:
+        hidden_states: (B, T, D) residual stream.
+        positions: (B, T) position of each token in its row's prompt.
+        mask: (B, T) False at padding, or None where there is none.
+        past: tokens of the level that each row has in the cache.
+    """
+
+    hidden_states: Tensor
+    positions: Tensor
+    mask: Tensor | None
+    past: list[int]
+
+    @property
+    def indices(self) -> Tensor:
+        """(B or 1, T) index of each token in its level's sequence, cached tokens included."""
+        own = torch.arange(self.positions.shape[1], device=self.positions.device)[None]
+        return own + torch.tensor(self.past, device=own.device)[:, None] if any(self.past) else own
+
+
+@dataclass(frozen=True)
+class Selection:
+    """One router's decision about the tokens of a level. Whoever decides makes it; nothing downstream derives it again.
+
+    Attributes:
+        kept: (B, T) True where the token enters the span; False at padding.
+        weights: (B, T) float32, what the span's change of the token is multiplied by; 0 where it is not kept.
+        scores: (B, T) float32 importance before the threshold, or None for routers that do not score.
+        threshold: the scores were compared with: one number, (B, 1), or None without scores or where a share of the
+            highest scores is kept, whatever they are.
+    """
+
+    kept: Tensor
+    weights: Tensor
+    scores: Tensor | None = None
+    threshold: float | Tensor | None = None
+
+    @classmethod
+    def of(
+        cls,
+        tokens: LevelTokens,
+        kept: Tensor,
+        weights: Tensor,
+        scores: Tensor | None = None,
+        threshold: float | Tensor | None = None,
+    ) -> Self:
+        """A selection that never keeps padding, with weight 0 at all tokens that are not kept.
+
+        Args:
+            tokens: that were decided about.
+            kept: (B, T).
+            weights: (B, T), read at kept tokens only.
+            scores: (B, T), or None.
+            threshold: as of the class.
+        """
+        kept = kept if tokens.mask is None else kept & tokens.mask
+        return cls(kept, weights * kept, scores, threshold)
+
+
+@dataclass(frozen=True)
+class Packing:
+    """Where the kept tokens of each row are, packed to the left; lives between the gather and the scatter of a span.
+
+    Attributes:
+        indices: (B, K) kept tokens as indices into T, ascending; rows that keep fewer are filled up with others.
+        mask: (B, K) False at the filling, or None where no row has any.
+        counts: kept tokens per row.
+    """
+
+    indices: Tensor
+    mask: Tensor | None
+    counts: list[int]
+
+    @classmethod
+    def of(cls, kept: Tensor) -> Self:
+        """Pack the tokens that are kept, (B, T) bool."""
+        if kept.shape[0] == 1:
+            indices = kept[0].nonzero().T
+            return cls(indices, None, [indices.shape[1]])
+        counts = kept.sum(1).tolist()
+        width = max(counts)
+        indices = kept.to(torch.uint8).argsort(dim=1, descending=True, stable=True)[:, :width]
+        if min(counts) == width:
+            return cls(indices, None, counts)
+        mask = torch.arange(width, device=kept.device) < torch.tensor(counts, device=kept.device)[:, None]
+        return cls(indices, mask, counts)
+
+    def gather(self, values: Tensor) -> Tensor:
+        """(B, K, …) of `values` (B, T, …)."""
+        return gather(values, self.indices)
+
+    def scatter_add(self, stream: Tensor, values: Tensor) -> Tensor:
+        """`stream` (B, T, D) with `values` (B, K, D) added at the kept tokens."""
+        if stream.shape[0] == 1:
+            return stream.index_add(1, self.indices[0], values)
+        if self.mask is not None:
+            values = values.masked_fill(~self.mask[..., None], 0)
+        return stream.scatter_add(1, self.indices[..., None].expand_as(values), values)
+
+
+def gather(values: Tensor, indices: Tensor) -> Tensor:
+    """(B, K) or (B, K, D) at `indices` (B, K) of `values` (B, T) or (B, T, D)."""
+    if values.shape[0] == 1:
+        return values.index_select(1, indices[0])
+    if values.ndim == 2:
+        return values.gather(1, indices)
+    return values.gather(1, indices[..., None].expand(-1, -1, values.shape[-1]))
