@@ -68,6 +68,7 @@ class RoutingSnapshot:
             ids = torch.tensor([list(prompt)], device=model.device)
             output = model(ids, use_cache=False, output_routing=True)
             arrays = routing_arrays(output.routing, ids.shape[1])
+            del arrays["edited"]  # there are no edits in training
             logs = output.logits[0, :-1].float().log_softmax(-1).gather(1, ids[0, 1:, None])[:, 0]
             arrays["surprisal"] = np.concatenate([[np.nan], -logs.cpu().numpy()])
             found.append(arrays)

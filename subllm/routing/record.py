@@ -2,6 +2,7 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import torch
@@ -20,6 +21,7 @@ class RoutingRecord:
     Attributes:
         reached: True where the token reached the level's router; False where an outer level dropped it, and at padding.
         kept: True where the level's blocks process the token.
+        edited: True where an edit named the token.
         weights: float32, as used; 0 where nothing was added. In training minus that of the paired discarded token.
         scores: float32 importance before the threshold, NaN where the token did not reach the router; None for routers
             that do not score.
@@ -31,6 +33,7 @@ class RoutingRecord:
 
     reached: Tensor
     kept: Tensor
+    edited: Tensor
     weights: Tensor
     scores: Tensor | None
     threshold: Tensor | None
@@ -86,6 +89,7 @@ class RoutingRecord:
         return cls(
             reached=spread(reached, False),
             kept=spread(selection.kept, False),
+            edited=spread(torch.zeros_like(selection.kept) if selection.edited is None else selection.edited, False),
             weights=spread(selection.weights, 0.0),
             scores=None if selection.scores is None else spread(selection.scores, torch.nan),
             threshold=threshold,
@@ -104,19 +108,19 @@ def routing_arrays(records: Sequence[RoutingRecord], length: int, row: int = 0) 
         row: of the batch.
 
     Returns:
-        `reached` and `kept`, (S, T) bool; `weights`, `scores` (NaN too where the router does not score), `stream_norm`,
+        `reached`, `kept` and `edited`, (S, T) bool; `weights`, `scores` (NaN too where the router does not score), `stream_norm`,
         `difference_norm` and `contribution_norm`, (S, T) float32; `thresholds`, (S,) float32, NaN where there is none.
     """
 
-    def stacked(name: str, kind: type) -> np.ndarray:
-        found = np.full((len(records), length), np.nan if kind is np.float32 else False, dtype=kind)
+    def stacked(name: str, kind: Any) -> np.ndarray:
+        found: np.ndarray = np.full((len(records), length), np.nan if kind is np.float32 else False, dtype=kind)
         for level, record in enumerate(records):
             values = getattr(record, name)
             if values is not None:
                 found[level] = values[row, :length].cpu().numpy()
         return found
 
-    arrays = {name: stacked(name, np.bool_) for name in ("reached", "kept")}
+    arrays = {name: stacked(name, np.bool_) for name in ("reached", "kept", "edited")}
     names = ("weights", "scores", "stream_norm", "difference_norm", "contribution_norm")
     arrays |= {name: stacked(name, np.float32) for name in names}
     thresholds = [np.nan if record.threshold is None else record.threshold[row].item() for record in records]

@@ -42,7 +42,8 @@ class TrainingSchedule(nn.Module):
 
     def __init__(self, bounds: list[float], steps: int) -> None:
         super().__init__()
-        self.schedule = LinearSchedule(*bounds, steps)
+        start, stop = bounds
+        self.schedule = LinearSchedule(start, stop, steps)
         self.register_buffer("step", torch.zeros((), dtype=torch.long))  # steps begun
 
     def forward(self, parameter: Tensor) -> float:

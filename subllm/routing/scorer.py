@@ -29,7 +29,7 @@ class Subsampler(Router):
         self.balancing = TrainingSchedule(config.balancer_probability, config.balancer_steps)
 
     def score(self, hidden_states: Tensor) -> Tensor:
-        """s = x·w, (B, T) in float32 whatever the model's dtype, of tokens (B, T, D)."""
+        """S = x·w, (B, T) in float32 whatever the model's dtype, of tokens (B, T, D)."""
         with torch.autocast(hidden_states.device.type, enabled=False):
             return hidden_states.float() @ self.weight.float()
 

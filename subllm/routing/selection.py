@@ -43,12 +43,14 @@ class Selection:
         scores: (B, T) float32 importance before the threshold, or None for routers that do not score.
         threshold: the scores were compared with: one number, (B, 1), or None without scores or where a share of the
             highest scores is kept, whatever they are.
+        edited: (B, T) True where an edit named the token, or None where there are no edits.
     """
 
     kept: Tensor
     weights: Tensor
     scores: Tensor | None = None
     threshold: float | Tensor | None = None
+    edited: Tensor | None = None
 
     @classmethod
     def of(
@@ -58,6 +60,7 @@ class Selection:
         weights: Tensor,
         scores: Tensor | None = None,
         threshold: float | Tensor | None = None,
+        edited: Tensor | None = None,
     ) -> Self:
         """A selection that never keeps padding, with weight 0 at all tokens that are not kept.
 
@@ -67,9 +70,10 @@ class Selection:
             weights: (B, T), read at kept tokens only.
             scores: (B, T), or None.
             threshold: as of the class.
+            edited: (B, T), or None.
         """
         kept = kept if tokens.mask is None else kept & tokens.mask
-        return cls(kept, weights * kept, scores, threshold)
+        return cls(kept, weights * kept, scores, threshold, edited)
 
 
 @dataclass(frozen=True)

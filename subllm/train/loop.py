@@ -23,8 +23,8 @@ from ..configuration import OWN_FIELDS, SubllmConfig
 from ..data import Blocks, Packed
 from ..errors import TrainingError
 from ..modeling import SubllmForCausalLM
-from ..run_files import FINAL, LOG_FILE, SNAPSHOTS
 from ..routing.scorer import Subsampler
+from ..run_files import FINAL, LOG_FILE, SNAPSHOTS
 from ..structure import CLOSE, OPEN
 from .callbacks import Journal, Snapshots
 from .config import TrainConfig
