@@ -227,13 +227,13 @@ def reachable(edits: Sequence[Edit], absent: Sequence[tuple[int, int]], parents:
         absent: (span, token) as in `Outcome`.
         parents: enclosing span of each span.
     """
-    added = []
+    added: dict[int, set[int]] = {}
     for span, token in absent:
         outer = parents[span]
         while outer is not None:
-            added.append(Edit("keep", outer, (token,)))
+            added.setdefault(outer, set()).add(token)
             outer = parents[outer]
-    return [*dict.fromkeys(added), *edits]
+    return [*(Edit("keep", span, tuple(sorted(tokens))) for span, tokens in added.items()), *edits]
 
 
 def first_span(edits: Sequence[Edit]) -> int:
