@@ -61,7 +61,8 @@ def show(trace: Trace, source: runs.Source, settings: Settings) -> None:
     place, shown_place = st.empty(), st.container()
     before = Shown.parse(st.session_state.get("whatif shown"), trace)
     try:
-        ground = runs.ground_of(source, trace, answer, st.session_state.get("ground"), progress_bar(place))
+        progress, limit = progress_bar(place), settings.max_tokens
+        ground = runs.ground_of(source, trace, answer, st.session_state.get("ground"), progress, limit)
         st.session_state["ground"] = ground
         stages = _stages(ground, edits, progress_bar(place))
         outcome, _ = next(stages)
