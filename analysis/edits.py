@@ -8,10 +8,14 @@
     dense@1             module 1 keeps everything, with weight 1
 
 `@*` means every module. Tokens may also be named by class (`drop digits@0`) or by text (`keep "harbour gate"@*`).
+Several edits in a line are separated by semicolons.
+
+Edits come from strangers, in links too: reading one takes time linear in its length, and its size is known before it is
+expanded.
 """
 
 import re
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field, replace
 
 import numpy as np
@@ -32,8 +36,11 @@ CLASSES = {
     "capitals": r"[A-Z]\w*",
     "words": r"\w+",
 }
-_FORM = re.compile(r"(?P<kind>[a-z]+)(?:\s+(?P<what>.*?))?\s*@\s*(?P<span>\*|\d+)", re.DOTALL)
-_NUMBERS = re.compile(r"\d+(-\d+)?(,\d+(-\d+)?)*")
+MOST_EDITS = 200  # in a line
+MOST_CHARACTERS = 1 << 14  # of one edit
+MOST_TOKENS = 1 << 18  # that the edits of a line name, each counted as often as it is named
+_LARGEST = 1_000_000  # threshold or factor
+_DIGITS = 6  # of the number of a token or a module
 
 
 @dataclass(frozen=True)
@@ -71,14 +78,20 @@ class Edit:
         Raises:
             AnalysisError: if it cannot be read, or names nothing; says what is allowed.
         """
-        form = _FORM.fullmatch(text.strip())
-        if form is None or form["kind"] not in KINDS:
+        if len(text) > MOST_CHARACTERS:
             raise AnalysisError(
-                f"The edit {text!r} cannot be read; write one of {', '.join(KINDS)}, what, @ and the number of a "
-                "subsampling module or *, such as 'drop 3-7@0' or 'threshold 0.3@*'."
+                f"The edit {_short(text)!r} has {len(text):,} characters; at most {MOST_CHARACTERS:,} are read. "
+                "Write ranges such as 3-70, or several edits."
             )
-        kind, what = form["kind"], (form["what"] or "").strip()
-        span = EVERY if form["span"] == "*" else int(form["span"])
+        before, at, where = text.rpartition("@")
+        kind, what = [*before.split(maxsplit=1), "", ""][:2]
+        what, where = what.strip(), where.strip()
+        span = EVERY if where == "*" else _number(where)
+        if not at or kind not in KINDS or span is None or (kind == "dense" and what):
+            raise AnalysisError(
+                f"The edit {_short(text)!r} cannot be read; write one of {', '.join(KINDS)}, what, @ and the number of "
+                "a subsampling module or *, such as 'drop 3-7@0' or 'threshold 0.3@*'."
+            )
         if kind == "dense":
             return cls(kind, span)
         if kind in ("keep", "drop"):
@@ -87,10 +100,35 @@ class Edit:
             value = float(what)
         except ValueError:
             value = np.nan
-        if not np.isfinite(value) or (kind == "retention" and not 0 <= value <= 1):
-            allowed = "a number from 0 to 1" if kind == "retention" else "a number"
-            raise AnalysisError(f"The edit {text!r} has {what!r} where {kind} needs {allowed}.")
+        least, most = (0, 1) if kind == "retention" else (-_LARGEST, _LARGEST)
+        if not least <= value <= most:  # nor is it where the value is no number
+            raise AnalysisError(
+                f"The edit {_short(text)!r} has {_short(what)!r} where {kind} needs a number from {least:,} to "
+                f"{most:,}."
+            )
         return cls(kind, span, value=value)
+
+
+def parse_edits(text: str) -> list[Edit]:
+    """Read the edits of a line, as a link has them; tokens are named by number.
+
+    Args:
+        text: edits, separated by semicolons.
+
+    Raises:
+        AnalysisError: if one cannot be read, or they are too many.
+    """
+    parts = [part for part in text.split(";", MOST_EDITS) if part.strip()]
+    if len(parts) > MOST_EDITS:
+        raise AnalysisError(f"There are more than {MOST_EDITS} edits in a line; leave some out.")
+    edits: list[Edit] = []
+    named = 0
+    for part in parts:
+        edits.append(Edit.parse(part))
+        named += len(edits[-1].tokens)
+        if named > MOST_TOKENS:
+            raise AnalysisError(f"The edits of a line name more than {MOST_TOKENS:,} tokens; leave some out.")
+    return edits
 
 
 def ranges(tokens: Sequence[int]) -> str:
@@ -109,25 +147,71 @@ def ranges(tokens: Sequence[int]) -> str:
 
 
 def _named(what: str, prompt: str, starts: Sequence[int], ends: Sequence[int]) -> tuple[int, ...]:
-    if _NUMBERS.fullmatch(what):
-        bounds = [[int(number) for number in part.split("-")] for part in what.split(",")]
-        most = max(len(starts), 1 << 20)
-        if any(bound[-1] >= most for bound in bounds):
-            raise AnalysisError(f"The tokens {what} are not all in the prompt, which has {len(starts):,}.")
-        return tuple(sorted({n for bound in bounds for n in range(bound[0], bound[-1] + 1)}))
-    quoted = re.fullmatch(r"(['\"])(.+)\1", what, re.DOTALL)
-    if quoted is None and what not in CLASSES:
+    if what[:1].isdecimal():
+        return _numbered(what, len(starts))
+    quoted = len(what) > 2 and what[0] in "'\"" and what[-1] == what[0]
+    if not quoted and what not in CLASSES:
         raise AnalysisError(
-            f"{what!r} names no tokens; write numbers such as 3-7,9, a text in quotes, or one of {', '.join(CLASSES)}."
+            f"{_short(what)!r} names no tokens; write numbers such as 3-7,9, a text in quotes, or one of "
+            f"{', '.join(CLASSES)}."
         )
-    pattern = re.escape(quoted[2]) if quoted else CLASSES[what]
     covered = np.zeros(len(prompt) + 1, dtype=bool)
-    for match in re.finditer(pattern, prompt):
-        covered[match.start() : match.end()] = True
+    found = _places(what[1:-1], prompt) if quoted else (each.span() for each in re.finditer(CLASSES[what], prompt))
+    for first, last in found:
+        covered[first:last] = True
     tokens = tuple(t for t, (start, end) in enumerate(zip(starts, ends, strict=True)) if covered[start:end].any())
     if not tokens:
-        raise AnalysisError(f"The prompt has no tokens that {what} names.")
+        raise AnalysisError(f"The prompt has no tokens that {_short(what)} names.")
     return tokens
+
+
+def _numbered(what: str, prompt: int) -> tuple[int, ...]:
+    """Tokens of numbers and ranges, once it is known how many they are.
+
+    Args:
+        what: such as "3-7,9".
+        prompt: tokens of the prompt, or 0 if that is not known yet.
+    """
+    bounds: list[tuple[int, int]] = []
+    for part in what.split(","):
+        first, dash, last = part.partition("-")
+        low = _number(first.strip())
+        high = _number(last.strip()) if dash else low
+        if low is None or high is None or low > high:
+            raise AnalysisError(
+                f"{_short(part)!r} in {_short(what)!r} is no token; write numbers of at most {_DIGITS} digits and "
+                "ranges from the lower to the higher one, such as 3-7,9."
+            )
+        bounds.append((low, high))
+    most = prompt or MOST_TOKENS
+    if max(high for _, high in bounds) >= most:
+        raise AnalysisError(
+            f"The tokens {_short(what)} are not all in the prompt, which has 0 to {prompt - 1:,}."
+            if prompt
+            else f"The tokens {_short(what)} go beyond {most - 1:,}, the last that can be named."
+        )
+    reached, found = -1, list[int]()
+    for low, high in sorted(bounds):
+        found += range(max(low, reached + 1), high + 1)
+        reached = max(reached, high)
+    return tuple(found)
+
+
+def _number(text: str) -> int | None:
+    return int(text) if text.isdecimal() and len(text) <= _DIGITS else None
+
+
+def _short(text: str) -> str:
+    """As much of what was written as a message has room for."""
+    return text if len(text) <= 80 else text[:80] + "…"
+
+
+def _places(text: str, prompt: str) -> Iterator[tuple[int, int]]:
+    """First character and the one past the last, wherever a text stands in a prompt."""
+    at = prompt.find(text)
+    while at >= 0:
+        yield at, at + len(text)
+        at = prompt.find(text, at + len(text))
 
 
 def without(edits: Sequence[Edit], tokens: Sequence[int], span: int) -> list[Edit]:
@@ -138,10 +222,10 @@ def without(edits: Sequence[Edit], tokens: Sequence[int], span: int) -> list[Edi
         tokens: to be left to the model again.
         span: number of the subsampling module.
     """
-    rest = []
+    rest, gone = [], set(tokens)
     for edit in edits:
         if edit.kind in ("keep", "drop") and edit.span == span:
-            left = tuple(token for token in edit.tokens if token not in tokens)
+            left = tuple(token for token in edit.tokens if token not in gone)
             if left:
                 rest.append(replace(edit, tokens=left))
         else:

@@ -30,7 +30,7 @@ from .edits import EVERY, KINDS, Edit, EditedRouting, check
 from .errors import AnalysisError
 from .measure import timed
 from .operations import prefill_operations
-from .prompt import decode_pieces, read_prompt
+from .prompt import decode_pieces, read_answer, read_prompt
 from .record import out_of_memory_said
 from .roofline import block_tokens, cache_bytes
 
@@ -227,13 +227,13 @@ def reachable(edits: Sequence[Edit], absent: Sequence[tuple[int, int]], parents:
         absent: (span, token) as in `Outcome`.
         parents: enclosing span of each span.
     """
-    added = []
+    added: dict[int, set[int]] = {}
     for span, token in absent:
         outer = parents[span]
         while outer is not None:
-            added.append(Edit("keep", outer, (token,)))
+            added.setdefault(outer, set()).add(token)
             outer = parents[outer]
-    return [*dict.fromkeys(added), *edits]
+    return [*(Edit("keep", span, tuple(sorted(tokens))) for span, tokens in added.items()), *edits]
 
 
 def first_span(edits: Sequence[Edit]) -> int:
@@ -315,13 +315,12 @@ def main() -> int:
         folder = arguments.checkpoint or build_demo()
         checkpoint = load_checkpoint(folder, device, arguments.dtype or pick_dtype(device))
         model, tokenizer = checkpoint.model, checkpoint.tokenizer
-        prompt = read_prompt(
-            arguments.prompt, tokenizer, model.config.max_position_embeddings, chat=arguments.chat, truncate=False
-        )
+        most = model.config.max_position_embeddings
+        prompt = read_prompt(arguments.prompt, tokenizer, most, chat=arguments.chat, truncate=False)
         texts = [f"{kind} {what}" if kind != "dense" else f"dense@{what}" for kind in KINDS
                  for what in getattr(arguments, kind)]  # fmt: skip
         edits = [Edit.parse(text, prompt.text, prompt.starts.tolist(), prompt.ends.tolist()) for text in texts]
-        answer = tokenizer(arguments.answer, add_special_tokens=False)["input_ids"] if arguments.answer else []
+        answer = read_answer(arguments.answer, tokenizer, most - len(prompt.token_ids))
         ground = read_ground(model, prompt.token_ids, answer)
         outcome = intervene(ground, edits)
         judged = judge(ground, outcome)

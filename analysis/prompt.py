@@ -1,11 +1,14 @@
 """From text to token ids, with where each token stands in the text; or a message of why that text cannot be read."""
 
 from dataclasses import dataclass
+from itertools import groupby
 
 import numpy as np
 from transformers import PreTrainedTokenizerBase
 
 from subllm import PromptError, PromptTooLongError
+
+_CHARACTERS = 1024, 128  # of a text that is tokenised: so many, and so many more per token that is allowed
 
 
 @dataclass(frozen=True, eq=False)
@@ -47,19 +50,19 @@ def read_prompt(
         truncate: cut a longer prompt to its first `limit` tokens.
 
     Raises:
-        PromptError: if the text is empty, white space only, or not encodable.
+        PromptError: if the text is empty, white space only, not encodable, or not for the chat template.
         PromptTooLongError: if it has more tokens than the limit and is not to be cut.
     """
     if not text:
         raise PromptError("The prompt is empty; type some text.")
     if not text.strip():
         raise PromptError(f"The prompt is white space only ({len(text)} characters); type some text.")
-    for index, character in enumerate(text):
-        if "\ud800" <= character <= "\udfff":
-            raise PromptError(
-                f"The prompt has half of a surrogate pair (U+{ord(character):04X}) at character {index + 1}, which no "
-                "encoding knows; delete it or paste the text again."
-            )
+    if len(text) > _most_characters(limit):
+        if not truncate:
+            raise PromptTooLongError(0, limit, len(text))
+        text = text[: _most_characters(limit)]
+    _check_text(text, "prompt")
+    _check_text(system, "text before the prompt", limit)
     if not tokenizer.is_fast:
         raise PromptError(
             f"The checkpoint's tokenizer ({type(tokenizer).__name__}) cannot say where tokens stand in the text; save "
@@ -70,7 +73,13 @@ def read_prompt(
             raise PromptError("The checkpoint's tokenizer has no chat template; turn the chat option off.")
         turns = [{"role": "system", "content": system}] if system else []
         turns.append({"role": "user", "content": text})
-        text = str(tokenizer.apply_chat_template(turns, tokenize=False, add_generation_prompt=True))
+        try:
+            text = str(tokenizer.apply_chat_template(turns, tokenize=False, add_generation_prompt=True))
+        except Exception as error:  # a template is a program of the checkpoint's and can raise anything
+            raise PromptError(
+                f"The checkpoint's chat template cannot take this prompt ({type(error).__name__}: {error}); turn the "
+                "chat option off."
+            ) from error
     encoding = tokenizer(text, return_offsets_mapping=True, add_special_tokens=not chat, verbose=False)
     ids = np.asarray(encoding["input_ids"], dtype=np.int64)
     offsets = np.asarray(encoding["offset_mapping"], dtype=np.int64).reshape(-1, 2)
@@ -82,6 +91,43 @@ def read_prompt(
     if not len(ids):
         raise PromptError("The tokenizer turns this prompt into no tokens at all; type some other text.")
     return Prompt(text, ids, offsets[:, 0], offsets[:, 1], _pieces(text, ids, offsets, tokenizer))
+
+
+def read_answer(text: str, tokenizer: PreTrainedTokenizerBase, room: int) -> list[int]:
+    """Token ids of what may follow a prompt.
+
+    Args:
+        text: of the answer; may be empty.
+        tokenizer: of the model.
+        room: most tokens that fit behind the prompt.
+
+    Raises:
+        PromptError: if it is not encodable, or longer.
+    """
+    if not text:
+        return []
+    _check_text(text, "answer", room)
+    ids: list[int] = tokenizer(text, add_special_tokens=False, verbose=False)["input_ids"]
+    if len(ids) > room:
+        raise PromptError(f"The answer has {len(ids):,} tokens; {room:,} fit behind the prompt. Shorten one of them.")
+    return ids
+
+
+def _most_characters(tokens: int) -> int:
+    """Characters of a text that may have so few tokens; what is longer is not even tokenised."""
+    return _CHARACTERS[0] + _CHARACTERS[1] * tokens
+
+
+def _check_text(text: str, what: str, limit: int | None = None) -> None:
+    """See that a text can be tokenised, and is no longer than so many tokens can be."""
+    if limit is not None and len(text) > _most_characters(limit):
+        raise PromptError(f"The {what} has {len(text):,} characters; {limit:,} tokens fit here. Shorten it.")
+    for index, character in enumerate(text):
+        if "\ud800" <= character <= "\udfff":
+            raise PromptError(
+                f"The {what} has half of a surrogate pair (U+{ord(character):04X}) at character {index + 1}, which no "
+                "encoding knows; delete it or paste the text again."
+            )
 
 
 def decode_pieces(ids: np.ndarray, tokenizer: PreTrainedTokenizerBase) -> np.ndarray:
@@ -110,16 +156,11 @@ def _pieces(text: str, ids: np.ndarray, offsets: np.ndarray, tokenizer: PreTrain
     """Text of each token; several tokens of one character are numbered: "🦙 2/3"."""
     pieces = []
     ranges = [tuple(pair) for pair in offsets.tolist()]
-    for index, (start, end) in enumerate(ranges):
-        if start == end:
-            pieces.append(str(tokenizer.convert_ids_to_tokens(int(ids[index]))))
-            continue
-        first = index
-        while first and ranges[first - 1] == (start, end):
-            first -= 1
-        last = index
-        while last + 1 < len(ranges) and ranges[last + 1] == (start, end):
-            last += 1
-        part = "" if first == last else f" {index - first + 1}/{last - first + 1}"
-        pieces.append(text[start:end] + part)
+    for (start, end), group in groupby(range(len(ids)), ranges.__getitem__):
+        tokens = list(group)
+        for number, index in enumerate(tokens, 1):
+            if start == end:
+                pieces.append(str(tokenizer.convert_ids_to_tokens(int(ids[index]))))
+            else:
+                pieces.append(text[start:end] + (f" {number}/{len(tokens)}" if len(tokens) > 1 else ""))
     return _array(pieces)

@@ -23,7 +23,7 @@ from analysis.explained import Question
 from analysis.generate import Generation, Sampling
 from analysis.intervene import Ground, Outcome, intervene, judge, read_ground
 from analysis.lens import Lens, confidence, read_off
-from analysis.prompt import decode_pieces, read_prompt
+from analysis.prompt import decode_pieces, read_answer, read_prompt
 from analysis.record import Progress, RunOptions, silent, trace_stages
 from analysis.roofline import Hardware
 from analysis.search import Effects, estimate, measure
@@ -235,7 +235,9 @@ def read_off_all(source: Source, trace: Trace, seconds: float, progress: Progres
         return replace(trace, confidence=confidence(checkpoint.model, trace.token_ids, seconds, progress))
 
 
-def ground_of(source: Source, trace: Trace, answer: str, known: Ground | None, progress: Progress) -> Ground:
+def ground_of(
+    source: Source, trace: Trace, answer: str, known: Ground | None, progress: Progress, limit: int
+) -> Ground:
     """A trace's prompt, ready for edits; read again if the model was unloaded in between.
 
     Args:
@@ -244,9 +246,14 @@ def ground_of(source: Source, trace: Trace, answer: str, known: Ground | None, p
         answer: text whose probability is watched.
         known: what was read before.
         progress: told if others are ahead.
+        limit: most tokens that the operator allows.
+
+    Raises:
+        PromptError: if the answer cannot be taken.
     """
     checkpoint, _ = source.load()
-    ids = checkpoint.tokenizer(answer, add_special_tokens=False)["input_ids"] if answer else []
+    most = min(limit, checkpoint.model.config.max_position_embeddings)
+    ids = read_answer(answer, checkpoint.tokenizer, most - trace.num_tokens)
     wanted = [*trace.token_ids.tolist(), *ids]
     if known is not None and known.model is checkpoint.model and known.ids[0].tolist() == wanted:
         return known

@@ -13,6 +13,7 @@
 import os
 import shlex
 from collections.abc import Mapping
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -32,6 +33,7 @@ SHIPPED_BESIDE = {
     "random": "Shipped: the same, keeping random tokens",
 }
 _SHIPPED = Path(__file__).parents[1] / "assets" / "small"
+_LONGEST_NAME = 80  # characters of what was typed that a message repeats
 _DEPTH = 3  # folders below a root that are searched for checkpoints
 
 
@@ -106,13 +108,15 @@ class Settings:
         if choice in self.hub_models:
             progress(0.1, "fetching", name=choice)
             return fetch_checkpoint(choice)
-        for root in self.roots if choice.strip("\0 ") else ():
-            path = (root / choice.replace("\0", "")).resolve()
-            if path.is_relative_to(root) and path.is_dir():
-                return path
+        for root in self.roots if choice.strip() and choice.isprintable() else ():
+            with suppress(OSError, RuntimeError):  # a name too long for a file, or a link that leads to itself
+                path = (root / choice).resolve()
+                if path.is_relative_to(root) and path.is_dir():
+                    return path
+        name = choice if len(choice) <= _LONGEST_NAME else f"{choice[:_LONGEST_NAME]}…"
         allowed = ", ".join([*map(str, self.roots), *self.hub_models]) or "none"
         raise CheckpointError(
-            f"{choice!r} is neither a folder below the configured roots nor an allowed hub name (allowed: {allowed}). "
+            f"{name!r} is neither a folder below the configured roots nor an allowed hub name (allowed: {allowed}). "
             "Whoever runs the app can add it with SUBLLM_ROOTS or SUBLLM_HUB_MODELS."
         )
 

@@ -38,14 +38,17 @@ class PromptTooLongError(PromptError):
     """A prompt with more tokens than fit.
 
     Args:
-        tokens: of the prompt.
+        tokens: of the prompt; 0 if it is so long that they were not counted.
         limit: most tokens allowed.
+        characters: of the prompt, where its tokens were not counted.
     """
 
-    def __init__(self, tokens: int, limit: int) -> None:
+    def __init__(self, tokens: int, limit: int, characters: int = 0) -> None:
+        found, fit = f"{tokens:,} tokens", f"{limit:,}"
+        if characters:
+            found, fit = f"{characters:,} characters", f"{limit:,} tokens"
         super().__init__(
-            f"The prompt has {tokens:,} tokens; at most {limit:,} fit here. Shorten it, or let it be cut to the first "
-            f"{limit:,}."
+            f"The prompt has {found}; at most {fit} fit here. Shorten it, or let it be cut to the first {fit}."
         )
         self.tokens, self.limit = tokens, limit
 

@@ -10,7 +10,7 @@ import pandas as pd
 import streamlit as st
 
 from analysis import AnalysisError, Trace, debug_figures, figures
-from analysis.edits import CLASSES, EVERY, Edit, ranges, without
+from analysis.edits import CLASSES, EVERY, Edit, parse_edits, ranges, without
 from analysis.intervene import Ground, Outcome, reachable
 from analysis.prompt import decode_pieces
 from analysis.record import Progress
@@ -35,7 +35,7 @@ def read_link() -> str | None:
     if opened or "edits" not in st.query_params:
         return None
     try:
-        edits = [Edit.parse(text) for text in st.query_params["edits"].split(";") if text]
+        edits = parse_edits(st.query_params["edits"])
     except AnalysisError as error:
         show_error(error)
         return None
@@ -61,7 +61,8 @@ def show(trace: Trace, source: runs.Source, settings: Settings) -> None:
     place, shown_place = st.empty(), st.container()
     before = Shown.parse(st.session_state.get("whatif shown"), trace)
     try:
-        ground = runs.ground_of(source, trace, answer, st.session_state.get("ground"), progress_bar(place))
+        progress, limit = progress_bar(place), settings.max_tokens
+        ground = runs.ground_of(source, trace, answer, st.session_state.get("ground"), progress, limit)
         st.session_state["ground"] = ground
         stages = _stages(ground, edits, progress_bar(place))
         outcome, _ = next(stages)

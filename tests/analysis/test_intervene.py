@@ -1,5 +1,6 @@
 """Interventions: no edit changes nothing, edits do what they say, and only what follows them runs again."""
 
+import signal
 import subprocess
 import sys
 
@@ -8,7 +9,7 @@ import pytest
 import torch
 
 from analysis import AnalysisError
-from analysis.edits import EVERY, Edit, EditedRouting, ranges, without
+from analysis.edits import EVERY, Edit, EditedRouting, parse_edits, ranges, without
 from analysis.intervene import intervene, judge, reachable, read_ground
 from analysis.prompt import read_prompt
 from analysis.search import candidates, estimate, measure
@@ -142,6 +143,12 @@ def test_a_token_that_an_outer_level_dropped_is_said_and_can_be_kept_there_too(m
     assert intervene(ground, [Edit("drop", EVERY, (dropped,))]).absent == []
 
 
+def test_keeping_many_tokens_in_outer_levels_too_is_one_edit_per_level():
+    absent = [(2, token) for token in range(5)] + [(1, 7)]
+    wanted = [Edit("keep", 1, (0, 1, 2, 3, 4)), Edit("keep", 0, (0, 1, 2, 3, 4, 7))]
+    assert reachable([], absent, [None, 0, 1]) == wanted
+
+
 def test_edits_are_written_down_and_read(checkpoint):
     text = "the cat, sat on 12 mats"
     prompt = read_prompt(text, checkpoint.tokenizer, 512)
@@ -169,11 +176,68 @@ def test_edits_are_written_down_and_read(checkpoint):
         ("threshold nan@0", "needs a number"),
         ("keep 99@0", "is for token 99; the prompt has 0 to 39"),
         ("keep 9@7", "it has 0 to 2"),
+        ("drop 7-3@0", "from the lower to the higher one"),
+        ("drop 1-2-3@0", "is no token"),
+        ("drop 1,,2@0", "is no token"),
+        ("dense 3@0", "cannot be read"),
+        ("bypass 1e300@0", "needs a number from -1,000,000 to 1,000,000"),
     ],
 )
 def test_edits_that_do_not_fit_are_refused(ground, text, message):
     with pytest.raises(AnalysisError, match=message):
         intervene(ground, [Edit.parse(text)])
+
+
+HOSTILE = {
+    "spaces": ("drop" + " " * 16_000 + "x", "cannot be read"),
+    "spaces before the module": ("drop 1" + " " * 16_000 + "@" + " " * 300 + "x", "cannot be read"),
+    "very long": ("drop " + " " * 10**7 + "1@0", "has 10,000,008 characters; at most 16,384"),
+    "wide ranges": ("keep " + ",".join(["0-999999"] * 1_500) + "@0", "go beyond 262,143"),
+    "many digits": ("drop " + "1" * 5_000 + "@0", "at most 6 digits"),
+    "many digits of a module": ("drop 1@" + "1" * 5_000, "cannot be read"),
+    "many digits of a number": ("threshold " + "1" * 5_000 + "@0", "needs a number from"),
+    "quotes": ("drop " + "'" * 16_000 + "x@0", "names no tokens"),
+}
+
+
+@pytest.fixture
+def bounded():
+    """Fails a test that takes more than 20 s of processor time, also inside of a regular expression."""
+
+    def stop(signal, frame):
+        raise AssertionError("more than 20 s of processor time")
+
+    before = signal.signal(signal.SIGVTALRM, stop)
+    signal.setitimer(signal.ITIMER_VIRTUAL, 20)
+    yield
+    signal.setitimer(signal.ITIMER_VIRTUAL, 0)
+    signal.signal(signal.SIGVTALRM, before)
+
+
+@pytest.mark.parametrize("name", HOSTILE)
+def test_edits_that_a_stranger_wrote_are_refused_without_much_work_and_in_a_short_message(bounded, name):
+    text, message = HOSTILE[name]
+    with pytest.raises(AnalysisError, match=message) as caught:
+        Edit.parse(text)
+    assert len(str(caught.value)) < 400
+
+
+def test_a_line_of_edits_is_bounded_as_a_whole(bounded):
+    assert parse_edits("drop 1-2@0; keep 5@*;;dense@1;") == [
+        Edit("drop", 0, (1, 2)),
+        Edit("keep", EVERY, (5,)),
+        Edit("dense", 1),
+    ]
+    with pytest.raises(AnalysisError, match="more than 200 edits"):
+        parse_edits("dense@0;" * 100_000)
+    with pytest.raises(AnalysisError, match="more than 262,144 tokens"):
+        parse_edits(f"keep {','.join(['0-262143'] * 1_500)}@0;" * 200)
+
+
+def test_a_number_is_of_a_token_of_the_prompt_and_overlapping_ranges_name_it_once():
+    assert Edit.parse("drop 2-4,3-5,3@0", "abcdef", range(6), range(1, 7)).tokens == (2, 3, 4, 5)
+    with pytest.raises(AnalysisError, match="not all in the prompt, which has 0 to 5"):
+        Edit.parse("drop 2-6@0", "abcdef", range(6), range(1, 7))
 
 
 def test_a_model_without_levels_has_nothing_to_edit():

@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from analysis.prompt import decode_pieces, read_prompt
+from analysis.prompt import decode_pieces, read_answer, read_prompt
 from subllm import PromptError, PromptTooLongError
 from tests.conftest import byte_tokenizer
 
@@ -53,6 +53,47 @@ def test_a_long_prompt_is_refused_with_both_numbers_or_cut():
     assert len(cut.token_ids) == 50
     assert text.startswith(cut.text)
     np.testing.assert_array_equal(cut.token_ids, TOKENIZER(text)["input_ids"][:50])
+
+
+def test_a_text_of_many_megabytes_is_refused_before_it_is_tokenised():
+    class Counting:
+        """A tokenizer that counts the characters it is given."""
+
+        is_fast, read = True, 0
+
+        def __call__(self, text, **options):
+            self.read += len(text)
+            return TOKENIZER(text, **options)
+
+        def __getattr__(self, name):
+            return getattr(TOKENIZER, name)
+
+    text, counting = "the cat " * 10**6, Counting()
+    with pytest.raises(PromptTooLongError, match="8,000,000 characters; at most 50 tokens fit"):
+        read_prompt(text, counting, 50)
+    with pytest.raises(PromptError, match="answer has 8,000,000 characters; 50 tokens fit"):
+        read_answer(text, counting, 50)
+    assert not counting.read
+    cut = read_prompt(text, counting, 50, truncate=True)
+    assert len(cut.token_ids) == 50 and counting.read < 10_000
+
+
+def test_an_answer_has_to_fit_behind_the_prompt():
+    assert read_answer("", TOKENIZER, 0) == []
+    ids = TOKENIZER(" the mat")["input_ids"]
+    assert read_answer(" the mat", TOKENIZER, len(ids)) == ids
+    with pytest.raises(PromptError, match=f"answer has {len(ids)} tokens; {len(ids) - 1} fit behind the prompt"):
+        read_answer(" the mat", TOKENIZER, len(ids) - 1)
+    with pytest.raises(PromptError, match=r"The answer has half of a surrogate pair"):
+        read_answer("\ud800", TOKENIZER, 10)
+
+
+@pytest.mark.parametrize("template", ["{{ nobody.role }}", "{{ raise_exception('no') }}", "{% if %}"])
+def test_a_chat_template_that_fails_is_said(template):
+    broken = byte_tokenizer()
+    broken.chat_template = template
+    with pytest.raises(PromptError, match="chat template cannot take this prompt"):
+        read_prompt("the cat", broken, 50, chat=True)
 
 
 def test_the_chat_template_is_part_of_the_text():

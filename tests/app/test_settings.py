@@ -9,6 +9,9 @@ from subllm import CheckpointError, ConfigurationError
 from subllm.checkpoints import load_checkpoint, load_dense
 
 
+_ODD = ["tiny\0", "x" * 5000, "\ud800", "evil\n2026-01-01 ERROR app: x/../tiny"]
+
+
 def settings(root, **variables):
     return Settings.read({"SUBLLM_ROOTS": str(root), **variables})
 
@@ -21,14 +24,18 @@ def test_folders_below_the_roots_are_listed_and_located(tiny_checkpoint):
     assert allowed.locate(str(tiny_checkpoint), lambda share, text: None) == tiny_checkpoint.resolve()
 
 
-@pytest.mark.parametrize("choice", ["../outside", "/etc", "link", "someone/unlisted", "tiny/../../outside", "", "\0"])
+@pytest.mark.parametrize(
+    "choice", ["../outside", "/etc", "link", "someone/unlisted", "tiny/../../outside", "", "\0"] + _ODD
+)
 def test_nothing_outside_of_the_roots_can_be_reached(tmp_path, choice):
     root, outside = tmp_path / "root", tmp_path / "outside"
     (root / "tiny").mkdir(parents=True)
     outside.mkdir()
     (root / "link").symlink_to(outside)
-    with pytest.raises(CheckpointError, match="neither a folder below"):
+    with pytest.raises(CheckpointError, match="neither a folder below") as refused:
         settings(root).locate(choice, lambda share, text: None)
+    said = str(refused.value)
+    assert said.isprintable() and len(said) < 600
 
 
 def test_limits_are_read_and_checked():
