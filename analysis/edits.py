@@ -1,14 +1,15 @@
-"""Edits to the routing of a prompt: what may be changed, how it is written down, and the rule that does it.
+"""Edits to the routing of a prompt: what may be changed, how it is written down, and the override that does it.
 
-    drop 3-7,9@0        these tokens are dropped by subsampling module 0, whatever their scores
-    keep 12@1           this one is kept by module 1, with weight 1
-    threshold 0.3@0     module 0 keeps the scores above 0.3; what it calls 0 is now 0.3, for the weights too
-    retention 0.5@1     module 1 keeps the half of the prompt's tokens with the highest scores
-    bypass 0@0          what module 0's span changes is scaled by this factor
-    dense@1             module 1 keeps everything, with weight 1
+    drop 3-7,9@1        these tokens are dropped at Level 1, whatever their scores
+    keep 12@2           this one is kept at Level 2, with weight 1
+    threshold 0.3@1     Level 1 keeps the scores above 0.3; what it calls 0 is now 0.3, for the weights too
+    retention 0.5@2     Level 2 keeps the half of the prompt's tokens that reach it with the highest scores
+    bypass 0@1          what Level 1 changes is scaled by this factor
+    dense@2             Level 2 keeps everything, with weight 1
 
-`@*` means every module. Tokens may also be named by class (`drop digits@0`) or by text (`keep "harbour gate"@*`).
-Several edits in a line are separated by semicolons.
+`@*` means every level. Tokens may also be named by class (`drop digits@1`) or by text (`keep "harbour gate"@*`); they
+stay so named, and are looked for in the prompt that the edit is applied to. Several edits in a line are separated by
+semicolons.
 
 Edits come from strangers, in links too: reading one takes time linear in its length, and its size is known before it is
 expanded.
@@ -22,12 +23,15 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from subllm.subsampling import inference_rule
+from subllm.routing import LevelTokens, Router, Selection
+from subllm.routing.overrides import threshold_for
 
 from .errors import AnalysisError
+from .trace import Prompt
 
 KINDS = ("keep", "drop", "threshold", "retention", "bypass", "dense")
-EVERY = -1
+NAMING = ("keep", "drop")  # kinds that name tokens
+SCORED = ("threshold", "retention")  # kinds that need a router that scores
 CLASSES = {
     "letters": r"[^\W\d_]+",
     "digits": r"\d+",
@@ -38,9 +42,9 @@ CLASSES = {
 }
 MOST_EDITS = 200  # in a line
 MOST_CHARACTERS = 1 << 14  # of one edit
-MOST_TOKENS = 1 << 18  # that the edits of a line name, each counted as often as it is named
+MOST_TOKENS = 1 << 18  # that the edits of a line name by number, each counted as often as it is named
 _LARGEST = 1_000_000  # threshold or factor
-_DIGITS = 6  # of the number of a token or a module
+_DIGITS = 6  # of the number of a token or a level
 
 
 @dataclass(frozen=True)
@@ -49,34 +53,39 @@ class Edit:
 
     Attributes:
         kind: one of `KINDS`.
-        span: number of the subsampling module, or `EVERY`.
-        tokens: of the prompt, for "keep" and "drop".
+        level: number of the level, from 1; None for every level.
+        tokens: for "keep" and "drop", as written: numbers, a class, or a text in quotes.
         value: for "threshold", "retention" and "bypass".
     """
 
     kind: str
-    span: int
-    tokens: tuple[int, ...] = ()
+    level: int | None
+    tokens: str = ""
     value: float = 0.0
+
+    @property
+    def what(self) -> str:
+        """Tokens or number, as written; "" for "dense"."""
+        return self.tokens if self.kind in NAMING else "" if self.kind == "dense" else f"{self.value:g}"
 
     def __str__(self) -> str:
         """As `parse` reads it."""
-        what = ranges(self.tokens) if self.kind in ("keep", "drop") else f"{self.value:g}"
-        where = "*" if self.span == EVERY else str(self.span)
-        return f"dense@{where}" if self.kind == "dense" else f"{self.kind} {what}@{where}"
+        return f"{self.kind} {self.what}".strip() + f"@{'*' if self.level is None else self.level}"
+
+    def applies(self, level: int) -> bool:
+        """Whether it is for a level."""
+        return self.level in (None, level)
 
     @classmethod
-    def parse(cls, text: str, prompt: str = "", starts: Sequence[int] = (), ends: Sequence[int] = ()) -> "Edit":
+    def parse(cls, text: str, first: int = 1) -> "Edit":
         """Read an edit.
 
         Args:
             text: as in the module's docstring.
-            prompt: whose tokens may be named by class or text.
-            starts: (T,) first character of each token.
-            ends: (T,) character past the last.
+            first: number of the first level in `text`; old links counted from 0.
 
         Raises:
-            AnalysisError: if it cannot be read, or names nothing; says what is allowed.
+            AnalysisError: if it cannot be read; says what is allowed.
         """
         if len(text) > MOST_CHARACTERS:
             raise AnalysisError(
@@ -86,16 +95,19 @@ class Edit:
         before, at, where = text.rpartition("@")
         kind, what = [*before.split(maxsplit=1), "", ""][:2]
         what, where = what.strip(), where.strip()
-        span = EVERY if where == "*" else _number(where)
-        if not at or kind not in KINDS or span is None or (kind == "dense" and what):
+        number = None if where == "*" else _number(where)
+        if not at or kind not in KINDS or (number is None and where != "*") or (kind == "dense" and what):
             raise AnalysisError(
                 f"The edit {_short(text)!r} cannot be read; write one of {', '.join(KINDS)}, what, @ and the number of "
-                "a subsampling module or *, such as 'drop 3-7@0' or 'threshold 0.3@*'."
+                "a level or *, such as 'drop 3-7@1' or 'threshold 0.3@*'."
             )
+        level = None if number is None else number + 1 - first
+        if level is not None and level < 1:
+            raise AnalysisError(f"The edit {_short(text)!r} is for level {level}; levels count from 1.")
         if kind == "dense":
-            return cls(kind, span)
-        if kind in ("keep", "drop"):
-            return cls(kind, span, _named(what, prompt, starts, ends))
+            return cls(kind, level)
+        if kind in NAMING:
+            return cls(kind, level, tokens=_checked(what))
         try:
             value = float(what)
         except ValueError:
@@ -106,29 +118,72 @@ class Edit:
                 f"The edit {_short(text)!r} has {_short(what)!r} where {kind} needs a number from {least:,} to "
                 f"{most:,}."
             )
-        return cls(kind, span, value=value)
+        return cls(kind, level, value=value)
+
+    def named(self, prompt: Prompt) -> tuple[int, ...]:
+        """Tokens of a prompt that the edit names, ascending.
+
+        Args:
+            prompt: that it is applied to.
+
+        Raises:
+            AnalysisError: if it names a number beyond the prompt, or nothing in it.
+        """
+        if self.kind not in NAMING:
+            return ()
+        if not self.tokens[:1].isdecimal():
+            return _found(self.tokens, prompt)
+        tokens = _expanded(_ranges(self.tokens))
+        if tokens[-1] >= len(prompt):
+            raise AnalysisError(
+                f"The edit '{_short(str(self))}' is for token {tokens[-1]:,}; the prompt has 0 to {len(prompt) - 1:,}."
+            )
+        return tokens
 
 
-def parse_edits(text: str) -> list[Edit]:
-    """Read the edits of a line, as a link has them; tokens are named by number.
+def parse_edits(text: str, first: int = 1) -> list[Edit]:
+    """Read the edits of a line, as a link has them.
 
     Args:
         text: edits, separated by semicolons.
+        first: number of the first level in `text`; old links counted from 0.
 
     Raises:
         AnalysisError: if one cannot be read, or they are too many.
     """
-    parts = [part for part in text.split(";", MOST_EDITS) if part.strip()]
+    parts = [part for part in _split(text) if part.strip()]
     if len(parts) > MOST_EDITS:
         raise AnalysisError(f"There are more than {MOST_EDITS} edits in a line; leave some out.")
     edits: list[Edit] = []
     named = 0
     for part in parts:
-        edits.append(Edit.parse(part))
-        named += len(edits[-1].tokens)
+        edits.append(Edit.parse(part, first))
+        if edits[-1].tokens[:1].isdecimal():
+            named += sum(high - low + 1 for low, high in _ranges(edits[-1].tokens))
         if named > MOST_TOKENS:
             raise AnalysisError(f"The edits of a line name more than {MOST_TOKENS:,} tokens; leave some out.")
     return edits
+
+
+def write_edits(edits: Sequence[Edit]) -> str:
+    """A line that `parse_edits` reads."""
+    return ";".join(map(str, edits))
+
+
+def _split(text: str) -> Iterator[str]:
+    """Edits of a line; a semicolon inside of quotes separates nothing."""
+    quote, start, count = "", 0, 0
+    for at, character in enumerate(text):
+        if quote:
+            quote = "" if character == quote else quote
+        elif character in "'\"":
+            quote = character
+        elif character == ";":
+            yield text[start:at]
+            start, count = at + 1, count + 1
+            if count > MOST_EDITS:
+                return
+    yield text[start:]
 
 
 def ranges(tokens: Sequence[int]) -> str:
@@ -146,32 +201,40 @@ def ranges(tokens: Sequence[int]) -> str:
     return ",".join(str(first) if first == last else f"{first}-{last}" for first, last in runs)
 
 
-def _named(what: str, prompt: str, starts: Sequence[int], ends: Sequence[int]) -> tuple[int, ...]:
+def _checked(what: str) -> str:
+    """Tokens as written, seen to be numbers, a class or a text."""
     if what[:1].isdecimal():
-        return _numbered(what, len(starts))
-    quoted = len(what) > 2 and what[0] in "'\"" and what[-1] == what[0]
-    if not quoted and what not in CLASSES:
+        return ranges(_expanded(_ranges(what)))
+    if not _is_quoted(what) and what not in CLASSES:
         raise AnalysisError(
             f"{_short(what)!r} names no tokens; write numbers such as 3-7,9, a text in quotes, or one of "
             f"{', '.join(CLASSES)}."
         )
-    covered = np.zeros(len(prompt) + 1, dtype=bool)
-    found = _places(what[1:-1], prompt) if quoted else (each.span() for each in re.finditer(CLASSES[what], prompt))
-    for first, last in found:
+    return what
+
+
+def _is_quoted(what: str) -> bool:
+    return len(what) > 2 and what[0] in "'\"" and what[-1] == what[0]
+
+
+def _found(what: str, prompt: Prompt) -> tuple[int, ...]:
+    """Tokens of a class, or of a text, in a prompt."""
+    text, covered = prompt.text, np.zeros(len(prompt.text) + 1, dtype=bool)
+    if _is_quoted(what):
+        places = _places(what[1:-1], text)
+    else:
+        places = (each.span() for each in re.finditer(CLASSES[what], text))
+    for first, last in places:
         covered[first:last] = True
-    tokens = tuple(t for t, (start, end) in enumerate(zip(starts, ends, strict=True)) if covered[start:end].any())
-    if not tokens:
+    before = np.concatenate([[0], np.cumsum(covered)])  # covered characters before each
+    tokens = np.flatnonzero(before[prompt.ends] > before[prompt.starts])
+    if not len(tokens):
         raise AnalysisError(f"The prompt has no tokens that {_short(what)} names.")
-    return tokens
+    return tuple(tokens.tolist())
 
 
-def _numbered(what: str, prompt: int) -> tuple[int, ...]:
-    """Tokens of numbers and ranges, once it is known how many they are.
-
-    Args:
-        what: such as "3-7,9".
-        prompt: tokens of the prompt, or 0 if that is not known yet.
-    """
+def _ranges(what: str) -> list[tuple[int, int]]:
+    """First and last tokens of numbers and ranges such as "3-7,9"."""
     bounds: list[tuple[int, int]] = []
     for part in what.split(","):
         first, dash, last = part.partition("-")
@@ -183,13 +246,12 @@ def _numbered(what: str, prompt: int) -> tuple[int, ...]:
                 "ranges from the lower to the higher one, such as 3-7,9."
             )
         bounds.append((low, high))
-    most = prompt or MOST_TOKENS
-    if max(high for _, high in bounds) >= most:
-        raise AnalysisError(
-            f"The tokens {_short(what)} are not all in the prompt, which has 0 to {prompt - 1:,}."
-            if prompt
-            else f"The tokens {_short(what)} go beyond {most - 1:,}, the last that can be named."
-        )
+    if max(high for _, high in bounds) >= MOST_TOKENS:
+        raise AnalysisError(f"The tokens {_short(what)} go beyond {MOST_TOKENS - 1:,}, the last that can be named.")
+    return bounds
+
+
+def _expanded(bounds: Sequence[tuple[int, int]]) -> tuple[int, ...]:
     reached, found = -1, list[int]()
     for low, high in sorted(bounds):
         found += range(max(low, reached + 1), high + 1)
@@ -214,105 +276,107 @@ def _places(text: str, prompt: str) -> Iterator[tuple[int, int]]:
         at = prompt.find(text, at + len(text))
 
 
-def without(edits: Sequence[Edit], tokens: Sequence[int], span: int) -> list[Edit]:
-    """Edits with these tokens taken out of what is forced at a span.
+def without(edits: Sequence[Edit], tokens: Sequence[int], level: int | None, prompt: Prompt) -> list[Edit]:
+    """Edits with these tokens taken out of what is forced at a level.
 
     Args:
         edits: in force.
-        tokens: to be left to the model again.
-        span: number of the subsampling module.
+        tokens: to be left to the router again.
+        level: number of the level; None takes them out of the edits that are for every level.
+        prompt: that the edits are applied to.
     """
     rest, gone = [], set(tokens)
     for edit in edits:
-        if edit.kind in ("keep", "drop") and edit.span == span:
-            left = tuple(token for token in edit.tokens if token not in gone)
-            if left:
-                rest.append(replace(edit, tokens=left))
-        else:
-            rest.append(edit)
+        named = edit.named(prompt) if edit.kind in NAMING and edit.level == level else ()
+        left = [token for token in named if token not in gone]
+        if len(left) == len(named):
+            rest.append(edit)  # as written
+        elif left:
+            rest.append(replace(edit, tokens=ranges(left)))
     return rest
 
 
-def check(edits: Sequence[Edit], spans: int, tokens: int) -> None:
+def check(edits: Sequence[Edit], routers: Sequence[Router], prompt: Prompt) -> None:
     """See that edits fit a model and a prompt.
 
     Args:
         edits: to be made.
-        spans: subsampling modules of the model.
-        tokens: of the prompt.
+        routers: of the model, in order of the levels.
+        prompt: that they are applied to.
 
     Raises:
-        AnalysisError: if a module or a token does not exist.
+        AnalysisError: if a level or a token does not exist, or a level's router has no scores to be compared.
     """
     for edit in edits:
-        if edit.span >= spans:
-            allowed = f"it has 0 to {spans - 1}" if spans else "it has none"
-            raise AnalysisError(f"The edit '{edit}' is for subsampling module {edit.span} of the model; {allowed}.")
-        if edit.tokens and edit.tokens[-1] >= tokens:
-            raise AnalysisError(
-                f"The edit '{edit}' is for token {edit.tokens[-1]:,}; the prompt has 0 to {tokens - 1:,}."
-            )
+        if edit.level is not None and edit.level > len(routers):
+            allowed = f"it has levels 1 to {len(routers)}" if routers else "it has no levels"
+            raise AnalysisError(f"The edit '{_short(str(edit))}' is for Level {edit.level} of the model; {allowed}.")
+        for level, router in enumerate(routers, start=1):
+            if edit.kind in SCORED and edit.applies(level) and not router.scores_tokens:
+                raise AnalysisError(
+                    f"The edit '{_short(str(edit))}' moves the threshold of Level {level}, but that level's router "
+                    "does not score tokens; keep or drop tokens there."
+                )
+        edit.named(prompt)
 
 
 @dataclass
-class EditedRouting:
-    """The rule of a model with edits; see `subllm.subsampling.Rule`. Without edits it is the model's own.
+class Edited:
+    """The override that makes edits: what a router decides, changed.
 
     Thresholds come first, then dropped and kept tokens in the order of the edits, then the bypass.
 
+    Args:
+        edits: in force, seen to fit by `check`.
+        prompt: that they are applied to. What follows it is only touched by what names no tokens.
+
     Attributes:
-        edits: in force.
-        thresholds: by subsampling module, with which a wanted retention was reached on the prompt; they hold for what
-            follows it too.
-        absent: tokens of the prompt that an edit names but that did not reach the module, by module.
+        thresholds: by level, with which a wanted retention was reached on the prompt; they hold for what follows it.
     """
 
     edits: Sequence[Edit]
+    prompt: Prompt
     thresholds: dict[int, float] = field(default_factory=dict)
-    absent: dict[int, list[int]] = field(default_factory=dict)
 
-    def __call__(self, span: int, scores: Tensor, positions: Tensor, mask: Tensor | None) -> tuple[Tensor, Tensor]:
-        """Kept tokens and weights."""
-        mine = [edit for edit in self.edits if edit.span in (span, EVERY)]
-        first = span not in self.absent  # the prompt; what follows it has other positions
-        self.absent.setdefault(span, [])
-        for edit in mine:
-            if edit.kind == "threshold":
-                scores = scores - edit.value
-            elif edit.kind == "retention":
-                if span not in self.thresholds:
-                    present = scores if mask is None else scores[mask]
-                    self.thresholds[span] = threshold_for(present.flatten(), edit.value)
-                scores = scores - self.thresholds[span]
-        kept, weights = inference_rule(scores)
-        for edit in mine:
+    def __post_init__(self) -> None:
+        self._named = [edit.named(self.prompt) for edit in self.edits]
+
+    def __call__(self, level: int, router: Router, tokens: LevelTokens) -> Selection:
+        """The selection at a level."""
+        mine = [(edit, named) for edit, named in zip(self.edits, self._named, strict=True) if edit.applies(level)]
+        if any(edit.kind in SCORED for edit, _ in mine):
+            scores = router.score(tokens.hidden_states)
+            threshold = self._threshold(level, [edit for edit, _ in mine], scores, tokens)
+            selection = router.decide(tokens, scores, threshold)
+        else:
+            selection = router.select(tokens, training=False)
+        if not mine:
+            return selection
+        kept, weights, edited = selection.kept, selection.weights, torch.zeros_like(selection.kept)
+        for edit, named in mine:
             if edit.kind == "dense":
                 kept, weights = torch.ones_like(kept), torch.ones_like(weights)
-            elif edit.tokens:
-                named = torch.isin(positions, torch.tensor(edit.tokens, device=positions.device))
-                kept = kept | named if edit.kind == "keep" else kept & ~named
+            elif edit.kind in NAMING:
+                here = torch.isin(tokens.positions, torch.tensor(named, device=kept.device))
+                edited = edited | here
+                kept = kept | here if edit.kind == "keep" else kept & ~here
                 if edit.kind == "keep":
-                    weights = weights.masked_fill(named, 1.0)
-                if first and edit.span != EVERY:
-                    missing = set(edit.tokens) - set(positions.flatten().tolist())
-                    self.absent[span] = sorted({*self.absent[span], *missing})
-        for edit in mine:
+                    weights = weights.masked_fill(here, 1.0)
+        for edit, _ in mine:
             if edit.kind == "bypass":
                 weights = weights * edit.value
-        return kept, weights
+        return Selection.of(tokens, kept, weights, selection.scores, selection.threshold, edited)
 
-
-def threshold_for(scores: Tensor, retention: float) -> float:
-    """Threshold that just some share of scores exceeds, halfway between the two next to it.
-
-    Args:
-        scores: (N,).
-        retention: share, 0 to 1.
-    """
-    if not scores.numel():
-        return 0.0
-    ranked = scores.sort().values
-    dropped = round((1 - retention) * ranked.numel())
-    below = ranked[dropped - 1] if dropped else ranked[0] - 1
-    above = ranked[dropped] if dropped < ranked.numel() else ranked[-1] + 1
-    return ((below + above) / 2).item()
+    def _threshold(self, level: int, edits: Sequence[Edit], scores: Tensor, tokens: LevelTokens) -> float:
+        """That the level's scores are compared with: the sum of what the edits move it by."""
+        total = 0.0
+        for edit in edits:
+            if edit.kind == "threshold":
+                total += edit.value
+            elif edit.kind == "retention":
+                if level not in self.thresholds:
+                    present = tokens.positions < len(self.prompt)
+                    present = present if tokens.mask is None else present & tokens.mask
+                    self.thresholds[level] = threshold_for(scores[present] - total, edit.value)
+                total += self.thresholds[level]
+        return total

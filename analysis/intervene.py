@@ -1,40 +1,36 @@
 """What would have happened otherwise: edits to the routing of a prompt, and what they change.
 
-    python -m analysis.intervene --prompt "..." --drop 3-7@1 --keep 12@0 --threshold 0.3@0 --answer " Paris"
+    python -m analysis.intervene --prompt "..." --drop 3-7@2 --keep 12@1 --threshold 0.3@1 --answer " Paris"
 
-A prompt is read once, untouched, and every edit goes on from the state just before the first subsampling module that it
-names: what comes before is not run again. Without edits the result is the untouched one, bit for bit.
+A prompt is read once, untouched, and every edit goes on from the state just before the first level that it names: what
+comes before is not run again. Without edits the result is the untouched one, bit for bit.
 """
 
 import argparse
 import sys
 import time
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import torch
 from torch import Tensor
 
-from subllm import SubllmError, SubllmForCausalLM
-from subllm.checkpoints import dtype_name, load_checkpoint, pick_device, pick_dtype
+from subllm import Probe, SubllmError, SubllmForCausalLM
+from subllm.checkpoints import Checkpoint, dtype_name, load_checkpoint, pick_device, pick_dtype
 from subllm.demo import build_demo
-from subllm.routing import level_arrays
-from subllm.stream import Snapshot
 from subllm.structure import BLOCK
 
-from .agreement import agreement
-from .edits import EVERY, KINDS, Edit, EditedRouting, check
+from .agreement import agree
+from .edits import KINDS, NAMING, Edit, Edited, check, ranges
 from .errors import AnalysisError
 from .measure import timed
 from .operations import prefill_operations
 from .prompt import decode_pieces, read_answer, read_prompt
-from .record import out_of_memory_said
-from .roofline import block_tokens, cache_bytes
-
-NEXT = 10
+from .record import NEXT_TOKENS, Reading, out_of_memory_said, predictions_of, provenance_of, read
+from .roofline import cache_bytes
+from .trace import UNTOUCHED, Prompt, Routing, Trace
 
 
 @dataclass(frozen=True, eq=False)
@@ -42,37 +38,33 @@ class Ground:
     """A prompt read without edits: what edits are compared with, and where they go on from.
 
     Attributes:
-        model: in evaluation mode.
+        checkpoint: that reads.
         ids: (1, T + A): the prompt, and the answer whose probability is watched.
-        answer: A, tokens of the answer.
-        snapshots: states before each span.
-        hidden: (T + A, D) last hidden states.
-        arrays: (S, T) of the routing, named as in a `Trace`.
+        trace: of the prompt, untouched: prompt, routing, blocks, predictions.
+        reading: of the same pass; its `hidden` are (T + A, D), its snapshots where edits go on from.
         seconds: that reading took.
     """
 
-    model: SubllmForCausalLM
+    checkpoint: Checkpoint
     ids: Tensor
-    answer: int
-    snapshots: dict[int, Snapshot]
-    hidden: Tensor
-    arrays: dict[str, np.ndarray]
+    trace: Trace
+    reading: Reading
     seconds: float
 
     @property
-    def kept(self) -> np.ndarray:
-        """(S, T) True where the span's blocks process the token."""
-        return self.arrays["kept"]
+    def model(self) -> SubllmForCausalLM:
+        """In evaluation mode."""
+        return self.checkpoint.model
 
     @property
-    def scores(self) -> np.ndarray:
-        """(S, T) importance; NaN where the token did not reach the span."""
-        return self.arrays["scores"]
+    def answer(self) -> int:
+        """A, tokens of the answer."""
+        return self.ids.shape[1] - self.num_tokens
 
     @property
     def num_tokens(self) -> int:
         """T, tokens of the prompt."""
-        return self.ids.shape[1] - self.answer
+        return self.trace.num_tokens
 
 
 @dataclass(frozen=True, eq=False)
@@ -81,168 +73,185 @@ class Outcome:
 
     Attributes:
         edits: in force.
-        arrays: (S, T) of the routing, named as in a `Trace`.
+        trace: of the edited run; at first without surprisal and agreement, whose reference is the untouched run.
         flipped: (S, T) 1 where a token that no edit names is kept now and was not, -1 where it is not and was.
-        absent: (span, token) that an edit names but that an outer span dropped already.
+        absent: (level, token) that an edit names but that an outer level dropped.
         next_ids: (K,) likeliest next tokens of both.
+        next_pieces: (K,) readable text of these.
         next_probabilities: (2, K).
-        answer: log-probability of the answer, nats, both; NaN where none is watched.
+        answer: log-probability of the answer, nats, both; None where none is watched.
         divergence: nats, KL divergence of the edited next-token distribution after the prompt from the untouched one.
         cache_bytes: keys and values of the prompt, both.
         operations: of reading the prompt, both, in full.
         seconds: that the steps from the first edit on took.
+        whole_seconds: that the untouched reading took.
         share: of the untouched reading's operations that lie in these steps.
-        hidden: (T + A, D) last hidden states.
     """
 
     edits: tuple[Edit, ...]
-    arrays: dict[str, np.ndarray]
+    trace: Trace
     flipped: np.ndarray
     absent: list[tuple[int, int]]
     next_ids: np.ndarray
+    next_pieces: np.ndarray
     next_probabilities: np.ndarray
-    answer: tuple[float, float]
+    answer: tuple[float, float] | None
     divergence: float
     cache_bytes: tuple[float, float]
     operations: tuple[int, int]
     seconds: float
+    whole_seconds: float
     share: float
-    hidden: Tensor
-
-    @property
-    def kept(self) -> np.ndarray:
-        """(S, T) True where the span's blocks process the token."""
-        return self.arrays["kept"]
 
     @property
     def emptied(self) -> list[int]:
-        """Spans that keep nothing now."""
-        return [span for span, row in enumerate(self.kept) if not row.any()]
+        """Levels that keep nothing now."""
+        return [level for level in self.trace.routing.levels if not self.trace.routing.kept[level - 1].any()]
 
 
-@torch.no_grad()
-def read_ground(model: SubllmForCausalLM, token_ids: np.ndarray, answer_ids: Sequence[int] = ()) -> Ground:
+@torch.inference_mode()
+def read_ground(checkpoint: Checkpoint, prompt: Prompt, answer_ids: Sequence[int] = (), name: str = "") -> Ground:
     """Read a prompt without edits.
 
     Args:
-        model: in evaluation mode.
-        token_ids: (T,) the prompt.
+        checkpoint: loaded.
+        prompt: tokenised.
         answer_ids: (A,) what may follow it.
+        name: of the checkpoint, for traces.
 
     Raises:
         RunStopped: when memory runs out.
     """
-    ids = torch.tensor([[*map(int, token_ids), *answer_ids]], device=model.device)
-    snapshots: dict[int, Snapshot] = {}
+    model = checkpoint.model
+    ids = torch.tensor([[*prompt.token_ids.tolist(), *answer_ids]], device=model.device)
     started = time.perf_counter()
     with out_of_memory_said(ids.shape[1]):
-        output = model.model(ids, use_cache=False, output_routing=True, snapshots=snapshots)
-    hidden = output.last_hidden_state[0]
-    arrays = _prompt_arrays(model, output.routing, ids.shape[1], len(token_ids))
-    hidden.sum().item()  # wait for the device
-    return Ground(model, ids, len(answer_ids), snapshots, hidden, arrays, time.perf_counter() - started)
+        reading = read(model, ids, length=len(prompt), probe=Probe(keep_snapshots=True))
+    reading.hidden.sum().item()  # wait for the device
+    seconds = time.perf_counter() - started
+    trace = Trace(
+        prompt=prompt,
+        routing=reading.routing,
+        provenance=provenance_of(checkpoint, None, name),
+        blocks=reading.blocks,
+        predictions=predictions_of(model.lm_head(reading.hidden[len(prompt) - 1]), checkpoint.tokenizer),
+    )
+    return Ground(checkpoint, ids, trace, reading, seconds)
 
 
 @torch.inference_mode()
-def intervene(ground: Ground, edits: Sequence[Edit]) -> Outcome:
-    """Read a prompt with edits, from the first module that they name on.
+def stages(ground: Ground, edits: Sequence[Edit]) -> Iterator[Outcome]:
+    """Read a prompt with edits, from the first level that they name on.
 
     Args:
         ground: the prompt without edits.
         edits: to be made, in order.
 
+    Yields:
+        The outcome; then again with surprisal and agreement at every position, a head's work per token for each.
+
     Raises:
         AnalysisError: if an edit does not fit the model or the prompt.
         RunStopped: when memory runs out.
     """
-    model, length = ground.model, ground.num_tokens
-    structure = model.config.parsed_structure
-    check(edits, len(structure.spans), length)
-    arrays, hidden, seconds, share = ground.arrays, ground.hidden, 0.0, 0.0
-    routing = EditedRouting(tuple(edits))
-    if edits and structure.spans:
-        first = first_span(edits)
-        found: list = []
+    model, prompt, length = ground.model, ground.trace.prompt, ground.num_tokens
+    check(edits, list(model.model.subsamplers), prompt)  # type: ignore[arg-type]
+    reading, seconds, share = ground.reading, 0.0, 0.0
+    if edits and ground.trace.routing.num_levels:
+        first = first_level(edits)
+        probe = Probe(override=Edited(tuple(edits), prompt), resume=ground.reading.snapshots[first])
+        found: list[Reading] = []
 
         def run() -> None:
-            found.append(
-                model.model(
-                    ground.ids, use_cache=False, output_routing=True, rule=routing, resume=ground.snapshots[first]
-                )
-            )
+            found.append(read(model, ground.ids, length=length, probe=probe, known=ground.reading))
 
         with out_of_memory_said(length):
             seconds = timed(run, model.device).seconds
-        (output,) = found
-        hidden = output.last_hidden_state[0]
-        arrays = _prompt_arrays(model, output.routing, ground.ids.shape[1], length)
+        (reading,) = found
         share = _share_again(ground, first)
-    named = np.zeros_like(ground.kept)
-    for edit in edits:
-        if edit.kind in ("keep", "drop"):
-            named[slice(None) if edit.span == EVERY else edit.span, list(edit.tokens)] = True
-    before, after = (_last(model, each, length) for each in (ground.hidden, hidden))
-    top = torch.cat([before.topk(min(NEXT, len(before))).indices, after.topk(min(NEXT, len(after))).indices])
+    outcome = _outcome(ground, tuple(edits), reading, seconds, share)
+    yield outcome
+    surprisal, agreement = agree(
+        model.lm_head, reading.hidden[:length], model.lm_head, ground.reading.hidden[:length], ground.ids[0, :length],
+        UNTOUCHED,
+    )  # fmt: skip
+    trace = outcome.trace
+    assert trace.predictions is not None
+    predictions = replace(trace.predictions, surprisal=surprisal)
+    yield replace(outcome, trace=replace(trace, predictions=predictions, agreement=agreement if edits else None))
+
+
+def intervene(ground: Ground, edits: Sequence[Edit]) -> Outcome:
+    """The last of `stages`, which has the arguments and errors."""
+    *_, outcome = stages(ground, edits)
+    return outcome
+
+
+def _outcome(ground: Ground, edits: tuple[Edit, ...], reading: Reading, seconds: float, share: float) -> Outcome:
+    model, prompt, length = ground.model, ground.trace.prompt, ground.num_tokens
+    before, after = (_last(model, each.hidden, length) for each in (ground.reading, reading))
+    top = torch.cat([each.topk(min(NEXT_TOKENS, len(each))).indices for each in (before, after)])
     next_ids = torch.tensor(list(dict.fromkeys(top.tolist())), device=top.device)
     next_ids = next_ids[after[next_ids].argsort(descending=True)]
-    kept = arrays["kept"]
-    sizes = [_size(model, each) for each in (ground.kept, kept)]
+    untouched, routing = ground.trace.routing, reading.routing
+    trace = replace(
+        ground.trace,
+        routing=routing,
+        blocks=reading.blocks,
+        predictions=predictions_of(after, ground.checkpoint.tokenizer) if edits else ground.trace.predictions,
+        provenance=replace(ground.trace.provenance, edits=tuple(map(str, edits))),
+    )
+    sizes = [_size(ground, each) for each in (untouched, routing)]
+    absent = {
+        (edit.level, token)
+        for edit in edits
+        if edit.level is not None
+        for token in edit.named(prompt)
+        if not routing.reached[edit.level - 1, token]
+    }
+    answers = (answer_logprob(ground, ground.reading.hidden), answer_logprob(ground, reading.hidden))
     return Outcome(
-        edits=tuple(edits),
-        arrays=arrays,
-        flipped=np.where(named, 0, kept.astype(np.int8) - ground.kept.astype(np.int8)),
-        absent=[(span, token) for span, tokens in sorted(routing.absent.items()) for token in tokens],
+        edits=edits,
+        trace=trace,
+        flipped=np.where(routing.edited, 0, routing.kept.astype(np.int8) - untouched.kept.astype(np.int8)),
+        absent=sorted(absent),
         next_ids=next_ids.cpu().numpy(),
+        next_pieces=decode_pieces(next_ids.cpu().numpy(), ground.checkpoint.tokenizer),
         next_probabilities=torch.stack([before[next_ids], after[next_ids]]).exp().cpu().numpy(),
-        answer=(answer_logprob(ground, ground.hidden), answer_logprob(ground, hidden)),
+        answer=answers if ground.answer else None,
         divergence=max((before.exp() * (before - after)).sum().item(), 0.0),
         cache_bytes=(sizes[0][0], sizes[1][0]),
         operations=(sizes[0][1], sizes[1][1]),
         seconds=seconds,
+        whole_seconds=ground.seconds,
         share=share,
-        hidden=hidden,
     )
 
 
-def judge(ground: Ground, outcome: Outcome) -> dict[str, np.ndarray]:
-    """Predictions at every position, edited against untouched; a head's work per token for each.
-
-    Args:
-        ground: the prompt without edits.
-        outcome: the prompt with edits.
-
-    Returns:
-        As `analysis.agreement.agreement`: `surprisal` (edited), `dense_surprisal` (untouched), `divergence` (T,)
-        float32, nats, and `agrees` (T,) bool.
-    """
-    head, length = ground.model.lm_head, ground.num_tokens
-    return agreement(head, outcome.hidden[:length], head, ground.hidden[:length], ground.ids[0, :length])
-
-
-def reachable(edits: Sequence[Edit], absent: Sequence[tuple[int, int]], parents: Sequence[int | None]) -> list[Edit]:
-    """The edits, with those added that keep tokens in the outer spans that drop them now.
+def reachable(edits: Sequence[Edit], absent: Sequence[tuple[int, int]], parents: Sequence[int]) -> list[Edit]:
+    """The edits, with those added that keep tokens in the outer levels that drop them now.
 
     Args:
         edits: in force.
-        absent: (span, token) as in `Outcome`.
-        parents: enclosing span of each span.
+        absent: (level, token) as in `Outcome`.
+        parents: enclosing level of each level, from Level 1 on.
     """
     added: dict[int, set[int]] = {}
-    for span, token in absent:
-        outer = parents[span]
-        while outer is not None:
+    for level, token in absent:
+        outer = parents[level - 1]
+        while outer:
             added.setdefault(outer, set()).add(token)
-            outer = parents[outer]
-    return [*(Edit("keep", span, tuple(sorted(tokens))) for span, tokens in added.items()), *edits]
+            outer = parents[outer - 1]
+    return [*(Edit("keep", level, ranges(sorted(tokens))) for level, tokens in added.items()), *edits]
 
 
-def first_span(edits: Sequence[Edit]) -> int:
-    """The subsampling module that comes first among those that edits name.
+def first_level(edits: Sequence[Edit]) -> int:
+    """The level that opens first among those that edits name.
 
     Args:
         edits: at least one.
     """
-    return max(min(edit.span for edit in edits), 0)  # numbers are in order of opening, and EVERY comes before all
+    return min(edit.level or 1 for edit in edits)  # levels are numbered in order of opening
 
 
 def answer_logprob(ground: Ground, hidden: Tensor) -> float:
@@ -263,7 +272,8 @@ def objective(ground: Ground, hidden: Tensor) -> Tensor:
         hidden: (B, T + A, D) last hidden states.
     """
     head, last = ground.model.lm_head, ground.num_tokens - 1
-    targets = ground.ids[0, ground.num_tokens :] if ground.answer else head(ground.hidden[last]).argmax()[None]
+    untouched = ground.reading.hidden[last]
+    targets = ground.ids[0, ground.num_tokens :] if ground.answer else head(untouched).argmax()[None]
     rows = hidden[:, last : last + len(targets)]
     found = head(rows).float().log_softmax(-1)
     return found.gather(2, targets[None, :, None].expand(len(hidden), -1, 1)).sum((1, 2))
@@ -274,26 +284,16 @@ def _last(model: SubllmForCausalLM, hidden: Tensor, length: int) -> Tensor:
     return model.lm_head(hidden[length - 1]).float().log_softmax(-1)
 
 
-def _prompt_arrays(model: SubllmForCausalLM, records: Any, total: int, length: int) -> dict[str, np.ndarray]:
-    return {
-        name: array[:, :length] for name, array in level_arrays(model.config.parsed_structure, records, total).items()
-    }
-
-
-def _block_counts(model: SubllmForCausalLM, kept: np.ndarray) -> list[int]:
-    """Tokens that each block processes, from what was kept (S, T)."""
-    return [int(n) for n in block_tokens(model.config, [kept.shape[1], *kept.sum(1)])]
-
-
-def _size(model: SubllmForCausalLM, kept: np.ndarray) -> tuple[float, int]:
+def _size(ground: Ground, routing: Routing) -> tuple[float, int]:
     """Cache bytes and operations of a prompt, from what was kept."""
-    size = cache_bytes(model.config, [kept.shape[1], *kept.sum(1)], 1, dtype_name(model))
-    return size, prefill_operations(model.config, _block_counts(model, kept))
+    config = ground.model.config
+    size = cache_bytes(config, routing.level_tokens.tolist(), 1, dtype_name(ground.model))
+    return size, prefill_operations(config, routing.block_tokens.tolist())
 
 
-def _share_again(ground: Ground, span: int) -> float:
-    config, tokens = ground.model.config, _block_counts(ground.model, ground.kept)
-    done = config.parsed_structure.text[: ground.snapshots[span].step].count(BLOCK)
+def _share_again(ground: Ground, level: int) -> float:
+    config, tokens = ground.model.config, ground.trace.routing.block_tokens.tolist()
+    done = config.parsed_structure.text[: ground.reading.snapshots[level].step].count(BLOCK)
     return prefill_operations(config, [0] * done + tokens[done:]) / prefill_operations(config, tokens)
 
 
@@ -305,58 +305,63 @@ def main() -> int:
     parser.add_argument("--chat", action="store_true", help="put the prompt through the chat template")
     parser.add_argument("--answer", default="", help="text whose probability after the prompt is watched")
     for kind in KINDS:
-        what = "MODULE" if kind == "dense" else "TOKENS@MODULE" if kind in ("keep", "drop") else "NUMBER@MODULE"
+        what = "LEVEL" if kind == "dense" else "TOKENS@LEVEL" if kind in NAMING else "NUMBER@LEVEL"
         parser.add_argument(f"--{kind}", action="append", default=[], metavar=what)
     parser.add_argument("--device", help="such as cpu or cuda; the best one if left out")
     parser.add_argument("--dtype", help="such as float32 or bfloat16; the device's default if left out")
+    parser.add_argument("--out", type=Path, metavar="FILE.npz", help="save the edited run's trace")
     arguments = parser.parse_args()
     device = arguments.device or pick_device()
     try:
+        edits = [
+            Edit.parse(f"dense@{what}" if kind == "dense" else f"{kind} {what}")
+            for kind in KINDS
+            for what in getattr(arguments, kind)
+        ]
         folder = arguments.checkpoint or build_demo()
         checkpoint = load_checkpoint(folder, device, arguments.dtype or pick_dtype(device))
-        model, tokenizer = checkpoint.model, checkpoint.tokenizer
-        most = model.config.max_position_embeddings
-        prompt = read_prompt(arguments.prompt, tokenizer, most, chat=arguments.chat, truncate=False)
-        texts = [f"{kind} {what}" if kind != "dense" else f"dense@{what}" for kind in KINDS
-                 for what in getattr(arguments, kind)]  # fmt: skip
-        edits = [Edit.parse(text, prompt.text, prompt.starts.tolist(), prompt.ends.tolist()) for text in texts]
-        answer = read_answer(arguments.answer, tokenizer, most - len(prompt.token_ids))
-        ground = read_ground(model, prompt.token_ids, answer)
-        outcome = intervene(ground, edits)
-        judged = judge(ground, outcome)
-    except (SubllmError, AnalysisError) as error:
+        most = checkpoint.model.config.max_position_embeddings
+        prompt = read_prompt(arguments.prompt, checkpoint.tokenizer, most, chat=arguments.chat, truncate=False)
+        ground = read_ground(
+            checkpoint, prompt, read_answer(arguments.answer, checkpoint.tokenizer, most - len(prompt))
+        )
+        untouched, outcome = intervene(ground, ()), intervene(ground, edits)
+        if arguments.out:
+            outcome.trace.save(arguments.out)
+    except (SubllmError, AnalysisError, OSError) as error:
         print(f"error: {error}", file=sys.stderr)  # noqa: T201
         return 1
-    print(_report(ground, outcome, judged, decode_pieces(outcome.next_ids, tokenizer)))  # noqa: T201
+    print(_report(untouched, outcome))  # noqa: T201
     return 0
 
 
-def _report(ground: Ground, outcome: Outcome, judged: dict[str, np.ndarray], pieces: np.ndarray) -> str:
-    perplexity = [np.exp(np.nanmean(judged[name])) for name in ("dense_surprisal", "surprisal")]
+def _report(untouched: Outcome, outcome: Outcome) -> str:
+    before, after = untouched.trace, outcome.trace
     lines = [
         f"edits: {', '.join(map(str, outcome.edits)) or 'none'}",
-        f"tokens: {ground.num_tokens:,}; read again: {outcome.share:.0%} of the operations, "
-        f"{1000 * outcome.seconds:,.0f} ms of {1000 * ground.seconds:,.0f} ms",
-        f"perplexity of the prompt: {perplexity[0]:.3f} -> {perplexity[1]:.3f}" if ground.num_tokens > 1 else "",
+        f"tokens: {after.num_tokens:,}; read again: {outcome.share:.0%} of the operations, "
+        f"{1000 * outcome.seconds:,.0f} ms of {1000 * outcome.whole_seconds:,.0f} ms",
+        f"perplexity of the prompt: {before.perplexity:.3f} -> {after.perplexity:.3f}" if after.num_tokens > 1 else "",
         f"log-probability of the answer: {outcome.answer[0]:.3f} -> {outcome.answer[1]:.3f} nats"
-        if ground.answer
+        if outcome.answer
         else "",
         f"divergence after the prompt: {outcome.divergence:.4f} nats",
         f"cache: {outcome.cache_bytes[0]:,.0f} -> {outcome.cache_bytes[1]:,.0f} bytes; "
         f"operations: {outcome.operations[1] / outcome.operations[0] - 1:+.1%}",
     ]
-    for span, row in enumerate(outcome.kept):
+    for level in after.routing.levels:
         flips = ", ".join(
-            f"{'+' if sign > 0 else '-'}{token}" for token, sign in enumerate(outcome.flipped[span]) if sign
+            f"{'+' if sign > 0 else '-'}{token}" for token, sign in enumerate(outcome.flipped[level - 1]) if sign
         )
-        lines.append(f"module {span}: keeps {ground.kept[span].sum():,} -> {row.sum():,}; flipped: {flips or 'none'}")
+        counts = [trace.routing.kept[level - 1].sum() for trace in (before, after)]
+        lines.append(f"Level {level}: keeps {counts[0]:,} -> {counts[1]:,}; flipped: {flips or 'none'}")
     lines += [
-        f"token {token} never reached module {span}: an outer one dropped it; keep it there too"
-        for span, token in outcome.absent
+        f"token {token} never reached Level {level}: an outer level dropped it; keep it there too"
+        for level, token in outcome.absent
     ]
     lines.append("next token:")
-    for piece, before, after in zip(pieces, *outcome.next_probabilities, strict=True):
-        lines.append(f"  {before:7.2%} -> {after:7.2%}  {piece!r}")
+    for piece, *both in zip(outcome.next_pieces, *outcome.next_probabilities, strict=True):
+        lines.append(f"  {both[0]:7.2%} -> {both[1]:7.2%}  {str(piece)!r}")
     return "\n".join(line for line in lines if line)
 
 

@@ -1,6 +1,5 @@
 """From text to token ids, with where each token stands in the text; or a message of why that text cannot be read."""
 
-from dataclasses import dataclass
 from itertools import groupby
 
 import numpy as np
@@ -8,26 +7,11 @@ from transformers import PreTrainedTokenizerBase
 
 from subllm import PromptError, PromptTooLongError
 
+from .trace import Prompt
+
+__all__ = ["Prompt", "decode_pieces", "read_answer", "read_prompt"]
+
 _CHARACTERS = 1024, 128  # of a text that is tokenised: so many, and so many more per token that is allowed
-
-
-@dataclass(frozen=True, eq=False)
-class Prompt:
-    """A prompt as the model reads it.
-
-    Attributes:
-        text: what was tokenised, chat template included.
-        token_ids: (T,) int64.
-        starts: (T,) first character of each token in the text.
-        ends: (T,) past its last character; equal to the start where a token stands for no text.
-        pieces: (T,) readable text of each token.
-    """
-
-    text: str
-    token_ids: np.ndarray
-    starts: np.ndarray
-    ends: np.ndarray
-    pieces: np.ndarray
 
 
 def read_prompt(

@@ -2,7 +2,7 @@
 
 import math
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from typing import Any, Protocol
@@ -11,19 +11,20 @@ import numpy as np
 import torch
 import transformers
 from torch import Tensor
-from transformers import DynamicCache
+from transformers import DynamicCache, PreTrainedModel, PreTrainedTokenizerBase
 
-from subllm import RoutingRecord, StreamState, SubllmCache, SubllmForCausalLM
+from subllm import Event, Probe, Ran, SubllmCache, SubllmForCausalLM
 from subllm.checkpoints import Checkpoint, DenseModel, dtype_name
-from subllm.routing import level_arrays
-from subllm.structure import BLOCK
+from subllm.levels import Snapshot
+from subllm.probe import PLAIN
+from subllm.routing import routing_arrays
 
-from .agreement import agreement, empty_agreement
+from .agreement import agree
 from .errors import RunStopped
 from .measure import alternate, device_name, peak_bytes, timed
 from .operations import head_dim, key_value_heads
-from .prompt import Prompt, decode_pieces
-from .trace import Cost, Provenance, Trace
+from .prompt import decode_pieces
+from .trace import Blocks, Continuation, Cost, Costs, Predictions, Prompt, Provenance, Routing, Trace
 
 
 class Progress(Protocol):
@@ -107,149 +108,203 @@ def trace_stages(
     model = checkpoint.model
     deadline = time.monotonic() + options.seconds
     ids = torch.tensor(prompt.token_ids, device=model.device)[None]
-    with out_of_memory_said(len(prompt.token_ids)):
-        cache, hidden, records, change = read(model, ids, deadline, progress)
-        logits = model.lm_head(hidden[-1])
+    with out_of_memory_said(len(prompt)):
+        cache = SubllmCache(model.config)
+        reading = read(model, ids, cache=cache, deadline=deadline, progress=progress)
+        logits = model.lm_head(reading.hidden[-1])
         cache_bytes = cache.used_bytes
-        trace = _first_trace(checkpoint, dense, prompt, name, logits, records, change)
-        yield trace
-        new_ids, new_scores = _continue(model, cache, logits, options.new_tokens, deadline, progress)
-        del cache
-        trace = replace(
-            trace,
-            continuation=str(checkpoint.tokenizer.decode(new_ids)),
-            new_ids=new_ids,
-            new_pieces=decode_pieces(new_ids, checkpoint.tokenizer),
-            new_scores=new_scores,
+        trace = Trace(
+            prompt=prompt,
+            routing=reading.routing,
+            provenance=provenance_of(checkpoint, dense, name),
+            blocks=reading.blocks,
+            predictions=predictions_of(logits, checkpoint.tokenizer),
         )
-        if len(new_ids):
+        yield trace
+        continuation = _continue(checkpoint, cache, logits, options.new_tokens, deadline, progress)
+        del cache
+        if continuation is not None:
+            trace = replace(trace, continuation=continuation)
             yield trace
         if dense is None or not options.compare:
             return
         costs = _compare(model, dense, ids, cache_bytes, deadline, progress)
-        quality: dict[str, Any] = {}
         if time.monotonic() < deadline:
             progress(0.9, "predictions")
-            dense_hidden = dense.model.model(ids, use_cache=False).last_hidden_state[0]
-            quality = agreement(model.lm_head, hidden, dense.model.lm_head, dense_hidden, ids[0])
-        yield replace(trace, cost=costs[0], dense_cost=costs[1], **quality)
+            reference = dense.model.model(ids, use_cache=False).last_hidden_state[0]
+            surprisal, agreement = agree(
+                model.lm_head, reading.hidden, dense.model.lm_head, reference, ids[0], dense.description
+            )
+            predictions = replace(trace.predictions, surprisal=surprisal)  # type: ignore[type-var]
+            trace = replace(trace, predictions=predictions, agreement=agreement)
+        yield replace(trace, costs=costs)
 
 
-def _first_trace(
-    checkpoint: Checkpoint,
-    dense: DenseModel | None,
-    prompt: Prompt,
-    name: str,
-    logits: Tensor,
-    records: tuple[RoutingRecord, ...],
-    change: np.ndarray,
-) -> Trace:
-    """What is known once the prompt was read; `logits` (V,) are those after its last token."""
+def provenance_of(checkpoint: Checkpoint, dense: DenseModel | None, name: str = "") -> Provenance:
+    """Where a trace of a checkpoint comes from.
+
+    Args:
+        checkpoint: that reads.
+        dense: that it is compared with.
+        name: of the checkpoint; its folder's if left out.
+    """
     model = checkpoint.model
-    structure, length = model.config.parsed_structure, len(prompt.token_ids)
-    arrays: dict[str, Any] = level_arrays(model.config.parsed_structure, records, length) | empty_agreement(length)
-    probabilities, next_ids = logits.float().softmax(-1).topk(min(NEXT_TOKENS, logits.numel()))
-    return Trace(
-        prompt=prompt.text,
-        continuation="",
-        token_ids=prompt.token_ids,
-        starts=prompt.starts,
-        ends=prompt.ends,
-        pieces=prompt.pieces,
-        **arrays,
-        change=change,
-        confidence=np.full_like(change, np.nan),
-        bypass_scale=_stack([bypass.scale for bypass in model.model.bypasses], model.config.hidden_size),
-        block_spans=np.asarray([-1 if s is None else s for s in structure.block_spans], dtype=np.int64),
-        span_parents=np.asarray([-1 if s.parent is None else s.parent for s in structure.spans], dtype=np.int64),
-        retention_ratios=np.asarray(model.config.retention_ratios, dtype=np.float64),
-        next_ids=next_ids.cpu().numpy(),
-        next_probabilities=probabilities.cpu().numpy(),
-        next_pieces=decode_pieces(next_ids.cpu().numpy(), checkpoint.tokenizer),
-        new_ids=np.zeros(0, dtype=np.int64),
-        new_pieces=np.zeros(0, dtype=np.str_),
-        new_scores=np.zeros((len(structure.spans), 0), dtype=np.float32),
-        provenance=Provenance(
-            checkpoint=name or checkpoint.folder.name,
-            digest=checkpoint.digest,
-            structure=structure.text,
-            device=device_name(model.device),
-            dtype=dtype_name(model),
-            attention=str(model.config._attn_implementation),
-            dense="" if dense is None else dense.description,
-            versions=f"torch {torch.__version__}, transformers {transformers.__version__}",
-        ),
+    return Provenance(
+        checkpoint=name or checkpoint.folder.name,
+        digest=checkpoint.digest,
+        structure=str(model.config.structure),
+        device=device_name(model.device),
+        dtype=dtype_name(model),
+        attention=str(model.config._attn_implementation),
+        dense="" if dense is None else dense.description,
+        versions=f"torch {torch.__version__}, transformers {transformers.__version__}",
     )
+
+
+def predictions_of(logits: Tensor, tokenizer: PreTrainedTokenizerBase) -> Predictions:
+    """The most likely next tokens.
+
+    Args:
+        logits: (V,) after the prompt.
+        tokenizer: of the model.
+    """
+    probabilities, ids = logits.float().softmax(-1).topk(min(NEXT_TOKENS, logits.numel()))
+    found = ids.cpu().numpy()
+    return Predictions(found, probabilities.cpu().numpy(), decode_pieces(found, tokenizer))
+
+
+@dataclass(frozen=True, eq=False)
+class Reading:
+    """One forward pass over a prompt, recorded.
+
+    Attributes:
+        routing: of the prompt.
+        blocks: of the prompt.
+        hidden: (T, D) last hidden states; what follows the prompt in the same pass included.
+        snapshots: states before each router decided, by level, if they were to be kept.
+    """
+
+    routing: Routing
+    blocks: Blocks
+    hidden: Tensor
+    snapshots: dict[int, Snapshot]
 
 
 @torch.inference_mode()
 def read(
-    model: SubllmForCausalLM, ids: Tensor, deadline: float = math.inf, progress: Progress = silent
-) -> tuple[SubllmCache, Tensor, tuple[RoutingRecord, ...], np.ndarray]:
+    model: SubllmForCausalLM,
+    ids: Tensor,
+    *,
+    length: int | None = None,
+    cache: SubllmCache | None = None,
+    probe: Probe = PLAIN,
+    known: Reading | None = None,
+    deadline: float = math.inf,
+    progress: Progress = silent,
+) -> Reading:
     """One forward pass over a prompt, recording all that a trace holds of it.
 
     Args:
         model: in evaluation mode.
         ids: (1, T) token ids.
+        length: of the prompt, which the first of them are; all if left out.
+        cache: to be filled, or None for none.
+        probe: who decides, where the pass goes on from, and whether snapshots are kept.
+        known: an earlier reading of the same ids, whose blocks before those that the pass runs are taken over.
         deadline: by `time.monotonic`.
         progress: told what is being done.
-
-    Returns:
-        The cache; last hidden states (T, D); the routing; change per block (L, T).
 
     Raises:
         RunStopped: after the deadline.
     """
-    steps = len(model.config.parsed_structure.text)
-    shares: list[tuple[Tensor, Tensor]] = []  # per block: (positions, change); read once the device is done
-    stream = torch.empty(0)
+    length = ids.shape[1] if length is None else length
+    structure = model.config.parsed_structure
+    steps, done = len(structure.text), 0 if probe.resume is None else probe.resume.step
+    ran: list[tuple[int, Tensor, Tensor]] = []  # block, positions, change; read once the device is done
 
-    def observe(state: StreamState) -> None:
-        nonlocal stream
-        check_time(deadline, f"after {state.step} of {steps} steps through the model")
-        progress(0.4 * state.step / steps, "reading", tokens=f"{ids.shape[1]:,}", step=state.step, steps=steps)
-        if state.symbol == BLOCK:
-            before, after = stream[0], state.hidden_states[0]
-            share = (after - before).norm(dim=-1, dtype=torch.float32) / before.norm(dim=-1, dtype=torch.float32)
-            shares.append((state.positions[0], share))
-        stream = state.hidden_states
+    def observe(event: Event) -> None:
+        nonlocal done
+        done += 1
+        check_time(deadline, f"after {done} of {steps} steps through the model")
+        progress(0.4 * done / steps, "reading", tokens=f"{length:,}", step=done, steps=steps)
+        if isinstance(event, Ran):
+            before, after = event.before.hidden_states[0], event.after.hidden_states[0]
+            change = (after - before).norm(dim=-1, dtype=torch.float32) / before.norm(dim=-1, dtype=torch.float32)
+            ran.append((event.block, event.before.positions[0], change))
 
-    cache = SubllmCache(model.config)
-    output = model.model(ids, past_key_values=cache, output_routing=True, observer=observe)
-    change = np.full((len(shares), ids.shape[1]), np.nan, dtype=np.float16)
-    for block, (positions, share) in enumerate(shares):
-        change[block, positions.cpu().numpy()] = share.cpu().numpy()
-    return cache, output.last_hidden_state[0], output.routing, change
+    output = model.model(
+        ids, past_key_values=cache, use_cache=cache is not None, probe=replace(probe, record=True, observe=observe)
+    )
+    change = np.full((structure.num_blocks, length), np.nan, dtype=np.float16)
+    if known is not None:
+        change[:] = known.blocks.change
+    for block, positions, values in ran:
+        places = positions.cpu().numpy()
+        inside = places < length
+        change[block] = np.nan
+        change[block, places[inside]] = values.cpu().numpy()[inside]
+    routing = routing_of(model, routing_arrays(output.routing, length))
+    return Reading(routing, Blocks(change), output.last_hidden_state[0], probe.snapshots)
+
+
+def routing_of(model: SubllmForCausalLM, arrays: Mapping[str, np.ndarray]) -> Routing:
+    """The routing part of a trace.
+
+    Args:
+        model: that was run.
+        arrays: of `subllm.routing.routing_arrays`.
+    """
+    config, structure = model.config, model.config.parsed_structure
+    scales = [bypass.scale.float().cpu().numpy() for bypass in model.model.bypasses]
+    return Routing(
+        routers=np.asarray(config.routers, dtype=np.str_),
+        parents=np.asarray(structure.parents, dtype=np.int64),
+        retention_ratios=np.asarray(config.retention_ratios, dtype=np.float64),
+        block_levels=np.asarray(structure.block_levels, dtype=np.int64),
+        bypass_scale=np.stack(scales) if scales else np.zeros((0, config.hidden_size), dtype=np.float32),
+        **arrays,
+    )
 
 
 def _continue(
-    model: Any, cache: SubllmCache, logits: Tensor, length: int, deadline: float, progress: Progress
-) -> tuple[np.ndarray, np.ndarray]:
-    """Greedy continuation: ids (N,), and importance scores (S, N) of the tokens that were fed back."""
-    spans = len(model.config.parsed_structure.spans)
+    checkpoint: Checkpoint, cache: SubllmCache, logits: Tensor, length: int, deadline: float, progress: Progress
+) -> Continuation | None:
+    """Greedy continuation, with what the routers decided about the tokens that were fed back; None if it is empty."""
+    model: Any = checkpoint.model
     room = model.config.max_position_embeddings - cache.columns
-    ends = model.generation_config.eos_token_id
-    stops = set(ends) if isinstance(ends, list) else {ends}
+    stops = end_tokens(model)
     ids: list[int] = []
-    scores = np.full((spans, max(min(length, room), 0)), np.nan, dtype=np.float32)
-    while len(ids) < scores.shape[1]:
+    decided: list[dict[str, np.ndarray]] = []
+    while len(ids) < min(length, room):
         token = int(logits.argmax())
         if token in stops:
             break
         check_time(deadline, f"after {len(ids)} new tokens")
         progress(0.4 + 0.2 * len(ids) / length, "continuing", done=len(ids), length=length)
         output = model(torch.tensor([[token]], device=logits.device), past_key_values=cache, output_routing=True)
-        for span, record in enumerate(output.routing):
-            if record.scores.shape[1]:
-                scores[span, len(ids)] = record.scores[0, 0].item()
+        decided.append(routing_arrays(output.routing, 1))
         ids.append(token)
         logits = output.logits[0, -1]
-    return np.asarray(ids, dtype=np.int64), scores[:, : len(ids)]
+    if not ids:
+        return None
+    names = ("reached", "kept", "weights", "scores")
+    return Continuation(
+        text=str(checkpoint.tokenizer.decode(ids)),
+        ids=np.asarray(ids, dtype=np.int64),
+        pieces=decode_pieces(np.asarray(ids), checkpoint.tokenizer),
+        **{name: np.concatenate([arrays[name] for arrays in decided], axis=1) for name in names},
+    )
+
+
+def end_tokens(model: PreTrainedModel) -> set[int]:
+    """Ids that end a text."""
+    ends = model.generation_config.eos_token_id
+    return set() if ends is None else set(ends) if isinstance(ends, list) else {ends}
 
 
 def _compare(
     model: Any, dense: DenseModel, ids: Tensor, cache_bytes: int, deadline: float, progress: Progress
-) -> tuple[Cost | None, Cost | None]:
+) -> Costs | None:
     """Time and memory of reading the prompt, both models in turn; nothing if the time limit would not allow it."""
 
     def read() -> None:
@@ -264,25 +319,21 @@ def _compare(
     once = 0.0
     for key, run in (("subllm", read), ("dense", read_dense)):
         if time.monotonic() + once > deadline:
-            return None, None
+            return None
         once = timed(lambda run=run, key=key: peaks.update({key: peak_bytes(run, device)}), device).seconds  # type: ignore[misc]
     repeats = max(1, min(_MOST_REPEATS, int(_ENOUGH_SECONDS / (2 * once))))
     if time.monotonic() + 2 * repeats * once > deadline:
-        return None, None
+        return None
     progress(0.8, "timing", repeats=repeats)
     took = alternate({"subllm": read, "dense": read_dense}, repeats, device)
     seconds = {name: tuple(one.seconds for one in each) for name, each in took.items()}
     config = dense.model.config
     per_token = 2 * key_value_heads(config) * head_dim(config) * torch.finfo(dense.model.dtype).bits // 8
     dense_cache = ids.shape[1] * config.num_hidden_layers * per_token
-    return (
+    return Costs(
         Cost(seconds["subllm"], peaks["subllm"], cache_bytes),
         Cost(seconds["dense"], peaks["dense"], dense_cache),
     )
-
-
-def _stack(tensors: list[Tensor], width: int) -> np.ndarray:
-    return np.stack([t.float().cpu().numpy() for t in tensors]) if tensors else np.zeros((0, width), dtype=np.float32)
 
 
 def check_time(deadline: float, where: str) -> None:

@@ -6,7 +6,7 @@ import numpy as np
 import torch
 from torch import nn
 
-from analysis.agreement import agreement
+from analysis.agreement import agree
 
 
 def test_perplexity_is_the_exponential_of_transformers_loss(trace, checkpoint):
@@ -14,23 +14,23 @@ def test_perplexity_is_the_exponential_of_transformers_loss(trace, checkpoint):
     with torch.inference_mode():
         loss = checkpoint.model(ids, labels=ids).loss.item()
     assert math.isclose(trace.perplexity, math.exp(loss), rel_tol=1e-4)
-    assert np.isnan(trace.surprisal[0])
-    assert math.isfinite(trace.dense_perplexity)
+    assert np.isnan(trace.predictions.surprisal[0])
+    assert math.isfinite(trace.agreement.perplexity) and trace.agreement.reference == "routing off"
 
 
 def test_a_model_agrees_with_itself_and_not_with_another():
     torch.manual_seed(0)
     hidden, ids = torch.randn(600, 8), torch.randint(50, (600,))
     head, other = nn.Linear(8, 50, bias=False), nn.Linear(8, 50, bias=False)
-    same = agreement(head, hidden, head, hidden, ids)
-    assert same["agrees"].all()
-    np.testing.assert_allclose(same["divergence"], 0, atol=1e-6)
-    np.testing.assert_array_equal(same["surprisal"], same["dense_surprisal"])
-    apart = agreement(other, hidden, head, hidden, ids)
+    surprisal, same = agree(head, hidden, head, hidden, ids, "twin")
+    assert same.agrees.all()
+    np.testing.assert_allclose(same.divergence, 0, atol=1e-6)
+    np.testing.assert_array_equal(surprisal, same.surprisal)
+    surprisal, apart = agree(other, hidden, head, hidden, ids, "twin")
     expected = nn.functional.kl_div(
         other(hidden).log_softmax(-1), head(hidden).log_softmax(-1), log_target=True, reduction="none"
     ).sum(-1)
-    np.testing.assert_allclose(apart["divergence"], expected.detach(), atol=1e-5)
-    np.testing.assert_array_equal(apart["agrees"], (other(hidden).argmax(-1) == head(hidden).argmax(-1)))
+    np.testing.assert_allclose(apart.divergence, expected.detach(), atol=1e-5)
+    np.testing.assert_array_equal(apart.agrees, (other(hidden).argmax(-1) == head(hidden).argmax(-1)))
     targets = nn.functional.cross_entropy(other(hidden[:-1]), ids[1:], reduction="none")
-    np.testing.assert_allclose(apart["surprisal"][1:], targets.detach(), atol=1e-5)
+    np.testing.assert_allclose(surprisal[1:], targets.detach(), atol=1e-5)
