@@ -1,10 +1,12 @@
 """Models and traces that outlive a rerun, and the order in which users get the device. All caches are here."""
 
+import gc
 import logging
+import os
 import threading
 from collections import OrderedDict, deque
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -27,9 +29,10 @@ from analysis.prompt import decode_pieces, read_answer, read_prompt
 from analysis.record import Progress, RunOptions, silent, trace_stages
 from analysis.roofline import Hardware
 from analysis.search import Effects, estimate, measure
-from subllm.checkpoints import Checkpoint, DenseModel, load_checkpoint, load_dense, pick_device, pick_dtype
+from subllm.checkpoints import DENSE_TWIN, Checkpoint, DenseModel, load_checkpoint, load_dense, pick_device, pick_dtype
 
 _MODELS, _TRACES = 2, 32
+_FILES = (".json", ".safetensors", ".jinja", ".model", ".txt")  # of a checkpoint, by the end of their names
 _log = logging.getLogger("app.runs")
 
 
@@ -72,18 +75,58 @@ def dtypes(device: str) -> list[str]:
     return list(dict.fromkeys([pick_dtype(device), "float32", "bfloat16"]))
 
 
-def _release(models: tuple[Checkpoint, DenseModel]) -> None:
-    parts: list[torch.nn.Module] = [models[0].model, models[1].model]
-    if models[0].model.device.type == "cuda":
-        for part in parts:
-            part.to("cpu")
-        torch.cuda.empty_cache()
+class _Models:
+    """The models opened last, for all users.
+
+    A model is loaded once and then never touched: when it is not among the last any more, only this reference to it
+    goes, and its memory is free as soon as no session works with it.
+    """
+
+    def __init__(self) -> None:
+        self._lock, self._loading = threading.Lock(), threading.Lock()
+        self._models: OrderedDict[Any, tuple[Checkpoint, DenseModel]] = OrderedDict()
+
+    def get(self, folder: Path, device: str, dtype: str) -> tuple[Checkpoint, DenseModel]:
+        key = (folder, _stamp(folder), device, dtype)
+        found = self._known(key)
+        if found is None:
+            with self._loading:  # one at a time, as each takes memory and transformers' settings are global
+                found = self._known(key)  # by now, another user may have loaded it
+                if found is None:
+                    self._make_room()
+                    checkpoint = load_checkpoint(folder, device, dtype)
+                    found = checkpoint, load_dense(checkpoint)
+                    with self._lock:
+                        self._models[key] = found
+        return found
+
+    def _known(self, key: Any) -> tuple[Checkpoint, DenseModel] | None:
+        with self._lock:
+            if key in self._models:
+                self._models.move_to_end(key)
+            return self._models.get(key)
+
+    def _make_room(self) -> None:
+        """Let go of what one more model would be too many with, before it is loaded."""
+        with self._lock:
+            while len(self._models) >= _MODELS:
+                self._models.popitem(last=False)
+        gc.collect()  # models have references in circles
+        if torch.cuda.is_available():
+            torch.cuda.empty_cache()
 
 
-@st.cache_resource(max_entries=_MODELS, show_spinner=False, on_release=_release)
-def _models(folder: str, stamp: tuple[int, ...], device: str, dtype: str) -> tuple[Checkpoint, DenseModel]:
-    checkpoint = load_checkpoint(Path(folder), device, dtype)
-    return checkpoint, load_dense(checkpoint)
+def _stamp(folder: Path) -> tuple[Any, ...]:
+    """Another one when a file of a checkpoint or of its dense twin is another; a file that is gone is none."""
+    found = []
+    for place in (folder, folder / DENSE_TWIN):
+        with suppress(OSError), os.scandir(place) as entries:
+            for entry in entries:
+                if entry.name.endswith(_FILES):
+                    with suppress(OSError):
+                        status = entry.stat()
+                        found.append((place.name, entry.name, status.st_size, status.st_mtime_ns))
+    return tuple(sorted(found))
 
 
 def load(folder: Path, device: str, dtype: str) -> tuple[Checkpoint, DenseModel]:
@@ -97,8 +140,7 @@ def load(folder: Path, device: str, dtype: str) -> tuple[Checkpoint, DenseModel]
     Raises:
         SubllmError: if it cannot be loaded.
     """
-    stamp = tuple(p.stat().st_mtime_ns for p in sorted(folder.glob("*")) if p.suffix in (".json", ".safetensors"))
-    return _models(str(folder), stamp, device, dtype)
+    return _models().get(folder, device, dtype)
 
 
 class _Traces:
@@ -150,6 +192,11 @@ class _Queue:
 
 
 @st.cache_resource(show_spinner=False)
+def _models() -> _Models:
+    return _Models()
+
+
+@st.cache_resource(show_spinner=False)
 def _shared() -> tuple[_Traces, _Queue]:
     return _Traces(), _Queue()
 
@@ -183,6 +230,7 @@ def run(
     traces, queue = _shared()
     key = (
         checkpoint.digest,
+        _stamp(source.folder),  # the dense model's files count, too
         str(model.device),
         str(model.dtype),
         source.choice,

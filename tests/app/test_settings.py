@@ -1,13 +1,17 @@
 """What the operator allows is what a user can reach."""
 
+import json
+import os
+import socket
 from pathlib import Path
 
 import pytest
 
+import app.settings
 from app.settings import DEMO, SMALL, Settings, checkpoint_option
 from subllm import CheckpointError, ConfigurationError
 from subllm.checkpoints import load_checkpoint, load_dense
-
+from subllm.demo import home
 
 _ODD = ["tiny\0", "x" * 5000, "\ud800", "evil\n2026-01-01 ERROR app: x/../tiny"]
 
@@ -25,7 +29,7 @@ def test_folders_below_the_roots_are_listed_and_located(tiny_checkpoint):
 
 
 @pytest.mark.parametrize(
-    "choice", ["../outside", "/etc", "link", "someone/unlisted", "tiny/../../outside", "", "\0"] + _ODD
+    "choice", ["../outside", "/etc", "link", "someone/unlisted", "tiny/../../outside", "", "\0", *_ODD]
 )
 def test_nothing_outside_of_the_roots_can_be_reached(tmp_path, choice):
     root, outside = tmp_path / "root", tmp_path / "outside"
@@ -38,12 +42,129 @@ def test_nothing_outside_of_the_roots_can_be_reached(tmp_path, choice):
     assert said.isprintable() and len(said) < 600
 
 
-def test_limits_are_read_and_checked():
+def _folder(path):
+    path.mkdir()
+
+
+def _circle(path):
+    path.symlink_to(path)
+
+
+def _beyond(path):
+    path.symlink_to("/dev/zero")
+
+
+def _gone(path):
+    path.symlink_to(path.with_name("gone"))
+
+
+def _unreadable(path):
+    path.write_text('{"model_type": "gpt2"}')
+    path.chmod(0)
+
+
+def _socket(path):
+    with socket.socket(socket.AF_UNIX) as server:
+        here = os.getcwd()
+        os.chdir(path.parent)  # an address has little room
+        server.bind(path.name)
+        os.chdir(here)
+
+
+def _huge(path):
+    with path.open("wb") as file:
+        file.truncate(1 << 40)  # takes no place on the disk, and would not fit into memory
+        file.seek(1 << 30)
+        file.write(b'"model_type": "subllm"')
+
+
+def _deep(path):
+    path.write_text("[" * 1_000_000)
+
+
+@pytest.mark.parametrize("make", [_folder, os.mkfifo, _circle, _beyond, _gone, _unreadable, _socket, _huge, _deep])
+@pytest.mark.parametrize("name", ["config.json", "run.json"])
+def test_a_bad_folder_below_a_root_takes_no_other_away(tmp_path, name, make):
+    for folder in ("bad", "good"):
+        (tmp_path / folder).mkdir()
+    make(tmp_path / "bad" / name)
+    (tmp_path / "good" / "config.json").write_text(json.dumps({"model_type": "subllm"}))
+    (tmp_path / "good" / "run.json").write_text("{}")
+    allowed = settings(tmp_path)
+    assert allowed.choices() == [DEMO, SMALL, "good"]
+    assert allowed.llamas() == []
+    assert {"good"} <= {*allowed.runs()}
+    assert "bad" not in allowed.runs() or (name == "run.json" and make in (_unreadable, _huge, _deep))
+
+
+def test_folders_that_cannot_be_shown_or_lead_out_or_in_a_circle_are_not_offered(tmp_path):
+    root, outside = tmp_path / "root", tmp_path / "outside"
+    for folder in (b"root/\xff\xfe", b"root/two\nlines", b"root/good", b"outside"):
+        path = os.fsencode(tmp_path) + b"/" + folder
+        os.makedirs(path)
+        for name in (b"/config.json", b"/run.json"):
+            with open(path + name, "w") as file:
+                file.write('{"model_type": "subllm"}')
+    (root / "link").symlink_to(outside)
+    (root / "circle").symlink_to(root / "circle")
+    (root / "up").symlink_to(root)
+    allowed = settings(root)
+    names = [name for name in allowed.choices() if not name.startswith("up/")]
+    assert names == [DEMO, SMALL, "good"]
+    assert not {"link", "circle", "two\nlines"} & {*allowed.runs()}
+    for choice in allowed.choices()[2:]:
+        assert allowed.locate(choice, lambda share, text: None) == root / "good"
+    with pytest.raises(CheckpointError, match="neither a folder below"):
+        allowed.locate("circle", lambda share, text: None)
+
+
+def test_the_roots_are_searched_once_for_many_pages_and_again_a_little_later(tmp_path, monkeypatch):
+    now = 1000.0
+    monkeypatch.setattr(app.settings.time, "monotonic", lambda: now)
+    looked = []
+    scan = os.scandir
+    monkeypatch.setattr(os, "scandir", lambda path: looked.append(path) or scan(path))
+    for _ in range(20):
+        assert settings(tmp_path).choices() == [DEMO, SMALL]
+        assert settings(tmp_path).llamas() == []
+        settings(tmp_path).runs()
+    assert looked.count(tmp_path) == 1
+    (tmp_path / "new").mkdir()
+    (tmp_path / "new" / "config.json").write_text('{"model_type": "subllm"}')
+    now += 5
+    assert settings(tmp_path).choices() == [DEMO, SMALL, "new"]
+
+
+def test_limits_are_read():
     allowed = Settings.read({"SUBLLM_MAX_TOKENS": "100", "SUBLLM_MAX_SECONDS": "2.5"})
     assert (allowed.max_tokens, allowed.max_seconds) == (100, 2.5)
-    for bad in ("0", "-3", "many", "nan"):
-        with pytest.raises(ConfigurationError, match=f"SUBLLM_MAX_TOKENS is '{bad}'"):
-            Settings.read({"SUBLLM_MAX_TOKENS": bad})
+    assert Settings.read({"SUBLLM_MAX_SECONDS": "inf"}).max_seconds == float("inf")
+
+
+@pytest.mark.parametrize(
+    ("name", "texts", "allowed"),
+    [
+        (
+            "SUBLLM_MAX_TOKENS",
+            ["0", "-3", "many", "nan", "inf", "0.5", "1e400", "9" * 5000, ""],
+            "whole number from 1 to 1,000,000,000",
+        ),
+        ("SUBLLM_MAX_SECONDS", ["0", "-1", "nan", "soon"], "positive number"),
+        ("SUBLLM_ROOTS", ["~nobody-of-that-name/models"], "no user of that name"),
+        ("SUBLLM_LOG_LEVEL", ["LOUD"], "WARNING, INFO"),
+    ],
+)
+def test_settings_that_cannot_be_are_refused_with_what_is_allowed(name, texts, allowed):
+    for text in texts:
+        with pytest.raises(ConfigurationError, match=allowed) as refused:
+            Settings.read({name: text})
+        assert name in str(refused.value) and repr(text) in str(refused.value)
+
+
+def test_a_home_of_nobody_is_said(monkeypatch):
+    monkeypatch.setenv("SUBLLM_HOME", "~nobody-of-that-name/models")
+    with pytest.raises(ConfigurationError, match="SUBLLM_HOME is '~nobody-of-that-name/models'"):
+        home()
 
 
 def test_the_shipped_checkpoints_come_with_the_repository_and_are_named_in_commands(tmp_path):
