@@ -30,7 +30,7 @@ from .operations import prefill_operations
 from .prompt import decode_pieces, read_answer, read_prompt
 from .record import NEXT_TOKENS, Reading, out_of_memory_said, predictions_of, provenance_of, read
 from .roofline import cache_bytes
-from .trace import UNTOUCHED, Prompt, Routing, Trace
+from .trace import UNTOUCHED, Likelihood, Prompt, Routing, Trace
 
 
 @dataclass(frozen=True, eq=False)
@@ -175,10 +175,8 @@ def stages(ground: Ground, edits: Sequence[Edit]) -> Iterator[Outcome]:
         model.lm_head, reading.hidden[:length], model.lm_head, ground.reading.hidden[:length], ground.ids[0, :length],
         UNTOUCHED,
     )  # fmt: skip
-    trace = outcome.trace
-    assert trace.predictions is not None
-    predictions = replace(trace.predictions, surprisal=surprisal)
-    yield replace(outcome, trace=replace(trace, predictions=predictions, agreement=agreement if edits else None))
+    trace = replace(outcome.trace, likelihood=Likelihood(surprisal), agreement=agreement if edits else None)
+    yield replace(outcome, trace=trace)
 
 
 def intervene(ground: Ground, edits: Sequence[Edit]) -> Outcome:

@@ -24,7 +24,7 @@ from .errors import RunStopped
 from .measure import alternate, device_name, peak_bytes, timed
 from .operations import head_dim, key_value_heads
 from .prompt import decode_pieces
-from .trace import Blocks, Continuation, Cost, Costs, Predictions, Prompt, Provenance, Routing, Trace
+from .trace import Blocks, Continuation, Cost, Costs, Likelihood, Predictions, Prompt, Provenance, Routing, Trace
 
 
 class Progress(Protocol):
@@ -135,8 +135,7 @@ def trace_stages(
             surprisal, agreement = agree(
                 model.lm_head, reading.hidden, dense.model.lm_head, reference, ids[0], dense.description
             )
-            predictions = replace(trace.predictions, surprisal=surprisal)  # type: ignore[type-var]
-            trace = replace(trace, predictions=predictions, agreement=agreement)
+            trace = replace(trace, likelihood=Likelihood(surprisal), agreement=agreement)
         yield replace(trace, costs=costs)
 
 
@@ -222,16 +221,20 @@ def read(
     steps, done = len(structure.text), 0 if probe.resume is None else probe.resume.step
     ran: list[tuple[int, Tensor, Tensor]] = []  # block, positions, change; read once the device is done
 
+    def report() -> None:
+        check_time(deadline, f"after {done} of {steps} steps through the model")
+        progress(0.4 * done / steps, "reading", tokens=f"{length:,}", step=done, steps=steps)
+
     def observe(event: Event) -> None:
         nonlocal done
         done += 1
-        check_time(deadline, f"after {done} of {steps} steps through the model")
-        progress(0.4 * done / steps, "reading", tokens=f"{length:,}", step=done, steps=steps)
+        report()
         if isinstance(event, Ran):
             before, after = event.before.hidden_states[0], event.after.hidden_states[0]
             change = (after - before).norm(dim=-1, dtype=torch.float32) / before.norm(dim=-1, dtype=torch.float32)
             ran.append((event.block, event.before.positions[0], change))
 
+    report()
     output = model.model(
         ids, past_key_values=cache, use_cache=cache is not None, probe=replace(probe, record=True, observe=observe)
     )
@@ -296,10 +299,10 @@ def _continue(
     )
 
 
-def end_tokens(model: PreTrainedModel) -> set[int]:
-    """Ids that end a text."""
+def end_tokens(model: PreTrainedModel) -> tuple[int, ...]:
+    """Ids that end a text, in the model's order."""
     ends = model.generation_config.eos_token_id
-    return set() if ends is None else set(ends) if isinstance(ends, list) else {ends}
+    return () if ends is None else tuple(ends) if isinstance(ends, list) else (ends,)
 
 
 def _compare(

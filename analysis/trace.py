@@ -6,58 +6,68 @@ the prompt, S levels (row 0 of an array is Level 1), L blocks, N new tokens, D w
 
 import hashlib
 import json
+import re
 import zipfile
+import zlib
 from collections.abc import Iterator, Mapping
 from contextlib import nullcontext
-from dataclasses import asdict, dataclass, field, fields
-from functools import cached_property
+from dataclasses import MISSING, asdict, dataclass, fields
+from functools import cache, cached_property
 from pathlib import Path
-from typing import IO, Any
+from typing import IO, Annotated, Any, get_origin
 
 import numpy as np
 
-from .errors import TraceError
+from .errors import AnalysisError, TraceError
 
 FORMAT = 4
 _META = "meta"
+_KINDS = {"b": "booleans", "iu": "whole numbers", "f": "floating-point numbers", "U": "text"}  # by numpy's letters
 UNTOUCHED = "untouched"  # reference of an agreement: the same run without edits
 
 
 class _Part:
-    """A part of a trace: its arrays cannot be written to, and have the shapes that their fields name."""
+    """A part of a trace: its arrays cannot be written to, and have the axes and kinds of their annotations."""
 
     def __post_init__(self) -> None:
         letters: dict[str, int] = {}
         for entry in fields(self):  # type: ignore[arg-type]
-            value = getattr(self, entry.name)
-            if "axes" not in entry.metadata or value is None:
-                continue
-            array = np.asarray(value).view()
-            array.flags.writeable = False
-            object.__setattr__(self, entry.name, array)
-            axes = entry.metadata["axes"]
-            expected = tuple(letters.get(letter, size) for letter, size in zip(axes, array.shape, strict=False))
-            if array.ndim != len(axes) or array.shape != expected:
-                known = ", ".join(f"{letter} = {letters[letter]}" for letter in axes if letter in letters)
-                raise TraceError(
-                    f"{type(self).__name__}.{entry.name} has shape {array.shape}; it must be ({', '.join(axes)})"
-                    f"{f' with {known}' if known else ''}."
-                )
-            letters |= dict(zip(axes, array.shape, strict=True))
+            value, name = getattr(self, entry.name), f"{type(self).__name__}.{entry.name}"
+            if entry.name not in self.arrays():
+                if not isinstance(value, str):
+                    raise TraceError(f"{name} is {value!r:.40}; it must be text.")
+            elif value is not None or entry.default is MISSING:
+                array, (axes, kinds) = np.asarray(value), self.arrays()[entry.name]
+                array = array.copy() if array.flags.writeable else array  # whoever made it may go on writing to it
+                array.flags.writeable = False
+                object.__setattr__(self, entry.name, array)
+                if array.dtype.kind not in kinds:
+                    raise TraceError(f"{name} holds {array.dtype}; it must hold {_KINDS[kinds]}.")
+                expected = tuple(letters.get(letter, size) for letter, size in zip(axes, array.shape, strict=False))
+                if array.ndim != len(axes) or array.shape != expected:
+                    known = ", ".join(f"{letter} = {letters[letter]}" for letter in axes if letter in letters)
+                    raise TraceError(
+                        f"{name} has shape {array.shape}; it must be ({', '.join(axes)})"
+                        f"{f' with {known}' if known else ''}."
+                    )
+                letters |= dict(zip(axes, array.shape, strict=True))
+
+    @classmethod
+    @cache
+    def arrays(cls) -> dict[str, tuple[str, str]]:
+        """Axes of each array, and which of `_KINDS` it may hold."""
+        own: dict[str, Any] = {entry.name: entry.type for entry in fields(cls)}  # type: ignore[arg-type]
+        return {name: kind.__metadata__ for name, kind in own.items() if get_origin(kind) is Annotated}
 
     @property
     def axes(self) -> dict[str, int]:
         """Length of each axis by its letter."""
         found: dict[str, int] = {}
-        for entry in fields(self):  # type: ignore[arg-type]
-            value = getattr(self, entry.name)
-            if "axes" in entry.metadata and value is not None:
-                found |= dict(zip(entry.metadata["axes"], value.shape, strict=True))
+        for name, (axes, _) in self.arrays().items():
+            value = getattr(self, name)
+            if value is not None:
+                found |= dict(zip(axes, value.shape, strict=True))
         return found
-
-
-def _array(axes: str, **options: Any) -> Any:
-    return field(metadata={"axes": axes}, **options)
 
 
 @dataclass(frozen=True, eq=False)
@@ -73,10 +83,20 @@ class Prompt(_Part):
     """
 
     text: str
-    token_ids: np.ndarray = _array("T")
-    starts: np.ndarray = _array("T")
-    ends: np.ndarray = _array("T")
-    pieces: np.ndarray = _array("T")
+    token_ids: Annotated[np.ndarray, "T", "iu"]
+    starts: Annotated[np.ndarray, "T", "iu"]
+    ends: Annotated[np.ndarray, "T", "iu"]
+    pieces: Annotated[np.ndarray, "T", "U"]
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        outside = (self.starts < 0) | (self.starts > self.ends) | (self.ends > len(self.text))
+        if outside.any():
+            token = int(outside.argmax())
+            raise TraceError(
+                f"Token {token} stands at characters {self.starts[token]} to {self.ends[token]}; the text has "
+                f"{len(self.text)}."
+            )
 
     def __len__(self) -> int:
         return len(self.token_ids)
@@ -97,26 +117,40 @@ class Routing(_Part):
         kept: (S, T) True where the level's blocks process the token.
         edited: (S, T) True where an edit named the token at the level.
         weights: (S, T) a, as used; 0 where nothing was added.
-        scores: (S, T) importance before the threshold; NaN where the token did not reach the router, or it does not score.
+        scores: (S, T) importance before the threshold; NaN where the token did not reach the router, or that does not
+            score.
         stream_norm: (S, T) L2 norm of the residual stream before the level; NaN where not reached.
         difference_norm: (S, T) L2 norm of f(x) - x, what the level changed; 0 at dropped tokens, NaN where not reached.
         contribution_norm: (S, T) L2 norm of β ⊙ a (f(x) - x), what was added to the stream; 0 and NaN as above.
     """
 
-    routers: np.ndarray = _array("S")
-    parents: np.ndarray = _array("S")
-    retention_ratios: np.ndarray = _array("S")
-    block_levels: np.ndarray = _array("L")
-    bypass_scale: np.ndarray = _array("SD")
-    thresholds: np.ndarray = _array("S")
-    reached: np.ndarray = _array("ST")
-    kept: np.ndarray = _array("ST")
-    edited: np.ndarray = _array("ST")
-    weights: np.ndarray = _array("ST")
-    scores: np.ndarray = _array("ST")
-    stream_norm: np.ndarray = _array("ST")
-    difference_norm: np.ndarray = _array("ST")
-    contribution_norm: np.ndarray = _array("ST")
+    routers: Annotated[np.ndarray, "S", "U"]
+    parents: Annotated[np.ndarray, "S", "iu"]
+    retention_ratios: Annotated[np.ndarray, "S", "f"]
+    block_levels: Annotated[np.ndarray, "L", "iu"]
+    bypass_scale: Annotated[np.ndarray, "SD", "f"]
+    thresholds: Annotated[np.ndarray, "S", "f"]
+    reached: Annotated[np.ndarray, "ST", "b"]
+    kept: Annotated[np.ndarray, "ST", "b"]
+    edited: Annotated[np.ndarray, "ST", "b"]
+    weights: Annotated[np.ndarray, "ST", "f"]
+    scores: Annotated[np.ndarray, "ST", "f"]
+    stream_norm: Annotated[np.ndarray, "ST", "f"]
+    difference_norm: Annotated[np.ndarray, "ST", "f"]
+    contribution_norm: Annotated[np.ndarray, "ST", "f"]
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        for level, parent in zip(self.levels, self.parents.tolist(), strict=True):
+            if not 0 <= parent < level:
+                raise TraceError(f"Level {level} lies in level {parent}; it must be one before it, or 0.")
+        for block, level in enumerate(self.block_levels.tolist()):
+            if not 0 <= level <= self.num_levels:
+                raise TraceError(f"Block {block} is at level {level}; there are 0 to {self.num_levels}.")
+        stray = self.kept & ~self.reached
+        if stray.any():
+            row, token = np.argwhere(stray)[0].tolist()
+            raise TraceError(f"Level {row + 1} keeps token {token}, which did not reach it.")
 
     @property
     def num_levels(self) -> int:
@@ -174,6 +208,20 @@ class Routing(_Part):
         """Whether the router of a level compares scores with a threshold."""
         return not np.isnan(self.thresholds[level - 1])
 
+    def scores_of(self, level: int) -> np.ndarray:
+        """(T,) row of `scores` of a level.
+
+        Raises:
+            AnalysisError: if the level's router does not score.
+        """
+        if not self.scores_tokens(level):
+            raise AnalysisError(
+                f"Level {level} has no importance scores: its router, {self.routers[level - 1]!s}, does not score "
+                "tokens."
+            )
+        row: np.ndarray = self.scores[level - 1]
+        return row
+
 
 @dataclass(frozen=True, eq=False)
 class Blocks(_Part):
@@ -182,28 +230,43 @@ class Blocks(_Part):
     Attributes:
         change: (L, T) L2 norm of what the block added to the token's stream, over the stream's norm; NaN where it did
             not process the token.
-        confidence: (L, T) probability of the next token most likely after the block; NaN as above. None if not read off.
+        confidence: (L, T) probability of the next token most likely after the block; NaN as above. None if not read
+            off.
     """
 
-    change: np.ndarray = _array("LT")
-    confidence: np.ndarray | None = _array("LT", default=None)
+    change: Annotated[np.ndarray, "LT", "f"]
+    confidence: Annotated[np.ndarray | None, "LT", "f"] = None
 
 
 @dataclass(frozen=True, eq=False)
 class Predictions(_Part):
-    """What the model predicts. K most likely next tokens.
+    """The K most likely tokens after the prompt.
 
     Attributes:
-        next_ids: (K,) most likely tokens after the prompt.
+        next_ids: (K,) their ids, the most likely first.
         next_probabilities: (K,) of these.
         next_pieces: (K,) readable text of these.
-        surprisal: (T,) nats, -log p(token given those before); NaN at the first. None if not measured.
     """
 
-    next_ids: np.ndarray = _array("K")
-    next_probabilities: np.ndarray = _array("K")
-    next_pieces: np.ndarray = _array("K")
-    surprisal: np.ndarray | None = _array("T", default=None)
+    next_ids: Annotated[np.ndarray, "K", "iu"]
+    next_probabilities: Annotated[np.ndarray, "K", "f"]
+    next_pieces: Annotated[np.ndarray, "K", "U"]
+
+
+@dataclass(frozen=True, eq=False)
+class Likelihood(_Part):
+    """How likely the model finds the prompt itself.
+
+    Attributes:
+        surprisal: (T,) nats, -log p(token given those before); NaN at the first.
+    """
+
+    surprisal: Annotated[np.ndarray, "T", "f"]
+
+    @property
+    def perplexity(self) -> float:
+        """Of the prompt; NaN for a prompt of one token."""
+        return perplexity(self.surprisal)
 
 
 @dataclass(frozen=True, eq=False)
@@ -218,12 +281,12 @@ class Continuation(_Part):
     """
 
     text: str
-    ids: np.ndarray = _array("N")
-    pieces: np.ndarray = _array("N")
-    reached: np.ndarray = _array("SN")
-    kept: np.ndarray = _array("SN")
-    weights: np.ndarray = _array("SN")
-    scores: np.ndarray = _array("SN")
+    ids: Annotated[np.ndarray, "N", "iu"]
+    pieces: Annotated[np.ndarray, "N", "U"]
+    reached: Annotated[np.ndarray, "SN", "b"]
+    kept: Annotated[np.ndarray, "SN", "b"]
+    weights: Annotated[np.ndarray, "SN", "f"]
+    scores: Annotated[np.ndarray, "SN", "f"]
 
 
 @dataclass(frozen=True, eq=False)
@@ -231,17 +294,17 @@ class Agreement(_Part):
     """Predictions against those of a reference.
 
     Attributes:
-        reference: "twin" (the LLaMA that it was converted from), "routing off" (its own weights with nothing dropped), or
-            "untouched" (the same run without edits).
+        reference: "twin" (the LLaMA that it was converted from), "routing off" (its own weights with nothing dropped),
+            or "untouched" (the same run without edits).
         surprisal: (T,) of the reference, nats; NaN at the first.
         divergence: (T,) nats, KL divergence of the next-token distribution after the token from the reference's.
         agrees: (T,) True where both find the same next token most likely.
     """
 
     reference: str
-    surprisal: np.ndarray = _array("T")
-    divergence: np.ndarray = _array("T")
-    agrees: np.ndarray = _array("T")
+    surprisal: Annotated[np.ndarray, "T", "f"]
+    divergence: Annotated[np.ndarray, "T", "f"]
+    agrees: Annotated[np.ndarray, "T", "b"]
 
     @property
     def perplexity(self) -> float:
@@ -320,6 +383,7 @@ class Trace:
         provenance: checkpoint, device, dtype, edits, versions.
         blocks: what every block did.
         predictions: what comes next.
+        likelihood: of the prompt.
         continuation: greedy.
         agreement: with a reference.
         costs: time and memory.
@@ -330,18 +394,19 @@ class Trace:
     provenance: Provenance
     blocks: Blocks | None = None
     predictions: Predictions | None = None
+    likelihood: Likelihood | None = None
     continuation: Continuation | None = None
     agreement: Agreement | None = None
     costs: Costs | None = None
 
     def __post_init__(self) -> None:
-        letters: dict[str, int] = {}
+        letters: dict[str, tuple[str, int]] = {}
         for name, part in self._parts():
             for letter, length in part.axes.items():
-                if letters.setdefault(letter, length) != length:
+                first, expected = letters.setdefault(letter, (name, length))
+                if length != expected:
                     raise TraceError(
-                        f"The parts of a trace do not fit: {name} has {letter} = {length}, an earlier part has "
-                        f"{letters[letter]}."
+                        f"The parts of a trace do not fit: {name} has {letter} = {length}, {first} has {expected}."
                     )
 
     def _parts(self) -> Iterator[tuple[str, _Part]]:
@@ -358,15 +423,21 @@ class Trace:
     @property
     def perplexity(self) -> float:
         """Of the SUBLLM on the prompt; NaN where it was not measured."""
-        known = None if self.predictions is None else self.predictions.surprisal
-        return float("nan") if known is None else perplexity(known)
+        return float("nan") if self.likelihood is None else self.likelihood.perplexity
+
+    @cached_property
+    def subject(self) -> str:
+        """Names prompt and checkpoint, whatever the edits, the device and the dtype."""
+        return self._named(self.provenance.digest, self.provenance.structure)
 
     @cached_property
     def run(self) -> str:
-        """Names what was run: the same checkpoint, device, dtype, prompt and edits, however much of it is measured yet."""
-        total = hashlib.blake2b(json.dumps(asdict(self.provenance)).encode(), digest_size=12)
-        total.update(self.prompt.text.encode(errors="surrogatepass"))
-        total.update(np.ascontiguousarray(self.prompt.token_ids).tobytes())
+        """Names what was run: checkpoint, device, dtype, prompt and edits, however much of it is measured yet."""
+        return self._named(asdict(self.provenance))
+
+    def _named(self, *where: Any) -> str:
+        total = hashlib.blake2b(json.dumps([where, self.prompt.text]).encode(), digest_size=12)
+        total.update(self.prompt.token_ids.astype(np.int64).tobytes())
         return total.hexdigest()
 
     @cached_property
@@ -388,7 +459,7 @@ class Trace:
             meta[name] = {}
             for entry in fields(part):  # type: ignore[arg-type]
                 value = getattr(part, entry.name)
-                if "axes" not in entry.metadata:
+                if entry.name not in part.arrays():
                     meta[name][entry.name] = value
                 elif value is not None:
                     arrays[f"{name}.{entry.name}"] = value
@@ -416,21 +487,25 @@ class Trace:
         """
         name = source if isinstance(source, Path) else "The file"
         try:
-            with (
-                source.open("rb")
-                if isinstance(source, Path)
-                else nullcontext(source) as stream,  # np.load would leak it
-                np.load(stream, allow_pickle=False) as file,
-            ):
-                meta = json.loads(bytes(file[_META]).decode())
-                found = meta["format"]
-                if found not in (3, FORMAT):
-                    advice = "update the app to open it" if found > FORMAT else "make it again"
-                    raise TraceError(f"{name} has trace format {found}; this version reads 3 and {FORMAT}: {advice}.")
-                arrays = {key: file[key] for key in file.files if key != _META}
+            meta, arrays = _read(source)
+            found = meta["format"]
+            if found not in (3, FORMAT):
+                newer = isinstance(found, int) and found > FORMAT
+                raise _RefusedError(
+                    f"has trace format {found!r:.20}; this version reads 3 and {FORMAT}: "
+                    f"{'update the app to open it' if newer else 'make it again'}."
+                )
             return _from_format_3(meta, arrays) if found == 3 else _from_content(meta, arrays)
-        except (OSError, ValueError, KeyError, TypeError, AttributeError, EOFError, zipfile.BadZipFile) as error:
+        except _RefusedError as error:
+            raise TraceError(f"{name} {error}") from error
+        except TraceError as error:
+            raise TraceError(f"{name} is not a whole trace: {error} Save it again.") from error
+        except _UNREADABLE as error:
             raise TraceError(f"{name} is not a readable trace ({error}); save it again.") from error
+
+
+class _RefusedError(TraceError):
+    """A whole file that this version does not take."""
 
 
 _PARTS: dict[str, type[_Part]] = {
@@ -438,6 +513,7 @@ _PARTS: dict[str, type[_Part]] = {
     "routing": Routing,
     "blocks": Blocks,
     "predictions": Predictions,
+    "likelihood": Likelihood,
     "continuation": Continuation,
     "agreement": Agreement,
 }
@@ -449,19 +525,58 @@ def perplexity(surprisal: np.ndarray) -> float:
     return float(np.exp(known.mean(dtype=np.float64))) if len(known) else float("nan")
 
 
+_UNREADABLE = (
+    OSError, ValueError, KeyError, TypeError, AttributeError, EOFError, RuntimeError, MemoryError,
+    zipfile.BadZipFile, zlib.error,
+)  # fmt: skip
+"""What reading a damaged file raises, in zipfile, zlib, json and numpy."""
+
+
+def _read(source: Path | IO[bytes]) -> tuple[dict[str, Any], dict[str, np.ndarray]]:
+    """What is no array, and the arrays."""
+    with (
+        source.open("rb") if isinstance(source, Path) else nullcontext(source) as stream,  # np.load would leak it
+        np.load(stream, allow_pickle=False) as file,
+    ):
+        meta = json.loads(file[_META].tobytes())
+        return meta, {key: file[key] for key in file.files if key != _META}
+
+
 def _from_content(meta: Mapping[str, Any], arrays: Mapping[str, np.ndarray]) -> Trace:
     parts: dict[str, Any] = {}
+    unknown = set(arrays)
     for name, kind in _PARTS.items():
-        if name in meta:
-            own = {key.partition(".")[2]: array for key, array in arrays.items() if key.startswith(f"{name}.")}
-            parts[name] = kind(**meta[name], **own)
-    provenance = Provenance(**(meta["provenance"] | {"edits": tuple(meta["provenance"]["edits"])}))
-    costs = meta["costs"] and Costs(**{name: _cost(entry) for name, entry in meta["costs"].items()})
-    return Trace(provenance=provenance, costs=costs, **parts)
+        if name not in meta:
+            continue
+        own = {field: arrays[f"{name}.{field}"] for field in kind.arrays() if f"{name}.{field}" in arrays}
+        for entry in fields(kind):  # type: ignore[arg-type]
+            if entry.name in kind.arrays() and entry.name not in own and entry.default is MISSING:
+                raise TraceError(f"It lacks the array {name}.{entry.name}.")
+        unknown -= {f"{name}.{field}" for field in own}
+        parts[name] = kind(**meta[name], **own)
+    if unknown:
+        raise TraceError(f"None of its parts has the array {min(unknown)!r:.80}.")
+    for name in ("prompt", "routing"):
+        if name not in parts:
+            raise TraceError(f"It lacks the part {name}.")
+    return Trace(provenance=_provenance(meta["provenance"]), costs=_costs(meta["costs"]), **parts)
+
+
+def _provenance(entry: Mapping[str, Any]) -> Provenance:
+    return Provenance(**{**entry, "edits": tuple(map(str, entry.get("edits", ())))})
+
+
+def _costs(entries: Mapping[str, Any] | None) -> Costs | None:
+    return None if entries is None else Costs(**{name: _cost(entry) for name, entry in entries.items()})
 
 
 def _cost(entry: Mapping[str, Any]) -> Cost:
-    return Cost(**{**entry, "seconds": tuple(entry["seconds"])})
+    return Cost(**{**entry, "seconds": tuple(map(float, entry["seconds"]))})
+
+
+_EDITED_3 = re.compile(
+    r"\[(keep|drop|threshold|retention|bypass|dense)\b[^\]]*@[\d*]+\]$"
+)  # after the checkpoint's name
 
 
 def _from_format_3(meta: Mapping[str, Any], arrays: Mapping[str, np.ndarray]) -> Trace:
@@ -469,6 +584,10 @@ def _from_format_3(meta: Mapping[str, Any], arrays: Mapping[str, np.ndarray]) ->
     from subllm.routing.record import first_format  # noqa: PLC0415 - it needs torch, which today's format does not
 
     scores, kept = arrays["scores"], arrays["kept"]
+    if _EDITED_3.search(meta["provenance"]["checkpoint"]) or ((np.nan_to_num(scores, nan=-1.0) > 0) != kept).any():
+        raise _RefusedError(
+            "is a run with edits, of a version that did not record what they changed; make the run again."
+        )
     recorded = first_format(scores, kept)
     measured = not np.isnan(arrays["divergence"]).all()
     new = arrays["new_scores"]
@@ -490,14 +609,10 @@ def _from_format_3(meta: Mapping[str, Any], arrays: Mapping[str, np.ndarray]) ->
             **recorded,
             **norms,
         ),
-        provenance=Provenance(**meta["provenance"]),
+        provenance=_provenance(meta["provenance"]),
         blocks=Blocks(arrays["change"], None if np.isnan(confidence).all() else confidence),
-        predictions=Predictions(
-            arrays["next_ids"],
-            arrays["next_probabilities"],
-            arrays["next_pieces"],
-            arrays["surprisal"] if measured else None,
-        ),
+        predictions=Predictions(arrays["next_ids"], arrays["next_probabilities"], arrays["next_pieces"]),
+        likelihood=Likelihood(arrays["surprisal"]) if measured else None,
         continuation=Continuation(
             meta["continuation"],
             arrays["new_ids"],
