@@ -109,7 +109,7 @@ class Outcome:
         return [level for level in self.trace.routing.levels if not self.trace.routing.kept[level - 1].any()]
 
 
-@torch.inference_mode()
+@torch.no_grad()  # unlike inference mode, this lets gradients go on from its snapshots
 def read_ground(checkpoint: Checkpoint, prompt: Prompt, answer_ids: Sequence[int] = (), name: str = "") -> Ground:
     """Read a prompt without edits.
 

@@ -189,7 +189,7 @@ class Reading:
     snapshots: dict[int, Snapshot]
 
 
-@torch.inference_mode()
+@torch.no_grad()
 def read(
     model: SubllmForCausalLM,
     ids: Tensor,

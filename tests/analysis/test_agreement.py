@@ -10,11 +10,11 @@ from analysis.agreement import agree
 
 
 def test_perplexity_is_the_exponential_of_transformers_loss(trace, checkpoint):
-    ids = torch.tensor(trace.token_ids)[None]
+    ids = torch.tensor(trace.prompt.token_ids)[None]
     with torch.inference_mode():
         loss = checkpoint.model(ids, labels=ids).loss.item()
     assert math.isclose(trace.perplexity, math.exp(loss), rel_tol=1e-4)
-    assert np.isnan(trace.predictions.surprisal[0])
+    assert np.isnan(trace.likelihood.surprisal[0])
     assert math.isfinite(trace.agreement.perplexity) and trace.agreement.reference == "routing off"
 
 

@@ -3,21 +3,41 @@
 import signal
 import subprocess
 import sys
+from dataclasses import fields, replace
+from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
 from analysis import AnalysisError
-from analysis.edits import EVERY, Edit, EditedRouting, parse_edits, ranges, without
-from analysis.intervene import intervene, judge, reachable, read_ground
+from analysis.edits import Edit, Edited, parse_edits, ranges, without, write_edits
+from analysis.intervene import intervene, reachable, read_ground
 from analysis.prompt import read_prompt
+from analysis.record import read
 from analysis.search import candidates, estimate, measure
-from subllm import StreamState
+from analysis.trace import Prompt
+from subllm import Probe
+from subllm.checkpoints import Checkpoint
 from subllm.structure import BLOCK
-from tests.conftest import tiny_model
+from tests.conftest import byte_tokenizer, tiny_model
 
 STRUCTURE = "T(T(TT)T)(T)T"
+LENGTH = 40
+
+
+def prompt_of(ids):
+    """A prompt of two letters a token."""
+    text = "".join(f"{'ab'[number % 2]}{number % 10}" for number in range(len(ids)))
+    starts = np.arange(len(ids)) * 2
+    pieces = np.asarray([text[start : start + 2] for start in starts], dtype=np.str_)
+    return Prompt(text, np.asarray(ids, dtype=np.int64), starts, starts + 2, pieces)
+
+
+def checkpoint_of(model):
+    return Checkpoint(Path("tiny"), "digest", model, byte_tokenizer())
 
 
 @pytest.fixture(scope="module")
@@ -26,98 +46,183 @@ def model():
 
 
 @pytest.fixture(scope="module")
-def ids():
-    return torch.randint(1, 97, (40,), generator=torch.Generator().manual_seed(0)).numpy()
+def prompt():
+    return prompt_of(torch.randint(1, 97, (LENGTH,), generator=torch.Generator().manual_seed(0)).numpy())
 
 
 @pytest.fixture(scope="module")
-def ground(model, ids):
-    return read_ground(model, ids, [5, 9])
+def ground(model, prompt):
+    return read_ground(checkpoint_of(model), prompt, [5, 9])
 
 
 @pytest.mark.parametrize(
-    "edits",
-    [[], [Edit("threshold", 0)], [Edit("bypass", 1, value=1.0)], [Edit("threshold", EVERY)], [Edit("keep", 2, ())]],
+    "edits", [[], [Edit("threshold", 1)], [Edit("bypass", 2, value=1.0)], [Edit("threshold", None)]]
 )
 def test_an_edit_that_does_nothing_changes_nothing(ground, edits):
     outcome = intervene(ground, edits)
-    assert torch.equal(outcome.hidden, ground.hidden)
+    routing, untouched = outcome.trace.routing, ground.trace.routing
+    for entry in fields(routing):
+        np.testing.assert_array_equal(getattr(routing, entry.name), getattr(untouched, entry.name), entry.name)
+    np.testing.assert_array_equal(outcome.trace.blocks.change, ground.trace.blocks.change)
     assert outcome.divergence == 0
     assert not outcome.flipped.any()
     assert outcome.answer[0] == outcome.answer[1]
     np.testing.assert_array_equal(outcome.next_probabilities[0], outcome.next_probabilities[1])
 
 
-def run_again(model, ids, edits):
-    """The same edits in a pass from the embedding on."""
-    with torch.inference_mode():
-        return model.model(
-            torch.tensor([[*ids, 5, 9]]), use_cache=False, rule=EditedRouting(edits), output_routing=True
-        )
-
-
 EDITS = [
-    "drop 0-20@0",
-    "keep 0-39@2",
-    "threshold -0.3@1",
+    "drop 0-20@1",
+    "keep 0-39@3",
+    "threshold -0.3@2",
     "retention 0.25@*",
-    "bypass 0@0",
-    "dense@1",
+    "bypass 0@1",
+    "dense@2",
     "keep 4@*",
+    "drop digits@1",
+    "keep 'b1'@2",
 ]
 
 
 @pytest.mark.parametrize("text", EDITS)
-def test_going_on_from_a_snapshot_is_reading_it_all(model, ids, ground, text):
+def test_going_on_from_a_snapshot_is_reading_it_all(model, prompt, ground, text):
     edit = Edit.parse(text)
     outcome = intervene(ground, [edit])
-    whole = run_again(model, ids, [edit])
-    torch.testing.assert_close(outcome.hidden, whole.last_hidden_state[0], rtol=1e-5, atol=1e-5)
-    kept = np.zeros_like(ground.kept)
-    for span, record in enumerate(whole.routing):
-        kept[span, [token for token in record.kept[0].tolist() if token < 40]] = True
-    np.testing.assert_array_equal(outcome.kept, kept)
+    whole = read(model, ground.ids, length=LENGTH, probe=Probe(override=Edited([edit], prompt)))
+    assert_same(outcome.trace, whole)
     assert outcome.share < 1
-    again = judge(ground, outcome)
-    assert again["divergence"].max() > 1e-6
-    assert again["divergence"][-1] == pytest.approx(outcome.divergence, abs=1e-5)
+    divergence = outcome.trace.agreement.divergence
+    assert divergence.max() > 1e-6
+    assert divergence[-1] == pytest.approx(outcome.divergence, abs=1e-5)
     assert Edit.parse(str(edit)) == edit
+
+
+def assert_same(trace, reading):
+    """Every array of an edited trace is what a full forward with the same edits records."""
+    for entry in fields(trace.routing):
+        shown, recorded = getattr(trace.routing, entry.name), getattr(reading.routing, entry.name)
+        if shown.dtype.kind == "f":
+            np.testing.assert_allclose(shown, recorded, rtol=1e-4, atol=1e-4, err_msg=entry.name)
+        else:
+            np.testing.assert_array_equal(shown, recorded, entry.name)
+    np.testing.assert_allclose(
+        trace.blocks.change.astype(np.float32), reading.blocks.change.astype(np.float32), rtol=5e-3, atol=1e-3
+    )
+
+
+STRUCTURES = ["T(T)T", "(T)", "T(T(T)T)T", "(T)(TT)T", "T(T(T)(T))T", "T(T()T)T"]
+
+
+@st.composite
+def edited_runs(draw):
+    structure = draw(st.sampled_from(STRUCTURES))
+    levels = structure.count("(")
+    router = [draw(st.sampled_from(["subllm", "subllm", "even", "random"])) for _ in range(levels)]
+    model = tiny_model(structure, draw(st.integers(0, 30)), router=router)
+    length = draw(st.integers(1, 20))
+    ids = draw(st.lists(st.integers(1, 96), min_size=length, max_size=length))
+    scored = [level for level in range(1, levels + 1) if router[level - 1] == "subllm"]
+    edits = []
+    for _ in range(draw(st.integers(0, 4))):
+        kind = draw(st.sampled_from(["keep", "drop", "dense", "bypass", "threshold", "retention"]))
+        if kind in ("threshold", "retention"):
+            if not scored:
+                continue
+            every = [None] if len(scored) == levels else []
+            level = draw(st.sampled_from([*scored, *every]))
+        else:
+            level = draw(st.sampled_from([None, *range(1, levels + 1)]))
+        if kind in ("keep", "drop"):
+            tokens = draw(
+                st.one_of(
+                    st.sets(st.integers(0, length - 1), min_size=1).map(lambda found: ranges(sorted(found))),
+                    st.sampled_from(["letters", "digits", "'a0'"]),
+                )
+            )
+            edits.append(Edit(kind, level, tokens))
+        elif kind == "dense":
+            edits.append(Edit(kind, level))
+        else:
+            value = draw(st.floats(0, 1) if kind == "retention" else st.floats(-1, 2))
+            edits.append(Edit(kind, level, value=float(f"{value:g}")))
+    answer = draw(st.lists(st.integers(1, 96), max_size=4))
+    return model, prompt_of(ids), edits, answer
+
+
+@settings(max_examples=60, deadline=None)
+@given(edited_runs())
+def test_every_number_of_an_edited_run_is_the_edited_run_s(case):
+    model, prompt, edits, answer = case
+    ground = read_ground(checkpoint_of(model), prompt, answer)
+    outcome = intervene(ground, edits)
+    # the oracle: one forward over prompt and answer, and one over the prompt alone, whose last logits come next
+    override = Edited(edits, prompt) if edits else None
+    whole = read(model, ground.ids, length=len(prompt), probe=Probe(override=override))
+    assert_same(outcome.trace, whole)
+    alone = read(model, ground.ids[:, : len(prompt)], probe=Probe(override=Edited(edits, prompt) if edits else None))
+    assert_same(outcome.trace, alone)  # the answer counts for nothing
+    with torch.inference_mode():
+        logits = model.lm_head(alone.hidden).float()
+    found = outcome.trace.predictions
+    expected = logits[-1].softmax(-1)
+    np.testing.assert_allclose(found.next_probabilities, expected[found.next_ids.tolist()], atol=1e-4)
+    surprisal = -logits[:-1].log_softmax(-1).gather(1, ground.ids[0, 1 : len(prompt), None])[:, 0]
+    np.testing.assert_allclose(outcome.trace.likelihood.surprisal[1:], surprisal, rtol=1e-3, atol=1e-3)
+    assert outcome.trace.provenance.edits == tuple(map(str, edits))
+    assert parse_edits(write_edits(edits)) == edits  # a link of them makes the same run
+    untouched = ground.trace
+    same = not edits or outcome.trace.digest == untouched.digest
+    assert (outcome.trace.run == untouched.run) == (not edits) and (same or edits)
 
 
 def test_only_what_follows_the_first_edit_runs_again(model, ground):
     ran, shares = [], []
-    model_ids = ground.ids
-    for span, expected in ((0, "(T(TT)T)(T)T"), (1, "(TT)T)(T)T"), (2, "(T)T")):
+    for level, expected in ((1, "T(TT)T(T)T"), (2, "TTT(T)T"), (3, "TT")):
         ran.clear()
-
-        def observe(state: StreamState):
-            ran.append(state.symbol)
-
+        probe = Probe(observe=ran.append, resume=ground.reading.snapshots[level])
         with torch.inference_mode():
-            model.model(model_ids, use_cache=False, resume=ground.snapshots[span], observer=observe)
-        assert "".join(ran) == expected
-        shares.append(intervene(ground, [Edit("bypass", span, value=0.5)]).share)
+            model.model(ground.ids, use_cache=False, probe=probe)
+        assert sum(type(event).__name__ == "Ran" for event in ran) == expected.count("T")
+        shares.append(intervene(ground, [Edit("bypass", level, value=0.5)]).share)
     assert 1 > shares[0] > shares[1] > shares[2] > 0
 
 
 def test_what_is_forced_is_kept_or_dropped_and_the_rest_decides_for_itself(ground):
-    outcome = intervene(ground, [Edit("keep", 0, tuple(range(40))), Edit("drop", 0, (3, 4))])
-    assert outcome.kept[0].sum() == 38
-    assert not outcome.kept[0, [3, 4]].any()
+    outcome = intervene(ground, [Edit("keep", 1, "0-39"), Edit("drop", 1, "3-4")])
+    routing = outcome.trace.routing
+    assert routing.kept[0].sum() == 38
+    assert not routing.kept[0, [3, 4]].any()
+    forced = ~ground.trace.routing.kept[0] & routing.kept[0]
+    assert forced.any() and (routing.weights[0, forced] == 1).all() and routing.edited[0].all()
+    assert (routing.contribution_norm[0, forced] > 0).all()
     assert not outcome.flipped[0].any(), "all were named"
     assert outcome.cache_bytes[1] > outcome.cache_bytes[0]
     assert outcome.operations[1] > outcome.operations[0]
-    emptied = intervene(ground, [Edit("drop", 2, tuple(range(40)))])
-    assert emptied.emptied == [2]
+    emptied = intervene(ground, [Edit("drop", 3, "0-39")])
+    assert emptied.emptied == [3]
     assert np.isfinite(emptied.next_probabilities).all()
 
 
-def test_everything_kept_is_the_dense_path_with_the_same_bypass(model, ids, ground):
-    outcome = intervene(ground, [Edit("dense", EVERY)])
-    stream = model.model.embed_tokens(torch.tensor([[*ids, 5, 9]]))
-    positions = model.model.rotary_emb(stream, position_ids=torch.arange(42)[None])
+def test_a_moved_threshold_is_what_scores_were_compared_with_and_weights_begin_at(ground):
+    routing = intervene(ground, [Edit("threshold", 1, value=-0.5)]).trace.routing
+    assert routing.thresholds.tolist() == [-0.5, 0, 0]
+    reached, scores = routing.reached[0], routing.scores[0]
+    np.testing.assert_array_equal(routing.kept[0], reached & (scores > -0.5))
+    np.testing.assert_allclose(routing.weights[0], np.where(reached, np.clip(scores + 0.5, 0, 1), 0), atol=1e-6)
+
+
+def test_a_wanted_retention_is_of_the_prompt_s_tokens_that_reach_the_level(model, prompt):
+    ground = read_ground(checkpoint_of(model), prompt, [7] * 30)
+    routing = intervene(ground, [Edit("retention", 2, value=0.5)]).trace.routing
+    reached = int(routing.reached[1].sum())
+    assert int(routing.kept[1].sum()) == reached - round(0.5 * reached)
+
+
+def test_everything_kept_is_the_dense_path_with_the_same_bypass(model, ground):
+    outcome = intervene(ground, [Edit("dense", None)])
     outer = []
     with torch.inference_mode():
+        stream = model.model.embed_tokens(ground.ids)
+        positions = model.model.rotary_emb(stream, position_ids=torch.arange(ground.ids.shape[1])[None])
         for step in model.config.parsed_structure.steps:
             if step.symbol == BLOCK:
                 stream = model.model.layers[step.index](stream, attention_mask=None, position_embeddings=positions)
@@ -125,62 +230,78 @@ def test_everything_kept_is_the_dense_path_with_the_same_bypass(model, ids, grou
                 outer.append(stream)
             else:
                 before = outer.pop()
-                stream = before + model.model.bypasses[step.index].scale * (stream - before)
-        expected = model.model.norm(stream)[0]
-    torch.testing.assert_close(outcome.hidden, expected, rtol=1e-4, atol=1e-4)
-    assert outcome.kept.all()
+                stream = before + model.model.bypasses[step.index - 1].scale * (stream - before)
+        logits = model.lm_head(model.model.norm(stream)[0, LENGTH - 1])
+    found = outcome.trace.predictions
+    np.testing.assert_allclose(found.next_probabilities, logits.softmax(-1)[found.next_ids.tolist()], atol=1e-4)
+    assert outcome.trace.routing.kept.all()
 
 
-def test_a_token_that_an_outer_level_dropped_is_said_and_can_be_kept_there_too(model, ground):
-    dropped = int(np.flatnonzero(~ground.kept[0])[0])
-    edits = [Edit("keep", 1, (dropped,))]
+def test_a_token_that_an_outer_level_dropped_is_said_and_can_be_kept_there_too(ground):
+    dropped = int(np.flatnonzero(~ground.trace.routing.kept[0])[0])
+    edits = [Edit("keep", 2, str(dropped))]
     outcome = intervene(ground, edits)
-    assert outcome.absent == [(1, dropped)]
-    parents = [span.parent for span in model.config.parsed_structure.spans]
-    mended = intervene(ground, reachable(edits, outcome.absent, parents))
+    assert outcome.absent == [(2, dropped)]
+    mended = intervene(ground, reachable(edits, outcome.absent, ground.trace.routing.parents.tolist()))
     assert mended.absent == []
-    assert mended.kept[:2, dropped].all()
-    assert intervene(ground, [Edit("drop", EVERY, (dropped,))]).absent == []
+    assert mended.trace.routing.kept[:2, dropped].all()
+    assert intervene(ground, [Edit("drop", None, str(dropped))]).absent == []
 
 
 def test_keeping_many_tokens_in_outer_levels_too_is_one_edit_per_level():
-    absent = [(2, token) for token in range(5)] + [(1, 7)]
-    wanted = [Edit("keep", 1, (0, 1, 2, 3, 4)), Edit("keep", 0, (0, 1, 2, 3, 4, 7))]
-    assert reachable([], absent, [None, 0, 1]) == wanted
+    absent = [(3, token) for token in range(5)] + [(2, 7)]
+    assert reachable([], absent, [0, 1, 2]) == [Edit("keep", 2, "0-4"), Edit("keep", 1, "0-4,7")]
 
 
 def test_edits_are_written_down_and_read(checkpoint):
-    text = "the cat, sat on 12 mats"
-    prompt = read_prompt(text, checkpoint.tokenizer, 512)
+    prompt = read_prompt("the cat, sat on 12 mats", checkpoint.tokenizer, 512)
 
     def named(what):
-        edit = Edit.parse(f"drop {what}@0", prompt.text, prompt.starts, prompt.ends)
-        return "".join(prompt.pieces[list(edit.tokens)])
+        return "".join(prompt.pieces[list(Edit.parse(f"drop {what}@1").named(prompt))])
 
     assert "12" in named("digits")
     assert "cat" not in named("digits")
     assert "," in named("punctuation")
     assert "cat" in named("'cat'")
     assert ranges((1, 2, 3, 7, 9, 10)) == "1-3,7,9-10"
-    assert without([Edit("keep", 0, (1, 2)), Edit("dense", 0)], [2], 0) == [Edit("keep", 0, (1,)), Edit("dense", 0)]
+    edits = [Edit("keep", 1, "1-2"), Edit("dense", 1), Edit("drop", 1, "digits")]
+    assert without(edits, [2], 1, prompt) == [Edit("keep", 1, "1"), *edits[1:]]
+    digits = edits[2].named(prompt)
+    assert without(edits, digits, 1, prompt) == edits[:2]
+    assert without(edits, [2], 2, prompt) == edits
+
+
+def test_a_class_and_a_text_are_looked_for_in_the_prompt_that_the_edit_is_applied_to(checkpoint):
+    edits = parse_edits("drop digits@1;keep \"cat; sat\"@*")
+    assert write_edits(edits) == "drop digits@1;keep \"cat; sat\"@*"
+    for text in ("12 the cat; sat", "the cat; sat on 345"):
+        prompt = read_prompt(text, checkpoint.tokenizer, 512)
+        first, second = ("".join(prompt.pieces[list(edit.named(prompt))]) for edit in edits)
+        assert first.strip().isdigit() and "cat" in second
+
+
+def test_links_of_the_old_numbering_are_converted():
+    assert parse_edits("drop 3@0;dense@1;bypass 0@*", first=0) == parse_edits("drop 3@1;dense@2;bypass 0@*")
+    with pytest.raises(AnalysisError, match="levels count from 1"):
+        parse_edits("drop 3@0")
 
 
 @pytest.mark.parametrize(
     ("text", "message"),
     [
         ("keep 3", "cannot be read; write one of"),
-        ("push 3@0", "cannot be read; write one of"),
-        ("keep zebras@0", "names no tokens; write numbers"),
-        ("keep 'zebra'@0", "has no tokens that 'zebra' names"),
-        ("retention 1.5@0", "needs a number from 0 to 1"),
-        ("threshold nan@0", "needs a number"),
-        ("keep 99@0", "is for token 99; the prompt has 0 to 39"),
-        ("keep 9@7", "it has 0 to 2"),
-        ("drop 7-3@0", "from the lower to the higher one"),
-        ("drop 1-2-3@0", "is no token"),
-        ("drop 1,,2@0", "is no token"),
-        ("dense 3@0", "cannot be read"),
-        ("bypass 1e300@0", "needs a number from -1,000,000 to 1,000,000"),
+        ("push 3@1", "cannot be read; write one of"),
+        ("keep zebras@1", "names no tokens; write numbers"),
+        ("keep 'zebra'@1", "has no tokens that 'zebra' names"),
+        ("retention 1.5@1", "needs a number from 0 to 1"),
+        ("threshold nan@1", "needs a number"),
+        ("keep 99@1", "is for token 99; the prompt has 0 to 39"),
+        ("keep 9@7", "is for Level 7 of the model; it has levels 1 to 3"),
+        ("drop 7-3@1", "from the lower to the higher one"),
+        ("drop 1-2-3@1", "is no token"),
+        ("drop 1,,2@1", "is no token"),
+        ("dense 3@1", "cannot be read"),
+        ("bypass 1e300@1", "needs a number from -1,000,000 to 1,000,000"),
     ],
 )
 def test_edits_that_do_not_fit_are_refused(ground, text, message):
@@ -188,15 +309,22 @@ def test_edits_that_do_not_fit_are_refused(ground, text, message):
         intervene(ground, [Edit.parse(text)])
 
 
+def test_a_level_without_scores_has_no_threshold_to_move(prompt):
+    ground = read_ground(checkpoint_of(tiny_model("T(T(T)T)T", router=["even", "subllm"])), prompt)
+    with pytest.raises(AnalysisError, match="threshold of Level 1, but that level's router does not score"):
+        intervene(ground, [Edit("threshold", None, value=0.2)])
+    assert intervene(ground, [Edit("threshold", 2, value=0.2)]).trace.routing.thresholds[1] == np.float32(0.2)
+
+
 HOSTILE = {
     "spaces": ("drop" + " " * 16_000 + "x", "cannot be read"),
-    "spaces before the module": ("drop 1" + " " * 16_000 + "@" + " " * 300 + "x", "cannot be read"),
-    "very long": ("drop " + " " * 10**7 + "1@0", "has 10,000,008 characters; at most 16,384"),
-    "wide ranges": ("keep " + ",".join(["0-999999"] * 1_500) + "@0", "go beyond 262,143"),
-    "many digits": ("drop " + "1" * 5_000 + "@0", "at most 6 digits"),
-    "many digits of a module": ("drop 1@" + "1" * 5_000, "cannot be read"),
-    "many digits of a number": ("threshold " + "1" * 5_000 + "@0", "needs a number from"),
-    "quotes": ("drop " + "'" * 16_000 + "x@0", "names no tokens"),
+    "spaces before the level": ("drop 1" + " " * 16_000 + "@" + " " * 300 + "x", "cannot be read"),
+    "very long": ("drop " + " " * 10**7 + "1@1", "has 10,000,008 characters; at most 16,384"),
+    "wide ranges": ("keep " + ",".join(["0-999999"] * 1_500) + "@1", "go beyond 262,143"),
+    "many digits": ("drop " + "1" * 5_000 + "@1", "at most 6 digits"),
+    "many digits of a level": ("drop 1@" + "1" * 5_000, "cannot be read"),
+    "many digits of a number": ("threshold " + "1" * 5_000 + "@1", "needs a number from"),
+    "quotes": ("drop " + "'" * 16_000 + "x@1", "names no tokens"),
 }
 
 
@@ -223,62 +351,64 @@ def test_edits_that_a_stranger_wrote_are_refused_without_much_work_and_in_a_shor
 
 
 def test_a_line_of_edits_is_bounded_as_a_whole(bounded):
-    assert parse_edits("drop 1-2@0; keep 5@*;;dense@1;") == [
-        Edit("drop", 0, (1, 2)),
-        Edit("keep", EVERY, (5,)),
+    assert parse_edits("drop 1-2@1; keep 5@*;;dense@1;") == [
+        Edit("drop", 1, "1-2"),
+        Edit("keep", None, "5"),
         Edit("dense", 1),
     ]
     with pytest.raises(AnalysisError, match="more than 200 edits"):
-        parse_edits("dense@0;" * 100_000)
+        parse_edits("dense@1;" * 100_000)
     with pytest.raises(AnalysisError, match="more than 262,144 tokens"):
-        parse_edits(f"keep {','.join(['0-262143'] * 1_500)}@0;" * 200)
+        parse_edits(f"keep {','.join(['0-262143'] * 1_500)}@1;" * 200)
 
 
-def test_a_number_is_of_a_token_of_the_prompt_and_overlapping_ranges_name_it_once():
-    assert Edit.parse("drop 2-4,3-5,3@0", "abcdef", range(6), range(1, 7)).tokens == (2, 3, 4, 5)
-    with pytest.raises(AnalysisError, match="not all in the prompt, which has 0 to 5"):
-        Edit.parse("drop 2-6@0", "abcdef", range(6), range(1, 7))
+def test_overlapping_ranges_name_a_token_once():
+    edit = Edit.parse("drop 2-4,3-5,3@1")
+    assert (edit.tokens, edit.named(prompt_of(range(1, 7)))) == ("2-5", (2, 3, 4, 5))
 
 
 def test_a_model_without_levels_has_nothing_to_edit():
-    ground = read_ground(tiny_model("TT"), np.arange(1, 6))
+    ground = read_ground(checkpoint_of(tiny_model("TT")), prompt_of([1, 2, 3, 4, 5]))
     assert intervene(ground, []).divergence == 0
-    with pytest.raises(AnalysisError, match="it has none"):
-        intervene(ground, [Edit("dense", 0)])
-    assert intervene(ground, [Edit("dense", EVERY)]).divergence == 0
+    with pytest.raises(AnalysisError, match="it has no levels"):
+        intervene(ground, [Edit("dense", 1)])
+    assert intervene(ground, [Edit("dense", None)]).divergence == 0
 
 
-@pytest.mark.parametrize("span", [0, 1, 2])
-def test_the_exact_effect_is_that_of_the_edit(ground, span):
-    found = estimate(ground, span)
-    assert found.tokens.tolist() == candidates(ground, span).tolist()
+@pytest.mark.parametrize("level", [1, 2, 3])
+def test_the_exact_effect_is_that_of_the_edit(ground, level):
+    found = estimate(ground, level)
+    assert found.tokens.tolist() == candidates(ground, level).tolist()
     wanted = list(range(len(found.tokens)))[:11]
     stages = list(measure(ground, found, wanted))
     assert len(stages) == 2
     final = stages[-1]
     for index in wanted:
         token = int(final.tokens[index])
-        kind = "drop" if ground.kept[span, token] else "keep"
-        outcome = intervene(ground, [Edit(kind, span, (token,))])
+        kind = "drop" if ground.trace.routing.kept[level - 1, token] else "keep"
+        outcome = intervene(ground, [Edit(kind, level, str(token))])
         assert final.exact[index] == pytest.approx(outcome.answer[1] - outcome.answer[0], abs=1e-4)
     assert np.isnan(final.exact[11:]).all()
 
 
 def test_the_estimate_is_the_derivative_by_the_weight(ground):
-    found = estimate(ground, 2)
-    kept = [index for index, token in enumerate(found.tokens) if ground.kept[2, token]]
+    found = estimate(ground, 3)
+    routing = ground.trace.routing
+    kept = [index for index, token in enumerate(found.tokens) if routing.kept[2, token]]
     for index in kept[:5]:
         token = int(found.tokens[index])
         step = 1e-2
-        weight = min(ground.scores[2, token], 1.0)
+        weight = routing.weights[2, token]
 
         def answer(change, token=token):
-            def rule(span, scores, positions, mask):
-                weights = scores.clamp(0, 1)
-                return scores > 0, weights + change * (positions == token) if span == 2 else weights
+            def override(level, router, tokens):
+                selection = router.select(tokens, training=False)
+                if level != 3:
+                    return selection
+                return replace(selection, weights=selection.weights + change * (tokens.positions == token))
 
             with torch.inference_mode():
-                output = ground.model(ground.ids, use_cache=False, rule=rule)
+                output = ground.model(ground.ids, use_cache=False, probe=Probe(override=override))
                 rows = output.logits[0, 39:41].log_softmax(-1)
             return rows.gather(1, ground.ids[0, 40:, None]).sum().item()
 
@@ -290,11 +420,11 @@ def test_the_command_says_what_changed(tiny_checkpoint):
     command = [sys.executable, "-m", "analysis.intervene", "--checkpoint", str(tiny_checkpoint), "--device", "cpu",
                "--prompt", "the cat sat on the mat 12", "--answer", " dog"]  # fmt: skip
     done = subprocess.run(
-        [*command, "--drop", "1-2@0", "--keep", "digits@*"], capture_output=True, text=True, check=False
+        [*command, "--drop", "1-2@1", "--keep", "digits@*"], capture_output=True, text=True, check=False
     )
     assert done.returncode == 0, done.stderr
-    assert "edits: keep" in done.stdout
+    assert "edits: keep digits@*, drop 1-2@1" in done.stdout
     assert "log-probability of the answer" in done.stdout
     refused = subprocess.run([*command, "--drop", "1-2@9"], capture_output=True, text=True, check=False)
     assert refused.returncode == 1
-    assert "is for subsampling module 9" in refused.stderr
+    assert "is for Level 9" in refused.stderr
