@@ -6,7 +6,8 @@ from difflib import SequenceMatcher
 import numpy as np
 import pandas as pd
 
-from .trace import Trace
+from .statistics import jaccard
+from .trace import Prompt, Routing
 
 
 @dataclass(frozen=True, eq=False)
@@ -22,12 +23,12 @@ class Pairing:
     second: np.ndarray
 
 
-def pair(first: Trace, second: Trace) -> Pairing:
+def pair(first: Prompt, second: Prompt) -> Pairing:
     """Align the tokens of two prompts, by the longest runs that they share.
 
     Args:
-        first: of one prompt.
-        second: of the same prompt, or of another; by another checkpoint, or the same.
+        first: as one model reads it.
+        second: the same prompt or another, as the same model or another reads it.
 
     Returns:
         Tokens with the same text, in order.
@@ -42,46 +43,52 @@ def pair(first: Trace, second: Trace) -> Pairing:
     )
 
 
-def overlap(first: Trace, second: Trace, pairing: Pairing) -> pd.DataFrame:
+def overlap(first: Routing, second: Routing, pairing: Pairing) -> pd.DataFrame:
     """How alike the routing of paired tokens is, a row for every level that both have.
 
     Args:
-        first: a trace.
-        second: another.
+        first: of one prompt.
+        second: of another.
         pairing: of their tokens.
 
     Returns:
-        Columns: `kept_first` and `kept_second` (share kept, of all paired tokens), `both` (Jaccard index: kept by both
-        over kept by either), `differ` (tokens that one keeps and the other does not), `correlation` (Pearson's, of the
-        scores of tokens that reached the level in both).
+        The index is the level. Columns: `kept_first` and `kept_second` (share kept, of all paired tokens), `both`
+        (Jaccard index: kept by both over kept by either), `differ` (tokens that one keeps and the other does not),
+        `correlation` (Pearson's, of the scores of tokens that reached the level in both; NaN if a router does not
+        score).
     """
+    levels = _shared(first, second)
     rows = []
-    for span in range(min(first.num_spans, second.num_spans)):
-        a, b = first.kept[span, pairing.first], second.kept[span, pairing.second]
-        x, y = first.scores[span, pairing.first], second.scores[span, pairing.second]
+    for row in range(len(levels)):
+        a, b = first.kept[row, pairing.first], second.kept[row, pairing.second]
+        x, y = first.scores[row, pairing.first], second.scores[row, pairing.second]
         both = ~np.isnan(x) & ~np.isnan(y)
         spread = both.sum() > 2 and x[both].std() > 0 and y[both].std() > 0
         rows.append(
             {
                 "kept_first": a.mean() if len(a) else np.nan,
                 "kept_second": b.mean() if len(b) else np.nan,
-                "both": (a & b).sum() / max((a | b).sum(), 1),
+                "both": float(jaccard(a, b)),
                 "differ": int((a != b).sum()),
                 "correlation": np.corrcoef(x[both], y[both])[0, 1] if spread else np.nan,
             }
         )
-    return pd.DataFrame(rows, columns=["kept_first", "kept_second", "both", "differ", "correlation"])
+    columns = ["kept_first", "kept_second", "both", "differ", "correlation"]
+    return pd.DataFrame(rows, index=pd.Index(levels, name="level"), columns=columns)
 
 
-def differing(first: Trace, second: Trace, pairing: Pairing) -> list[np.ndarray]:
-    """Indices into the pairing, for every level that both have, of tokens that only one of the two keeps.
+def differing(first: Routing, second: Routing, pairing: Pairing, level: int) -> np.ndarray:
+    """Indices into the pairing of tokens that only one of the two keeps at a level.
 
     Args:
-        first: a trace.
-        second: another.
+        first: of one prompt.
+        second: of another.
         pairing: of their tokens.
+        level: number of a level that both have, from 1.
     """
-    return [
-        np.flatnonzero(first.kept[span, pairing.first] != second.kept[span, pairing.second])
-        for span in range(min(first.num_spans, second.num_spans))
-    ]
+    return np.flatnonzero(first.kept[level - 1, pairing.first] != second.kept[level - 1, pairing.second])
+
+
+def _shared(first: Routing, second: Routing) -> range:
+    """Levels that both have."""
+    return min(first.levels, second.levels, key=len)

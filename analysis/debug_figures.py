@@ -62,7 +62,7 @@ def by_position(trace: Trace, values: np.ndarray, title: str) -> go.Figure:
         mode="lines+markers",
         marker={"size": 4},
         line={"color": KEPT},
-        text=_labels(trace.pieces, numbered=False),
+        text=_labels(trace.prompt.pieces, numbered=False),
         hovertemplate="%{x}: %{text}<br>%{y:.4f}<extra></extra>",
     )
     figure.update_layout(**LAYOUT, xaxis_title="", yaxis_title=title)
@@ -78,7 +78,7 @@ def contributions(trace: Trace, found: Attribution, words: Words = ENGLISH) -> g
         words: labels by key, as in `ENGLISH`.
     """
     strongest = np.argsort(-np.abs(found.values))[: min(_SHOWN, max(np.count_nonzero(found.values), 1))]
-    texts = ["".join(trace.pieces[found.groups == feature]) for feature in strongest]
+    texts = ["".join(trace.prompt.pieces[found.groups == feature]) for feature in strongest]
     first = [int(np.flatnonzero(found.groups == feature)[0]) for feature in strongest]
     values = found.values[strongest]
     figure = go.Figure()
@@ -115,20 +115,20 @@ def through_blocks(flow: Flow, words: Words = ENGLISH) -> go.Figure:
     return figure
 
 
-def past_level(trace: Trace, flow: Flow, span: int, words: Words = ENGLISH) -> go.Figure:
+def past_level(trace: Trace, flow: Flow, level: int, words: Words = ENGLISH) -> go.Figure:
     """What came past a level at the tokens where most did: unchanged, and added there.
 
     Args:
         trace: of the prompt.
         flow: of a value.
-        span: number of the subsampling module.
+        level: number of the level, from 1.
         words: labels by key, as in `ENGLISH`.
     """
-    carried, added = flow.carried[span], flow.added[span]
+    carried, added = flow.carried[level - 1], flow.added[level - 1]
     strength = np.abs(carried) + np.abs(added)
     strongest = np.argsort(-strength)[: min(_SHOWN, max(np.count_nonzero(strength), 1))]
-    kept = trace.kept[span, strongest]
-    names = [f"{at}: {_short(str(trace.pieces[at]))}" for at in strongest]
+    kept = trace.routing.kept[level - 1, strongest]
+    names = [f"{at}: {_short(str(trace.prompt.pieces[at]))}" for at in strongest]
     figure = go.Figure()
     for name, values, colour, pattern in (
         ("figure_unchanged_dropped", np.where(kept, 0, carried[strongest]), DROPPED, "/"),
@@ -161,8 +161,8 @@ def attention(trace: Trace, rows: np.ndarray, words: Words = ENGLISH) -> go.Figu
     seen = int(np.flatnonzero(np.nan_to_num(rows).any(0)).max(initial=0)) + 1
     figure = go.Figure()
     figure.add_heatmap(
-        z=np.where(trace.processed[:, :seen], rows[:, :seen], np.nan),
-        text=np.tile(np.asarray(_labels(trace.pieces[:seen], numbered=False)), (len(rows), 1)),
+        z=np.where(trace.routing.processed[:, :seen], rows[:, :seen], np.nan),
+        text=np.tile(np.asarray(_labels(trace.prompt.pieces[:seen], numbered=False)), (len(rows), 1)),
         colorscale="Blues",
         hovertemplate="%{x}: %{text}<br>%{y}<br>%{z:.3f}<extra></extra>",
         colorbar={"tickformat": ".0%"},
@@ -240,19 +240,22 @@ def level_growth(generation: Generation, dense: Generation | None, words: Words 
     return figure
 
 
-def score_pairs(first: Trace, second: Trace, pairing: Pairing, span: int, words: Words = ENGLISH) -> go.Figure:
+def score_pairs(first: Trace, second: Trace, pairing: Pairing, level: int, words: Words = ENGLISH) -> go.Figure:
     """Scores of the same tokens in two traces, by who keeps them.
 
     Args:
         first: a trace.
         second: another.
         pairing: of their tokens.
-        span: number of the subsampling module.
+        level: number of the level, from 1; the routers of both score (`Routing.scores_tokens`).
         words: labels by key, as in `ENGLISH`.
+
+    Raises:
+        AnalysisError: if a router does not score.
     """
-    x, y = first.scores[span, pairing.first], second.scores[span, pairing.second]
-    a, b = first.kept[span, pairing.first], second.kept[span, pairing.second]
-    texts = np.asarray(_labels(first.pieces[pairing.first], numbered=False))
+    x, y = first.routing.scores_of(level)[pairing.first], second.routing.scores_of(level)[pairing.second]
+    a, b = first.routing.kept[level - 1, pairing.first], second.routing.kept[level - 1, pairing.second]
+    texts = np.asarray(_labels(first.prompt.pieces[pairing.first], numbered=False))
     figure = go.Figure()
     for name, chosen, colour, symbol in (
         (words["figure_alike"], a == b, NEUTRAL, "circle"),
@@ -268,8 +271,8 @@ def score_pairs(first: Trace, second: Trace, pairing: Pairing, span: int, words:
             text=texts[chosen],
             hovertemplate="%{text}<br>%{x:.3f}, %{y:.3f}<extra></extra>",
         )
-    for line in (figure.add_hline, figure.add_vline):
-        line(0, line={"color": NEUTRAL, "dash": "dot"})
+    for line, trace in ((figure.add_vline, first), (figure.add_hline, second)):
+        line(float(trace.routing.thresholds[level - 1]), line={"color": NEUTRAL, "dash": "dot"})
     figure.update_layout(**LAYOUT, xaxis_title=words["figure_score_first"], yaxis_title=words["figure_score_second"])
     return figure
 

@@ -102,70 +102,75 @@ ENGLISH: Words = {
 }
 
 
-def level_name(trace: Trace, span: int, words: Words = ENGLISH) -> str:
-    """What a span is called on screen: "Level 1", with what it is inside of where that is not obvious.
+def level_name(trace: Trace, level: int, words: Words = ENGLISH) -> str:
+    """What a level is called on screen: "Level 1", with what it is inside of where that is not obvious.
 
     Args:
         trace: of a prompt.
-        span: number of the span.
+        level: number of the level, from 1.
         words: labels by key, as in `ENGLISH`.
     """
-    parent = int(trace.span_parents[span])
-    nested = parent >= 0 and parent != span - 1
-    return words["level_inside" if nested else "level"].format(n=span + 1, parent=parent + 1)
+    parent = int(trace.routing.parents[level - 1])
+    nested = parent not in (0, level - 1)
+    return words["level_inside" if nested else "level"].format(n=level, parent=parent)
 
 
-def score_histogram(trace: Trace, span: int, words: Words = ENGLISH) -> go.Figure:
-    """Importance scores of the tokens that reached a span, kept and dropped, with the threshold.
+def score_histogram(trace: Trace, level: int, words: Words = ENGLISH) -> go.Figure:
+    """Importance scores of the tokens that reached a level's router, kept and dropped, with the threshold.
 
     Args:
         trace: of a prompt.
-        span: number of the span, in order of opening.
+        level: number of the level, from 1; its router scores (`Routing.scores_tokens`).
         words: labels by key, as in `ENGLISH`.
+
+    Raises:
+        AnalysisError: if the level's router does not score.
     """
-    scores = trace.scores[span]
-    figure = _histogram(trace, span, scores, _edges(scores[trace.present[span]]), words)
-    figure.add_vline(x=0, line={"color": NEUTRAL, "dash": "dash"}, annotation_text=words["figure_threshold"])
+    routing, scores = trace.routing, trace.routing.scores_of(level)
+    threshold = float(routing.thresholds[level - 1])
+    figure = _histogram(trace, level, scores, _edges(scores[routing.reached[level - 1]], threshold), words)
+    label = f"{words['figure_threshold']} {threshold:.3g}"
+    figure.add_vline(x=threshold, line={"color": NEUTRAL, "dash": "dash"}, annotation_text=label)
     figure.update_layout(xaxis_title=words["figure_score"])
     return figure
 
 
-def bypass_contribution(trace: Trace, span: int, words: Words = ENGLISH) -> go.Figure:
-    """What a span added to its kept tokens through its bypass, relative to the stream before it; dropped: 0.
+def bypass_contribution(trace: Trace, level: int, words: Words = ENGLISH) -> go.Figure:
+    """What a level added to its kept tokens through its bypass, relative to the stream before it; dropped: 0.
 
     Args:
         trace: of a prompt.
-        span: number of the span.
+        level: number of the level, from 1.
         words: labels by key, as in `ENGLISH`.
     """
-    figure = _shares(trace, span, trace.contribution_share[span], words)
+    figure = _shares(trace, level, trace.routing.contribution_share[level - 1], words)
     figure.update_layout(xaxis_title="‖β ⊙ a (f(x) − x)‖ / ‖x‖")
     return figure
 
 
-def processed_share(trace: Trace, span: int, words: Words = ENGLISH) -> go.Figure:
-    """Share of the processed stream in a span's output, for the tokens that reached it; dropped: 0.
+def processed_share(trace: Trace, level: int, words: Words = ENGLISH) -> go.Figure:
+    """Share of the processed stream in a level's output, for the tokens that reached its router; dropped: 0.
 
     Args:
         trace: of a prompt.
-        span: number of the span.
+        level: number of the level, from 1.
         words: labels by key, as in `ENGLISH`.
     """
-    figure = _shares(trace, span, trace.processed_share[span], words)
+    figure = _shares(trace, level, trace.routing.processed_share[level - 1], words)
     figure.update_layout(xaxis_title=words["figure_processed_share"])
     return figure
 
 
-def kept_runs(trace: Trace, span: int, words: Words = ENGLISH) -> go.Figure:
-    """How long the unbroken runs of kept and of dropped tokens are, among those that reached a span.
+def kept_runs(trace: Trace, level: int, words: Words = ENGLISH) -> go.Figure:
+    """How long the unbroken runs of kept and of dropped tokens are, among those that reached a level's router.
 
     Args:
         trace: of a prompt.
-        span: number of the span.
+        level: number of the level, from 1.
         words: labels by key, as in `ENGLISH`.
     """
     figure = go.Figure()
-    runs, gaps = run_lengths(trace, span)
+    runs, gaps = run_lengths(trace.routing, level)
     for name, lengths, colour, pattern in (
         (words["figure_runs"], runs, KEPT, ""),
         (words["figure_gaps"], gaps, DROPPED, "/"),
@@ -178,11 +183,11 @@ def kept_runs(trace: Trace, span: int, words: Words = ENGLISH) -> go.Figure:
 
 
 def bypass_scales(trace: Trace, words: Words = ENGLISH) -> go.Figure:
-    """The bypass scale β of every channel, sorted, one line per span."""
+    """The bypass scale β of every channel, sorted, one line per level."""
     figure = go.Figure()
-    for span, scales in enumerate(trace.bypass_scale):
-        dash = ("solid", "dash", "dot", "dashdot")[span % 4]
-        name = level_name(trace, span, words)
+    for level, scales in zip(trace.routing.levels, trace.routing.bypass_scale, strict=True):
+        dash = ("solid", "dash", "dot", "dashdot")[(level - 1) % 4]
+        name = level_name(trace, level, words)
         figure.add_scatter(y=np.sort(scales), mode="lines", name=name, line={"dash": dash, "color": KEPT})
     figure.update_layout(**LAYOUT, xaxis_title=words["figure_channel"], yaxis_title="β")
     return figure
@@ -221,7 +226,7 @@ def lens(found: "Lens", pieces: np.ndarray, words: Words = ENGLISH) -> go.Figure
 
 
 def contribution_histogram(trace: Trace, found: "Lens", words: Words = ENGLISH) -> go.Figure:
-    """What each span's bypass added to one token, as a distribution over channels; spans that dropped it are left out.
+    """What each level's bypass added to one token, as a distribution over channels; those that dropped it are left out.
 
     Args:
         trace: of the prompt.
@@ -229,10 +234,10 @@ def contribution_histogram(trace: Trace, found: "Lens", words: Words = ENGLISH) 
         words: labels by key, as in `ENGLISH`.
     """
     figure = go.Figure()
-    for span, values in enumerate(found.contributions):
+    for level, values in zip(trace.routing.levels, found.contributions, strict=True):
         if values.any() and not np.isnan(values).any():
-            pattern = {"shape": ("", "/", "x", ".")[span % 4]}
-            name = level_name(trace, span, words)
+            pattern = {"shape": ("", "/", "x", ".")[(level - 1) % 4]}
+            name = level_name(trace, level, words)
             figure.add_histogram(
                 x=values, name=name, opacity=0.65, nbinsx=60, marker={"color": KEPT, "pattern": pattern}
             )
@@ -246,8 +251,8 @@ def tokens_per_block(trace: Trace, words: Words = ENGLISH) -> go.Figure:
     """How many tokens each block processed, with the number that a dense model processes."""
     figure = go.Figure()
     figure.add_bar(
-        x=np.arange(trace.num_blocks),
-        y=trace.block_tokens,
+        x=np.arange(trace.routing.num_blocks),
+        y=trace.routing.block_tokens,
         name=words["figure_processed"],
         marker={"color": KEPT},
         hovertemplate=f"{words['figure_block']} %{{x}}: %{{y}}<extra></extra>",
@@ -259,18 +264,19 @@ def tokens_per_block(trace: Trace, words: Words = ENGLISH) -> go.Figure:
     return figure
 
 
-def _shares(trace: Trace, span: int, values: np.ndarray, words: Words) -> go.Figure:
-    """Histogram of numbers from 0 on."""
-    high = float(np.max(values, initial=0, where=trace.present[span]))
-    return _histogram(trace, span, values, np.linspace(0, high or 1, 41), words)
+def _shares(trace: Trace, level: int, values: np.ndarray, words: Words) -> go.Figure:
+    """Histogram of numbers from 0 on; where some are negative, from there on."""
+    reached = trace.routing.reached[level - 1]
+    low, high = (float(limit(values, initial=0, where=reached)) for limit in (np.min, np.max))
+    return _histogram(trace, level, values, np.linspace(low, high if high > low else low + 1, 41), words)
 
 
-def _histogram(trace: Trace, span: int, values: np.ndarray, edges: np.ndarray, words: Words) -> go.Figure:
-    """One number per token that reached a span, kept and dropped tokens apart."""
+def _histogram(trace: Trace, level: int, values: np.ndarray, edges: np.ndarray, words: Words) -> go.Figure:
+    """One number per token that reached a level's router, kept and dropped tokens apart."""
     figure = go.Figure()
     for name, mask, colour, pattern in (
-        (words["figure_kept"], trace.kept[span], KEPT, ""),
-        (words["figure_dropped"], trace.dropped[span], DROPPED, "/"),
+        (words["figure_kept"], trace.routing.kept[level - 1], KEPT, ""),
+        (words["figure_dropped"], trace.routing.dropped[level - 1], DROPPED, "/"),
     ):
         counts, _ = np.histogram(values[mask], edges)
         figure.add_bar(
@@ -285,10 +291,11 @@ def _histogram(trace: Trace, span: int, values: np.ndarray, edges: np.ndarray, w
     return figure
 
 
-def _edges(scores: np.ndarray) -> np.ndarray:
-    """Bin edges, one of them at the threshold, so that no bin holds kept and dropped tokens."""
-    if not len(scores):
-        return np.asarray([-1.0, 0.0, 1.0])
-    low, high = min(float(scores.min()), 0.0), max(float(scores.max()), 0.0)
+def _edges(scores: np.ndarray, threshold: float) -> np.ndarray:
+    """Bin edges, one of them at the threshold, so that no bin holds scores on both sides of it."""
+    known = scores[np.isfinite(scores)].astype(np.float64) - threshold
+    if not len(known):
+        return threshold + np.asarray([-1.0, 0.0, 1.0])
+    low, high = min(known.min(), 0.0), max(known.max(), 0.0)
     width = max((high - low) / 50, 1e-3)
-    return np.arange(np.floor(low / width), np.ceil(high / width) + 1.5) * width
+    return threshold + np.arange(np.floor(low / width), np.ceil(high / width) + 1.5) * width

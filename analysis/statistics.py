@@ -5,71 +5,79 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from .trace import Trace
+from .trace import Routing
 
 
 @dataclass(frozen=True, eq=False)
 class RuleOverlap:
-    """The rule of inference (score above 0) against the rule of training (the highest scores, a nominal share).
+    """What a level kept, against the rule of training: the highest scores, a nominal share of the tokens.
 
     Attributes:
-        by_threshold: tokens that the threshold keeps.
-        by_rank: tokens that the nominal share keeps, ceil(ρT).
-        both: tokens that both keep.
-        differing: (N,) tokens that only one of them keeps, in the order of the prompt.
+        kept: tokens that the level kept.
+        highest: tokens with the highest scores, ceil(ρT).
+        both: tokens in both sets.
+        overlap: Jaccard index of the two sets.
+        differing: (N,) tokens in only one of them, in the order of the prompt.
     """
 
-    by_threshold: int
-    by_rank: int
+    kept: int
+    highest: int
     both: int
+    overlap: float
     differing: np.ndarray
 
-    @property
-    def overlap(self) -> float:
-        """Tokens that both keep over tokens that either keeps; 1 where neither keeps any."""
-        either = self.by_threshold + self.by_rank - self.both
-        return self.both / either if either else 1.0
 
-
-def rule_overlap(trace: Trace, span: int) -> RuleOverlap:
-    """How far the per-token threshold is from the top share, on the tokens that reached a span.
+def rule_overlap(routing: Routing, level: int) -> RuleOverlap:
+    """How far what a level kept is from the highest scores, among the tokens that reached its router.
 
     Args:
-        trace: of a prompt.
-        span: number of the span.
+        routing: of a prompt.
+        level: number of the level, from 1; its router scores (`Routing.scores_tokens`).
+
+    Raises:
+        AnalysisError: if the level's router does not score.
     """
-    reached = trace.present[span].nonzero()[0]
-    count = math.ceil(round(float(trace.retention_ratios[span]) * len(reached), 6))
-    order = np.argsort(-trace.scores[span][reached], kind="stable")
-    top = np.zeros(trace.num_tokens, dtype=bool)
-    top[reached[order[:count]]] = True
-    kept = trace.kept[span]
-    return RuleOverlap(int(kept.sum()), int(top.sum()), int((kept & top).sum()), (kept != top).nonzero()[0])
+    scores, kept = routing.scores_of(level), routing.kept[level - 1]
+    reached = routing.reached[level - 1].nonzero()[0]
+    count = math.ceil(round(float(routing.retention_ratios[level - 1]) * len(reached), 6))
+    order = np.argsort(-scores[reached], kind="stable")
+    highest = np.zeros_like(kept)
+    highest[reached[order[:count]]] = True
+    return RuleOverlap(
+        kept=int(kept.sum()),
+        highest=count,
+        both=int((kept & highest).sum()),
+        overlap=float(jaccard(kept, highest)),
+        differing=(kept != highest).nonzero()[0],
+    )
 
 
-def score_rank(trace: Trace, span: int, token: int) -> tuple[int, int]:
-    """Place of a token's score among those that reached a span, 1 for the highest; and how many reached it.
+def score_rank(routing: Routing, level: int, token: int) -> tuple[int, int]:
+    """Place of a token's score among those that reached a level's router, 1 for the highest; and how many did.
 
     Args:
-        trace: of a prompt.
-        span: number of the span.
-        token: index into the prompt.
+        routing: of a prompt.
+        level: number of the level, from 1.
+        token: index into the prompt; it reached the router.
+
+    Raises:
+        AnalysisError: if the level's router does not score.
     """
-    scores = trace.scores[span]
-    return 1 + int((scores > scores[token]).sum()), int(trace.present[span].sum())
+    scores = routing.scores_of(level)
+    return 1 + int((scores > scores[token]).sum()), int(routing.reached[level - 1].sum())
 
 
-def run_lengths(trace: Trace, span: int) -> tuple[np.ndarray, np.ndarray]:
-    """Lengths of the unbroken runs of kept tokens, and of the gaps between them, among those that reached a span.
+def run_lengths(routing: Routing, level: int) -> tuple[np.ndarray, np.ndarray]:
+    """Lengths of the unbroken runs of kept tokens, and of the gaps between them, among those that reached a level.
 
     Args:
-        trace: of a prompt.
-        span: number of the span.
+        routing: of a prompt.
+        level: number of the level, from 1.
 
     Returns:
         Two arrays of lengths, in the order of the prompt.
     """
-    kept = trace.kept[span][trace.present[span]]
+    kept = routing.kept[level - 1][routing.reached[level - 1]]
     if not len(kept):
         return np.zeros(0, dtype=int), np.zeros(0, dtype=int)
     edges = np.concatenate([[0], (kept[1:] != kept[:-1]).nonzero()[0] + 1, [len(kept)]])
@@ -77,3 +85,14 @@ def run_lengths(trace: Trace, span: int) -> tuple[np.ndarray, np.ndarray]:
     first = bool(kept[0])
     runs, gaps = lengths[::2], lengths[1::2]
     return (runs, gaps) if first else (gaps, runs)
+
+
+def jaccard(first: np.ndarray, second: np.ndarray) -> np.ndarray:
+    """Tokens that both sets have over those that either has, along the last axis; 1 where both are empty.
+
+    Args:
+        first: (..., N) bool.
+        second: (..., N) bool.
+    """
+    either = (first | second).sum(-1)
+    return np.where(either, (first & second).sum(-1) / np.maximum(either, 1), 1.0)

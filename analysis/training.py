@@ -19,8 +19,10 @@ from subllm.snapshots import SUFFIX, RoutingSnapshot
 from subllm.structure import parse_structure
 
 from .errors import AnalysisError
-from .trace import Provenance, Trace
+from .statistics import jaccard
+from .trace import Likelihood, Prompt, Provenance, Routing, Trace
 
+_MEASURED = ("weights", "scores", "stream_norm", "difference_norm", "contribution_norm")  # for every token, in float16
 QUANTILES = (0.05, 0.25, 0.5, 0.75, 0.95)
 KINDS = {
     "beginning": r"\s*[^\W\d_]+|[A-Z][^\W\d_]*",  # of a word, with the space before it
@@ -39,7 +41,8 @@ class Run:
         folder: of the run.
         config: fields of `subllm.train.TrainConfig`, or of a conversion's `AdaptOptions`.
         structure: of the model.
-        retention_ratios: nominal share kept by each of the S spans.
+        retention_ratios: nominal share kept by each of the S levels.
+        routers: name of each level's router.
         parameters: of the model.
         offsets: for each prompt, first and past the last character of each token.
         log: a row per line: step, loss, eval_loss, learning_rate, grad_norm, tokens, tokens_per_second.
@@ -50,6 +53,7 @@ class Run:
     config: dict[str, Any]
     structure: str
     retention_ratios: list[float]
+    routers: list[str]
     parameters: int
     offsets: list[list[list[int]]]
     log: pd.DataFrame
@@ -87,6 +91,8 @@ def read_run(folder: Path) -> Run:
             config=about["config"],
             structure=about["structure"],
             retention_ratios=about["retention_ratios"],
+            # runs that do not say took snapshots only where the scorers decided
+            routers=about.get("routers", ["subllm"] * len(about["retention_ratios"])),
             parameters=about["parameters"],
             offsets=about["offsets"],
             log=pd.DataFrame(entries, columns=names),
@@ -121,7 +127,7 @@ def load_snapshots(run: Run) -> list[RoutingSnapshot]:
 
 
 def snapshot_trace(run: Run, snapshot: RoutingSnapshot, prompt: int) -> Trace:
-    """The routing of one prompt at one step, as a trace; what a snapshot does not record is empty or NaN.
+    """One prompt at one step of training, as a trace of what a snapshot records: routing and likelihood.
 
     Args:
         run: that the snapshot is of.
@@ -129,64 +135,62 @@ def snapshot_trace(run: Run, snapshot: RoutingSnapshot, prompt: int) -> Trace:
         prompt: number of the prompt.
     """
     own = slice(int(snapshot.first[prompt]), int(snapshot.first[prompt + 1]))
-    text, offsets = run.config["prompts"][prompt], np.asarray(run.offsets[prompt]).reshape(-1, 2)
+    text, offsets = run.config["prompts"][prompt], np.asarray(run.offsets[prompt], dtype=np.int64).reshape(-1, 2)
     structure = parse_structure(run.structure)
-    owners = np.asarray([-1 if span is None else span for span in structure.block_spans])
-    tokens, unknown = len(offsets), np.full(len(offsets), np.nan, dtype=np.float32)
-    per_block = np.full((structure.num_blocks, tokens), np.nan, dtype=np.float16)
-    none, no_text = np.zeros(0, dtype=np.int64), np.zeros(0, dtype=np.str_)
+    per_token = {name: getattr(snapshot, name)[:, own] for name in ("reached", "kept", *_MEASURED)}
+    per_token |= {name: per_token[name].astype(np.float32) for name in _MEASURED}
     return Trace(
-        prompt=text,
-        continuation="",
-        token_ids=snapshot.token_ids[own],
-        starts=offsets[:, 0],
-        ends=offsets[:, 1],
-        pieces=np.asarray([text[start:end] for start, end in offsets.tolist()], dtype=np.str_),
-        scores=snapshot.scores[:, own].astype(np.float32),
-        kept=snapshot.kept[:, own],
-        stream_norm=snapshot.stream_norm[:, own].astype(np.float32),
-        difference_norm=snapshot.difference_norm[:, own].astype(np.float32),
-        contribution_norm=snapshot.contribution_norm[:, own].astype(np.float32),
-        change=per_block,
-        confidence=per_block,
-        bypass_scale=snapshot.bypass_scale.astype(np.float32),
-        surprisal=snapshot.surprisal[own].astype(np.float32),
-        dense_surprisal=unknown,
-        divergence=unknown,
-        agrees=np.zeros(tokens, dtype=bool),
-        block_spans=owners,
-        span_parents=np.asarray([-1 if span.parent is None else span.parent for span in structure.spans]),
-        retention_ratios=np.asarray(run.retention_ratios),
-        next_ids=none,
-        next_probabilities=none.astype(np.float32),
-        next_pieces=no_text,
-        new_ids=none,
-        new_pieces=no_text,
-        new_scores=np.zeros((len(structure.spans), 0), dtype=np.float32),
-        provenance=Provenance(
-            f"{run.folder.name}, step {snapshot.step:,}", "", run.structure, "", "", "", "", ""
+        prompt=Prompt(
+            text=text,
+            token_ids=snapshot.token_ids[own],
+            starts=offsets[:, 0],
+            ends=offsets[:, 1],
+            pieces=np.asarray(_pieces(run, prompt), dtype=np.str_),
         ),
-    )  # fmt: skip
+        routing=Routing(
+            routers=np.asarray(run.routers, dtype=np.str_),
+            parents=np.asarray(structure.parents, dtype=np.int64),
+            retention_ratios=np.asarray(run.retention_ratios, dtype=np.float64),
+            block_levels=np.asarray(structure.block_levels, dtype=np.int64),
+            bypass_scale=snapshot.bypass_scale.astype(np.float32),
+            thresholds=snapshot.thresholds,
+            edited=np.zeros_like(per_token["kept"]),
+            **per_token,
+        ),
+        likelihood=Likelihood(snapshot.surprisal[own].astype(np.float32)),
+        provenance=Provenance(
+            checkpoint=f"{run.folder.name}, step {snapshot.step:,}",
+            digest="",
+            structure=run.structure,
+            device="",
+            dtype="",
+            attention="",
+            dense="",
+            versions="",
+        ),
+    )
 
 
 @dataclass(frozen=True, eq=False)
 class RoutingHistory:
-    """How routing changed over K snapshots of S spans.
+    """How routing changed over K snapshots of S levels.
 
     Attributes:
         steps: (K,).
-        retention: (K, S) share kept of the tokens that reached the span.
-        scores: (K, S, Q) quantiles of the importance score, at `QUANTILES`.
+        retention: (K, S) share kept of the tokens that reached the level's router.
+        scores: (K, S, Q) quantiles of the importance score, at `QUANTILES`; NaN where the router does not score.
+        thresholds: (K, S) that scores were compared with; NaN where the router does not score.
         scales: (K, S, Q) quantiles of the bypass scale over channels.
         to_last: (K, S) Jaccard index of the kept set with the last snapshot's.
         to_before: (K, S) the same with the snapshot before; NaN at the first.
-        by_kind: (K, S, C) share of all tokens of each of `KINDS` that the span keeps; NaN where there are none.
+        by_kind: (K, S, C) share of all tokens of each of `KINDS` that the level keeps; NaN where there are none.
         perplexity: (K,) of the prompts.
     """
 
     steps: np.ndarray
     retention: np.ndarray
     scores: np.ndarray
+    thresholds: np.ndarray
     scales: np.ndarray
     to_last: np.ndarray
     to_before: np.ndarray
@@ -203,7 +207,7 @@ def routing_history(run: Run, snapshots: Sequence[RoutingSnapshot]) -> RoutingHi
     """
     kept = np.stack([snapshot.kept for snapshot in snapshots])  # (K, S, N)
     scores = np.stack([snapshot.scores.astype(np.float32) for snapshot in snapshots])
-    reached = (~np.isnan(scores)).sum(2)
+    reached = np.stack([snapshot.reached for snapshot in snapshots]).sum(2)
     scales = np.stack([snapshot.bypass_scale.astype(np.float32) for snapshot in snapshots])
     before = np.full(kept.shape[:2], np.nan)
     before[1:] = jaccard(kept[1:], kept[:-1])
@@ -217,23 +221,13 @@ def routing_history(run: Run, snapshots: Sequence[RoutingSnapshot]) -> RoutingHi
         steps=np.asarray([snapshot.step for snapshot in snapshots]),
         retention=np.where(reached, kept.sum(2) / np.maximum(reached, 1), np.nan),
         scores=np.stack([[_quantiles(row) for row in snapshot] for snapshot in scores]),
+        thresholds=np.stack([snapshot.thresholds for snapshot in snapshots]),
         scales=np.stack([[_quantiles(row) for row in snapshot] for snapshot in scales]),
         to_last=jaccard(kept, kept[-1:]),
         to_before=before,
         by_kind=np.stack(shares, axis=2),
         perplexity=np.exp(np.nanmean(surprisal, axis=1)),
     )
-
-
-def jaccard(first: np.ndarray, second: np.ndarray) -> np.ndarray:
-    """Tokens that both keep over tokens that either keeps, along the last axis; 1 where neither keeps any.
-
-    Args:
-        first: (..., N) bool.
-        second: (..., N) bool.
-    """
-    either = (first | second).sum(-1)
-    return np.where(either, (first & second).sum(-1) / np.maximum(either, 1), 1.0)
 
 
 def kinds_of(pieces: Sequence[str]) -> list[str]:

@@ -91,18 +91,18 @@ def level_curves(
     return figure
 
 
-def kind_curves(history: RoutingHistory, span: int, words: Words = ENGLISH) -> go.Figure:
+def kind_curves(history: RoutingHistory, level: int, words: Words = ENGLISH) -> go.Figure:
     """Share kept of every kind of token over the steps.
 
     Args:
         history: of the routing.
-        span: number of the subsampling module.
+        level: number of the level, from 1.
         words: labels by key, as in `ENGLISH`.
     """
     series = {
-        words[f"figure_kind_{kind}"]: (history.steps, history.by_kind[:, span, n])
+        words[f"figure_kind_{kind}"]: (history.steps, history.by_kind[:, level - 1, n])
         for n, kind in enumerate(KINDS)
-        if not np.isnan(history.by_kind[:, span, n]).all()
+        if not np.isnan(history.by_kind[:, level - 1, n]).all()
     }
     figure = _lines(series, words["figure_kept_share"], words)
     figure.update_yaxes(tickformat=".0%", range=[0, 1])
@@ -110,7 +110,7 @@ def kind_curves(history: RoutingHistory, span: int, words: Words = ENGLISH) -> g
 
 
 def quantile_bands(
-    steps: np.ndarray, quantiles: np.ndarray, title: str, line: float | None = None, words: Words = ENGLISH
+    steps: np.ndarray, quantiles: np.ndarray, title: str, line: np.ndarray | None = None, words: Words = ENGLISH
 ) -> go.Figure:
     """Median, and the bands that hold half and nine tenths of the values.
 
@@ -118,7 +118,7 @@ def quantile_bands(
         steps: (K,).
         quantiles: (K, 5) at `analysis.training.QUANTILES`.
         title: of the axis.
-        line: value to mark.
+        line: (K,) values to mark; NaN where there are none.
         words: labels by key, as in `ENGLISH`.
     """
     figure = go.Figure()
@@ -140,8 +140,15 @@ def quantile_bands(
         line={"color": KEPT},
         hovertemplate="%{x:,}: %{y:.3f}<extra></extra>",
     )
-    if line is not None:
-        figure.add_hline(line, line={"color": DROPPED, "dash": "dash"}, annotation_text=f"{line:g}")
+    if line is not None and not np.isnan(line).all():
+        figure.add_scatter(
+            x=steps,
+            y=line,
+            name=words["figure_threshold"],
+            mode="lines",
+            line={"color": DROPPED, "dash": "dash"},
+            hovertemplate="%{x:,}: %{y:.3f}<extra></extra>",
+        )
     figure.update_layout(**_LAYOUT, xaxis_title=words["figure_step"], yaxis_title=title)
     return figure
 

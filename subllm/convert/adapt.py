@@ -226,6 +226,7 @@ def _claim(
     parts = {
         "offsets": [text["offset_mapping"] for text in found],
         "parameters": sum(parameter.numel() for parameter in dense.parameters()),
+        "routers": model.config.routers,
     }
     claim(folder, about, parts, free=("steps",))
     return [text["input_ids"] for text in found]

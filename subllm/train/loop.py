@@ -102,6 +102,7 @@ def train(config: TrainConfig, data: Path, out: Path) -> Path:
         "parameters": sum(parameter.numel() for parameter in model.parameters()),
         "structure": getattr(model.config, "structure", "T" * int(model.config.num_hidden_layers)),
         "retention_ratios": getattr(model.config, "retention_ratios", []),
+        "routers": getattr(model.config, "routers", []),
     }
     claim(out, {"config": config.to_dict(), "data": packed.digest}, parts)
     callbacks: list[TrainerCallback] = [Journal(out / LOG_FILE, config.batch_size * config.length)]
