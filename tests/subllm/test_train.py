@@ -13,17 +13,19 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from transformers import AutoModelForCausalLM
+from transformers import AutoModelForCausalLM, Trainer, TrainingArguments
 
 from subllm import DataError, SubllmForCausalLM, TrainingError
 from subllm.checkpoints import load_checkpoint
 from subllm.data import Blocks, pack, train_tokenizer
 from subllm.routing import ROUTERS, LevelTokens
+from subllm.routing.schedule import LinearSchedule
 from subllm.run_files import read_log
 from subllm.snapshots import RoutingSnapshot
 from subllm.train import TrainConfig, train
 from subllm.train.loop import build_model
 from subllm.train.trainer import fast_attention, last_checkpoint
+from tests.conftest import tiny_model
 
 ROOT = Path(__file__).parents[2]
 MODEL = {
@@ -269,3 +271,39 @@ def test_mistakes_at_the_command_line_are_one_line(tmp_path):
     )
     assert done.returncode == 1
     assert done.stderr.startswith("error: ") and len(done.stderr.splitlines()) == 1
+
+
+def test_transformers_own_trainer_moves_the_schedules_and_resumes_them(tmp_path):
+    """Without a callback of ours: the count of steps belongs to the model, and its checkpoints keep it."""
+    model = tiny_model("T(T)T", bypass_minimum=[0.9, 0.2], bypass_steps=4, balancer_steps=4)
+    for bypass in model.model.bypasses:
+        torch.nn.init.constant_(bypass.scale, 0.5)
+    rows = torch.randint(1, 97, (32, 16), generator=torch.Generator().manual_seed(0))
+    examples = [{"input_ids": row, "labels": row} for row in rows]
+
+    def trainer(model, steps):
+        arguments = TrainingArguments(
+            str(tmp_path / "run"), max_steps=steps, per_device_train_batch_size=2, gradient_accumulation_steps=2,
+            learning_rate=1e-3, save_steps=3, report_to="none", use_cpu=True, disable_tqdm=True,
+            dataloader_pin_memory=False,
+        )  # fmt: skip
+        return Trainer(model, arguments, train_dataset=examples)
+
+    trainer(model, 3).train()
+    (bypass,), (router,) = model.model.bypasses, model.model.subsamplers
+    assert int(bypass.minimum.step) == int(router.balancing.step) == 3  # of 6 passes
+    resumed = SubllmForCausalLM.from_pretrained(tmp_path / "run" / "checkpoint-3")
+    assert int(resumed.model.bypasses[0].minimum.step) == 3
+    trainer(resumed, 6).train(resume_from_checkpoint=str(tmp_path / "run" / "checkpoint-3"))
+    assert int(resumed.model.bypasses[0].minimum.step) == 6
+    resumed.train()
+    resumed.zero_grad()
+    torch.nn.init.constant_(resumed.model.bypasses[0].scale, 0.5)
+    loss = resumed(rows[:2], labels=rows[:2], use_cache=False).loss
+    free = torch.autograd.grad(loss, resumed.model.bypasses[0].scale)[0]
+    resumed.model.bypasses[0].minimum.schedule = LinearSchedule(0.9, 0.9, 0)
+    torch.manual_seed(0)
+    held = torch.autograd.grad(
+        resumed(rows[:2], labels=rows[:2], use_cache=False).loss, resumed.model.bypasses[0].scale
+    )[0]
+    assert (held <= 0).all() and (free > 0).any(), "0.5 is below 0.9, and above the last limit of 0.2"
