@@ -1,0 +1,282 @@
+"""What a session remembers, and what of it the address carries: the only place that keeps anything per person.
+
+| what | kept in | in the link |
+| --- | --- | --- |
+| prompt, chat, checkpoint of the run that is shown | `Session.runs` | yes, if the prompt is short |
+| level, selected tokens, colour | `Session.shown` | yes |
+| edits of the run that is shown, answer that is watched | `Session.edits`, `answer` | yes |
+| language | the widget's own state | yes |
+| device, number format, new tokens, comparison, sampling | the widgets' own state | no |
+| what was asked for on demand: lens, attention, attribution, effects, written text | `Session.found` | no |
+
+Sessions hold recipes and arrays; models and what lies on a device are the engine's (`app.engine`). Whoever wrote a link is
+a stranger: it can name what the operator offers, and nothing else.
+"""
+
+from collections.abc import Hashable, Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+import streamlit as st
+
+from analysis import AnalysisError, Trace
+from analysis.edits import Edit, parse_edits, write_edits
+from analysis.record import silent
+from app.components.routing_view import Shown
+from app.engine import Source
+from app.messages import plain
+from app.settings import Settings
+from app.strings import language, say
+from subllm import CheckpointError
+
+_RUNS = 8  # that are kept
+_LINK = "2"  # number of the form of links: levels count from 1; before, there was no number, and they counted from 0
+_LONGEST = 600  # characters of a prompt that a link carries
+_LONGEST_NAME = 80  # characters of a name that a message repeats
+
+
+@dataclass(frozen=True, eq=False)
+class Run:
+    """A run that was made.
+
+    Attributes:
+        trace: of it.
+        source: of the trace.
+        number: of the run in its session, from 1.
+    """
+
+    trace: Trace
+    source: Source
+    number: int
+
+    @property
+    def name(self) -> str:
+        """What it is called; its number makes that the name of no other."""
+        where = self.trace.provenance
+        edits = f" · {'; '.join(where.edits)}" if where.edits else ""
+        return f"{self.number} · {self.trace.prompt.text.strip()[:60]!r} · {where.checkpoint} · {where.dtype}{edits}"
+
+
+@dataclass
+class EditList:
+    """The edits of one run, with those to go back to.
+
+    Attributes:
+        edits: in force, if they fit.
+        unread: message about edits of a link that cannot be read.
+        mistake: message about an edit that was written down last and cannot be made.
+    """
+
+    edits: list[Edit] = field(default_factory=list)
+    unread: str | None = None
+    mistake: AnalysisError | None = None
+    _before: list[list[Edit]] = field(default_factory=list)
+    _after: list[list[Edit]] = field(default_factory=list)
+
+    def change(self, edits: list[Edit]) -> None:
+        """New edits in force, with the old ones to go back to."""
+        self.mistake = None
+        if edits != self.edits:
+            self._before.append(self.edits)
+            self._after.clear()
+            self.edits = list(edits)
+
+    @property
+    def can_undo(self) -> bool:
+        """Whether there are edits to go back to."""
+        return bool(self._before)
+
+    @property
+    def can_redo(self) -> bool:
+        """Whether a step back can be taken again."""
+        return bool(self._after)
+
+    def undo(self) -> None:
+        """Go back to the edits before."""
+        if self._before:
+            self._after.append(self.edits)
+            self.edits = self._before.pop()
+
+    def redo(self) -> None:
+        """Take a step back again."""
+        if self._after:
+            self._before.append(self.edits)
+            self.edits = self._after.pop()
+
+
+@dataclass
+class Session:
+    """One person's session; see the module's docstring.
+
+    Attributes:
+        runs: the last ones, the last first.
+        shown_run: name (`Trace.run`) of the one that is shown.
+        shown: what the text and map show, on every page and tab.
+        shown_by: key of the view that said so last.
+        answer: text whose probability is watched.
+        typed: prompt, chat and example of the form, which outlive a visit to another page.
+        failure: why the last run failed.
+        found: what was asked for on demand, by what it is: what it was found for, and what was found.
+    """
+
+    runs: list[Run] = field(default_factory=list)
+    shown_run: str | None = None
+    shown: Mapping[str, Any] = field(default_factory=dict)
+    shown_by: str = ""
+    answer: str = ""
+    typed: tuple[str, bool, str | None] | None = None
+    failure: Exception | None = None
+    found: dict[str, tuple[Hashable, Any]] = field(default_factory=dict)
+    made: int = 0  # runs
+    changes: int = 0  # of the run that is shown, other than by its selector
+    edits: dict[str, EditList] = field(default_factory=dict)
+    opened: bool = False
+    linked_edits: EditList | None = None
+
+    def run(self) -> Run | None:
+        """The run that is shown; None if there is none yet."""
+        return next((run for run in self.runs if run.trace.run == self.shown_run), None)
+
+    def remember(self, trace: Trace, source: Source, *, shown: bool = True) -> None:
+        """Keep a run, in place of the one kept longest.
+
+        Args:
+            trace: of the run.
+            source: of the trace.
+            shown: it is shown from now on; otherwise what was shown before still is.
+        """
+        known = next((run for run in self.runs if run.trace.run == trace.run), None)
+        if known is None:
+            self.made += 1
+        run = Run(trace, source, self.made if known is None else known.number)
+        if shown and self.shown_run != trace.run:
+            self.shown_run = trace.run
+            self.changes += 1
+            self.shown = {key: value for key, value in self.shown.items() if key in ("level", "colour")}
+        if self.linked_edits is not None and shown:  # the run that a link asked for
+            self.edits[trace.run], self.linked_edits = self.linked_edits, None
+        others = [other for other in self.runs if other is not known]
+        while len(others) >= _RUNS:
+            others.remove(next(other for other in reversed(others) if other.trace.run != self.shown_run))
+        self.runs = [run, *others]
+        kept = {run.trace.run for run in self.runs}
+        self.edits = {name: edits for name, edits in self.edits.items() if name in kept}
+
+    def choose(self, name: str) -> None:
+        """Show another of the runs.
+
+        Args:
+            name: of its trace, `Trace.run`.
+        """
+        if any(run.trace.run == name for run in self.runs):
+            self.shown_run = name
+
+    def edits_of(self, trace: Trace) -> EditList:
+        """The edits of a run; every run has its own."""
+        return self.edits.setdefault(trace.run, EditList())
+
+    def show(self, shown: Shown, by: str) -> None:
+        """Note what a view shows.
+
+        Args:
+            shown: in the browser.
+            by: key of the view.
+        """
+        if vars(shown) != self.shown:
+            self.shown, self.shown_by = vars(shown), by
+
+    def recall(self, what: str, key: Hashable) -> Any:
+        """What was found on demand, if it was for the same; None otherwise.
+
+        Args:
+            what: such as "lens".
+            key: of the trace, the token, and whatever else it depends on.
+        """
+        found_for, found = self.found.get(what, (None, None))
+        return found if found_for == key else None
+
+
+def session() -> Session:
+    """The session of the person whose browser this is."""
+    found: Session = st.session_state.setdefault("session", Session())
+    return found
+
+
+def open_link(settings: Settings) -> bool:
+    """Take over what the link says that a session was opened by; True if there is a prompt to run.
+
+    To be called before the widgets are made; later calls do nothing, since from then on the address follows the page. A
+    link for a checkpoint that is not offered is refused with a message; its prompt is filled in nevertheless.
+
+    Args:
+        settings: what the operator allows.
+    """
+    own = session()
+    if own.opened:
+        return False
+    own.opened = True
+    fields = st.query_params.to_dict()
+    if "prompt" not in fields:
+        return False
+    own.typed = (fields["prompt"], fields.get("chat") == "1", None)
+    name = fields.get("checkpoint")
+    if name is not None and not _offered(settings, name):
+        short = name if len(name) <= _LONGEST_NAME else f"{name[:_LONGEST_NAME]}…"
+        st.error(plain(say("link_checkpoint", name=repr(short))), icon=":material/error:")
+        return False
+    if name is not None:
+        st.session_state["checkpoint"] = name
+    first = 1 if fields.get("v") == _LINK else 0
+    own.shown = {key: fields[key] for key in ("level", "selected", "until", "colour") if key in fields}
+    if "level" in own.shown and not first:
+        own.shown = {**own.shown, "level": _next(fields["level"])}
+    own.answer = fields.get("answer", "")
+    own.linked_edits = EditList()
+    try:
+        own.linked_edits.edits = parse_edits(fields.get("edits", ""), first)
+    except AnalysisError as error:
+        own.linked_edits.unread = str(error)
+    return True
+
+
+def write_link(run: Run) -> None:
+    """Put into the address what opens this run as it is shown in another browser; nothing if its prompt is long.
+
+    Args:
+        run: that is shown.
+    """
+    own, source = session(), run.source
+    if not carries(source):
+        st.query_params.from_dict({"lang": language()})
+        return
+    fields = {"v": _LINK, "checkpoint": source.choice, "prompt": source.text, "chat": str(int(source.chat))}
+    fields |= {key: str(value) for key, value in own.shown.items() if value is not None}
+    edits = own.edits.get(run.trace.run)
+    if edits is not None and edits.edits:
+        fields["edits"] = write_edits(edits.edits)
+    if own.answer:
+        fields["answer"] = own.answer
+    st.query_params.from_dict(fields | {"lang": language()})
+
+
+def carries(source: Source) -> bool:
+    """Whether a link, or a command, has room for a prompt.
+
+    Args:
+        source: of the run.
+    """
+    return len(source.text) <= _LONGEST
+
+
+def _next(level: str) -> str:
+    return str(int(level) + 1) if level.isdecimal() and len(level) < 6 else level
+
+
+def _offered(settings: Settings, name: str) -> bool:
+    if name in settings.choices():
+        return True
+    try:
+        settings.locate(name, silent)  # a folder: nothing is built or fetched for it
+    except CheckpointError:
+        return False
+    return True
