@@ -7,29 +7,24 @@ import pytest
 import torch
 
 from analysis import AnalysisError, figures
-from analysis.training import (
-    jaccard,
-    kinds_of,
-    load_snapshots,
-    read_run,
-    routing_history,
-    snapshot_trace,
-)
+from analysis.training import kinds_of, load_snapshots, read_run, routing_history, snapshot_trace
 from analysis.training_figures import kind_curves, level_curves, loss_curves, quantile_bands, speed_curves
+from subllm.routing import routing_arrays
 from subllm.snapshots import RoutingSnapshot
 from tests.conftest import byte_tokenizer, tiny_model
 
 PROMPTS = ["the cat sat on a mat", "2 dogs, <b>3</b> moons"]
 
 
-def write_run(folder, steps=3):
+def write_run(folder, steps=3, router=None):
     """A run of a random model, with the files that training writes; its models by step."""
+    fields = {} if router is None else {"router": router}
     tokenizer = byte_tokenizer()
     texts = [tokenizer(text, return_offsets_mapping=True) for text in PROMPTS]
     models = {}
     for step in range(0, 10 * steps, 10):
         torch.manual_seed(step)
-        models[step] = tiny_model("T(T(T)T)T", vocab_size=len(tokenizer))
+        models[step] = tiny_model("T(T(T)T)T", vocab_size=len(tokenizer), **fields)
         RoutingSnapshot.take(models[step], [text["input_ids"] for text in texts], step).save(folder / "snapshots")
     about = {
         "config": {"steps": 100, "batch_size": 2, "length": 16, "prompts": PROMPTS},
@@ -37,7 +32,7 @@ def write_run(folder, steps=3):
         "retention_ratios": [0.64, 0.64],
         "parameters": 1234,
         "offsets": [text["offset_mapping"] for text in texts],
-    }
+    } | ({} if router is None else {"routers": router})
     (folder / "run.json").write_text(json.dumps(about))
     lines = [{"step": step, "loss": 5 - step / 10, "tokens_per_second": 100.0} for step in range(1, 21)]
     lines.append({"step": 20, "eval_loss": 4.0})
@@ -45,9 +40,9 @@ def write_run(folder, steps=3):
     return models
 
 
-@pytest.fixture
-def run(tmp_path):
-    models = write_run(tmp_path)
+@pytest.fixture(params=[None, ["even", "subllm"]], ids=["routers not said", "mixed routers"])
+def run(tmp_path, request):
+    models = write_run(tmp_path, router=request.param)
     return read_run(tmp_path), models
 
 
@@ -64,16 +59,32 @@ def test_a_snapshot_as_a_trace_is_the_models_own_routing(run):
     for snapshot in load_snapshots(found):
         for number, prompt in enumerate(PROMPTS):
             trace = snapshot_trace(found, snapshot, number)
-            assert trace.prompt == prompt and "".join(trace.pieces) == prompt
+            ids = torch.tensor(trace.prompt.token_ids)
+            assert trace.prompt.text == "".join(trace.prompt.pieces) == prompt
             with torch.no_grad():
-                output = models[snapshot.step](torch.tensor(trace.token_ids)[None], output_routing=True)
-            for span, record in enumerate(output.routing):
-                assert trace.kept[span].nonzero()[0].tolist() == record.kept[0].tolist()
-                np.testing.assert_allclose(
-                    trace.scores[span][trace.present[span]], record.scores[0], rtol=2e-3, atol=1e-4
-                )
-            expected = torch.nn.functional.cross_entropy(output.logits[0, :-1], torch.tensor(trace.token_ids[1:]))
-            assert trace.perplexity == pytest.approx(float(expected.exp()), rel=1e-2)
+                output = models[snapshot.step](ids[None], output_routing=True)
+            expected = routing_arrays(output.routing, len(ids))
+            for name in ("reached", "kept", "edited", "thresholds"):
+                np.testing.assert_array_equal(getattr(trace.routing, name), expected[name], err_msg=name)
+            for name in ("weights", "scores", "stream_norm", "difference_norm", "contribution_norm"):
+                assert getattr(trace.routing, name).dtype == np.float32
+                np.testing.assert_allclose(getattr(trace.routing, name), expected[name], rtol=2e-3, atol=1e-4)
+            config = models[snapshot.step].config
+            assert trace.routing.routers.tolist() == config.routers
+            assert trace.routing.parents.tolist() == list(config.parsed_structure.parents)
+            assert trace.routing.block_levels.tolist() == list(config.parsed_structure.block_levels)
+            assert trace.provenance.checkpoint == f"{found.folder.name}, step {snapshot.step}"
+            loss = torch.nn.functional.cross_entropy(output.logits[0, :-1], ids[1:])
+            assert trace.perplexity == pytest.approx(float(loss.exp()), rel=1e-2)
+            absent = ("blocks", "predictions", "continuation", "agreement", "costs")
+            assert not any(getattr(trace, name) for name in absent), "what a snapshot does not record is absent"
+
+
+def test_one_prompt_at_two_steps_has_one_subject_and_two_runs(run):
+    found, _ = run
+    first, second = (snapshot_trace(found, snapshot, 0) for snapshot in load_snapshots(found)[:2])
+    assert first.subject == second.subject != snapshot_trace(found, load_snapshots(found)[0], 1).subject
+    assert first.run != second.run
 
 
 def test_history_counts_what_the_snapshots_keep(run):
@@ -87,22 +98,21 @@ def test_history_counts_what_the_snapshots_keep(run):
         np.testing.assert_allclose(history.retention[k, 0], snapshot.kept[0].mean())
         inner = snapshot.kept[1].sum() / max(snapshot.kept[0].sum(), 1)
         np.testing.assert_allclose(history.retention[k, 1], inner)
-        assert history.scores[k, 0, 2] == pytest.approx(np.median(snapshot.scores[0].astype(float)), abs=1e-3)
+        np.testing.assert_array_equal(history.thresholds[k], snapshot.thresholds)
+        if found.routers[0] == "subllm":
+            assert history.scores[k, 0, 2] == pytest.approx(np.median(snapshot.scores[0].astype(float)), abs=1e-3)
+        else:
+            assert np.isnan(history.scores[k, 0]).all() and np.isnan(history.thresholds[k, 0])
     figures_made = [
-        loss_curves({"<b>": found}), speed_curves({"a": found}), kind_curves(history, 0),
+        loss_curves({"<b>": found}), speed_curves({"a": found}), kind_curves(history, 1),
         level_curves(history, history.retention, ["one", "two"], "share", [0.64]),
-        quantile_bands(history.steps, history.scores[:, 0], "score", 0.0),
+        quantile_bands(history.steps, history.scores[:, 0], "score", history.thresholds[:, 0]),
     ]  # fmt: skip
+    lines = [trace.y for trace in figures_made[-1].data if trace.name == "threshold"]
+    np.testing.assert_array_equal(lines, [history.thresholds[:, 0]] if found.routers[0] == "subllm" else [])
     assert all(figure.data for figure in figures_made)
     assert "<b>" not in str(figures_made[0].data[0].name)
     assert figures.ENGLISH["figure_step"] == figures_made[1].layout.xaxis.title.text
-
-
-def test_overlap_of_sets():
-    first = np.asarray([True, True, False, False])
-    assert jaccard(first, np.asarray([True, False, True, False])) == pytest.approx(1 / 3)
-    assert jaccard(first, first) == 1
-    assert jaccard(~(first | ~first), ~(first | ~first)) == 1
 
 
 def test_kinds_of_tokens():
