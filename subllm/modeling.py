@@ -150,6 +150,7 @@ class SubllmModel(SubllmPreTrainedModel):
                 if record is not None:
                     records[step.index] = record
                 event = Closed(step.index, outside, before, tokens)
+                del outside
             else:
                 tokens = self._run(before, step.index, cache, use_cache, **kwargs)
                 event = Ran(step.index, self.structure.block_levels[step.index], before, tokens)
