@@ -1,4 +1,4 @@
-"""What one token attends to in every block: inside a span only kept tokens, mapped back to the prompt."""
+"""What one token attends to in every block: inside a level only its own tokens, mapped back to the prompt."""
 
 from typing import Any
 
@@ -7,8 +7,8 @@ import torch
 from torch import Tensor
 from transformers.models.llama.modeling_llama import apply_rotary_pos_emb, repeat_kv
 
-from subllm import StreamState, SubllmForCausalLM
-from subllm.structure import BLOCK
+from subllm import Event, Probe, Ran, SubllmForCausalLM
+from subllm.levels import Tokens
 
 from .record import out_of_memory_said
 
@@ -28,50 +28,30 @@ def attention_of(model: SubllmForCausalLM, token_ids: np.ndarray, token: int) ->
     Raises:
         RunStopped: when memory runs out.
     """
-    structure = model.config.parsed_structure
-    found = np.full((structure.num_blocks, model.config.num_attention_heads, len(token_ids)), np.nan, dtype=np.float32)
-    seen: list[tuple[int, Tensor]] = []
-    positions: Tensor | None = None
+    blocks, heads = model.config.parsed_structure.num_blocks, model.config.num_attention_heads
+    found = np.full((blocks, heads, len(token_ids)), np.nan, dtype=np.float32)
 
-    def observe(state: StreamState) -> None:
-        nonlocal positions
-        if state.symbol == BLOCK and seen:
-            block, rows = seen.pop()
-            places = state.positions[0].cpu().numpy()
-            at = np.flatnonzero(places == token)
-            if len(at):
-                found[block] = 0
-                found[block][:, places[: at[0] + 1]] = rows.cpu().numpy()
-        positions = state.positions
+    def observe(event: Event) -> None:
+        if not isinstance(event, Ran):
+            return
+        places = event.before.positions[0].cpu().numpy()
+        at = np.flatnonzero(places == token)
+        if len(at):
+            rows = _rows(model.model.layers[event.block], event.before, int(at[0]))
+            found[event.block] = 0
+            found[event.block][:, places[: at[0] + 1]] = rows.cpu().numpy()
 
-    def capture(block: int) -> Any:
-        def hook(attention: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
-            hidden = args[0] if args else kwargs["hidden_states"]
-            assert positions is not None
-            at = (positions[0] == token).nonzero()
-            rows = _rows(attention, hidden, kwargs["position_embeddings"], int(at[0])) if len(at) else hidden[0, :0]
-            seen.append((block, rows))
-
-        return hook
-
-    hooks = [
-        layer.self_attn.register_forward_pre_hook(capture(block), with_kwargs=True)
-        for block, layer in enumerate(model.model.layers)
-    ]
-    try:
-        with out_of_memory_said(len(token_ids)):
-            ids = torch.tensor(token_ids[: token + 1], device=model.device)[None]
-            model.model(ids, use_cache=False, observer=observe)
-    finally:
-        for hook in hooks:
-            hook.remove()
+    ids = torch.tensor(token_ids[: token + 1], device=model.device)[None]
+    with out_of_memory_said(len(token_ids)):
+        model.model(ids, use_cache=False, probe=Probe(observe=observe))
     return found
 
 
-def _rows(attention: Any, hidden: Tensor, rotary: tuple[Tensor, Tensor], at: int) -> Tensor:
-    """(H, at + 1) attention of the token in slot `at` to those up to it."""
+def _rows(block: Any, tokens: Tokens, at: int) -> Tensor:
+    """(H, at + 1) attention in a block of the token in slot `at` to those up to it."""
+    attention, (cos, sin) = block.self_attn, tokens.rotary
     shape = (1, at + 1, -1, attention.head_dim)
-    hidden, (cos, sin) = hidden[:, : at + 1], rotary
+    hidden = block.input_layernorm(tokens.hidden_states[:, : at + 1])
     queries = attention.q_proj(hidden).view(shape).transpose(1, 2)
     keys = attention.k_proj(hidden).view(shape).transpose(1, 2)
     queries, keys = apply_rotary_pos_emb(queries, keys, cos[:, : at + 1], sin[:, : at + 1])

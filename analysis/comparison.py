@@ -10,13 +10,12 @@ import torch
 from torch import Tensor
 from transformers import DynamicCache, LlamaForCausalLM
 
-from subllm import SubllmCache, SubllmConfig, SubllmForCausalLM
+from subllm import Probe, RoutingRecord, SubllmCache, SubllmConfig, SubllmForCausalLM
 from subllm.checkpoints import DENSE_TWIN, Checkpoint, dtype_name, load_llama, routing_off
+from subllm.routing import AtRetention
 from subllm.structure import BLOCK
-from subllm.subsampling import Rule
 
 from . import record
-from .edits import EVERY, Edit, EditedRouting
 from .errors import AnalysisError
 from .measure import Took, alternate, anatomy, free_bytes, peak_bytes, resident_bytes
 from .operations import decode_operations, prefill_operations
@@ -35,7 +34,8 @@ class Setting(NamedTuple):
     Attributes:
         tokens: of every prompt.
         batch: prompts read together.
-        retention: share that every level is made to keep, by moving its threshold; 0 leaves the thresholds alone.
+        retention: share that every level is made to keep, by moving its threshold; 0 leaves the thresholds alone. A
+            router that does not score keeps what it keeps.
     """
 
     tokens: int
@@ -58,7 +58,7 @@ class Comparison:
         tokens: of every prompt.
         batch: prompts read together.
         asked: retention that was asked for; 0 where the thresholds were left alone.
-        retention: share that each subsampling module kept.
+        retention: share of its parent's tokens that each level kept.
         seconds: of every timed pass, by what ran: "subllm" and "dense" reading the prompts, "subllm decode" and
             "dense decode" per new token of every prompt; with overheads also "recording" (the SUBLLM recording its
             routing), "trace" (recording all that a trace holds) and "dense structure" (our model without brackets).
@@ -102,7 +102,7 @@ class Comparison:
 
     @property
     def routing_share(self) -> float:
-        """Share of the time of reading that goes into entering and leaving spans."""
+        """Share of the time of reading that goes into entering and leaving levels."""
         inside = zip(self.structure, self.step_seconds, strict=False)
         return sum(seconds for symbol, seconds in inside if symbol != BLOCK) / sum(self.step_seconds)
 
@@ -199,26 +199,26 @@ def compare(
     setting = Setting(prompt.shape[1], batch, retention)
     check_memory(model, dense, setting)
     _check_baseline(dense, ids)
-    rule: Rule | None = None
-    if retention:
-        rule = EditedRouting([Edit("retention", EVERY, value=retention)])
-        model.model(prompt, use_cache=False, rule=rule)  # finds the thresholds
+    override = AtRetention(retention) if retention else None
+    plain, recording = Probe(override=override), Probe(record=True, override=override)
+    if override is not None:
+        model.model(prompt, use_cache=False, probe=plain)  # finds the thresholds
 
     def read(which: Any, cache: Any, **options: Any) -> Any:
         return which(prompt, past_key_values=cache, logits_to_keep=1, **options)
 
     passes = {
-        "subllm": lambda: read(model, SubllmCache(config), rule=rule),
+        "subllm": lambda: read(model, SubllmCache(config), probe=plain),
         "dense": lambda: read(dense, _cache(dense)),
     }
     if overheads:
-        plain = _dense_structure(routing_off(model), config)
+        bare = _dense_structure(routing_off(model), config)
         passes |= {
-            "recording": lambda: read(model, SubllmCache(config), rule=rule, output_routing=True),
-            "dense structure": lambda: read(plain, SubllmCache(plain.config)),
+            "recording": lambda: read(model, SubllmCache(config), probe=recording),
+            "dense structure": lambda: read(bare, SubllmCache(bare.config)),
         }
         if batch == 1:
-            passes["trace"] = lambda: record.read(model, prompt)
+            passes["trace"] = lambda: record.read(model, prompt, cache=SubllmCache(config), probe=plain)
     total = 2 + len(passes) * repeats
 
     def before(done: int) -> None:
@@ -235,15 +235,15 @@ def compare(
             passes[name]()
         took = alternate(passes, repeats, device, lambda done: before(2 + done))
         parts = [
-            anatomy(model, lambda observe: read(model, SubllmCache(config), rule=rule, observer=observe), device)
+            anatomy(model, lambda probe: read(model, SubllmCache(config), probe=probe), device, override)
             for _ in range(min(repeats, 3))
         ]
         cache, dense_cache = SubllmCache(config), _cache(dense)
-        records = read(model, cache, output_routing=True, rule=rule).routing
+        records = read(model, cache, probe=recording).routing
         read(dense, dense_cache)
         sizes, level_sizes = [cache.used_bytes, _used(dense_cache)], cache.level_bytes
         lengths = [level.lengths for level in cache.levels]
-        decode, blocks, limit, growth = _decode(model, dense, cache, dense_cache, rest, rule)
+        decode, blocks, limit, growth = _decode(model, dense, cache, dense_cache, rest, plain)
     ours = [[int(n) for n in block_tokens(config, row)] for row in zip(*lengths, strict=True)]
     theirs = batch * prefill_operations(dense.config, [setting.tokens] * dense.config.num_hidden_layers)
     everything = took | decode
@@ -252,7 +252,7 @@ def compare(
         tokens=setting.tokens,
         batch=batch,
         asked=retention,
-        retention=[_mean_kept(record) for record in records],
+        retention=[_kept_share(record) for record in records],
         seconds={name: [one.seconds for one in each] for name, each in everything.items()},
         busy={name: [one.busy for one in each] for name, each in everything.items()},
         joules={name: [one.joules for one in each] for name, each in everything.items()},
@@ -322,11 +322,10 @@ def benchmark_text() -> str:
 
 
 def _decode(
-    model: SubllmForCausalLM, dense: Any, cache: SubllmCache, dense_cache: Any, rest: Tensor, rule: Rule | None
+    model: SubllmForCausalLM, dense: Any, cache: SubllmCache, dense_cache: Any, rest: Tensor, probe: Probe
 ) -> tuple[dict[str, list[Took]], list[int], float, list[list[int]]]:
     """Time per new token, both models in turn, the same tokens fed to both; blocks used; limit of the ratio; growth."""
-    config, owners = model.config, model.config.parsed_structure.block_spans
-    places = [0 if span is None else span + 1 for span in owners]
+    config, places = model.config, model.config.parsed_structure.block_levels
     operations = [0, 0]
     took: dict[str, list[Took]] = {"subllm decode": [], "dense decode": []}
     blocks: list[int] = []
@@ -335,7 +334,7 @@ def _decode(
         token = rest[:, index, None]
         before = [list(level.lengths) for level in cache.levels]
         passes = {
-            "subllm decode": lambda token=token: model(token, past_key_values=cache, rule=rule),
+            "subllm decode": lambda token=token: model(token, past_key_values=cache, probe=probe),
             "dense decode": lambda token=token: dense(token, past_key_values=dense_cache),
         }
         for name, each in alternate(passes, 1, model.device).items():
@@ -385,6 +384,5 @@ def _dense_structure(dense: LlamaForCausalLM, config: SubllmConfig) -> SubllmFor
     return model.eval()
 
 
-def _mean_kept(record: Any) -> float:
-    present = int(record.parent_mask.sum())
-    return int(record.mask.sum()) / max(present, 1)
+def _kept_share(record: RoutingRecord) -> float:
+    return int(record.kept.sum()) / max(int(record.reached.sum()), 1)

@@ -20,16 +20,15 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from subllm import SubllmError
+from subllm import Probe, SubllmError
 from subllm.checkpoints import Checkpoint, DenseModel, load_checkpoint, load_dense, pick_device, pick_dtype
 from subllm.convert.evaluate import Evaluation, evaluate
 from subllm.data import META, SPLITS, Blocks, Packed
 from subllm.demo import build_demo
 from subllm.reading import read_pieces
-from subllm.subsampling import Rule
+from subllm.routing import AtRetention
 
 from .comparison import prompt_of
-from .edits import Edit, EditedRouting
 from .errors import AnalysisError
 from .record import Progress, silent
 
@@ -91,11 +90,11 @@ def held_out_blocks(checkpoint: Checkpoint, paths: Sequence[Path], length: int, 
     return torch.tensor(ids[: rows * length]).reshape(rows, length)
 
 
-def at_retention(checkpoint: Checkpoint, blocks: Tensor, retention: float) -> Rule | None:
-    """The checkpoint's rule with every level's threshold moved: one for all blocks, found on the first ones.
+def at_retention(checkpoint: Checkpoint, blocks: Tensor, retention: float) -> AtRetention | None:
+    """The checkpoint's routers with every level's threshold moved: one for all blocks, found on the first ones.
 
     Args:
-        checkpoint: whose scores are compared with the thresholds.
+        checkpoint: whose scores are compared with the thresholds; routers that do not score decide as ever.
         blocks: (N, T) token ids.
         retention: share of its tokens that every level is to keep; 0 leaves the thresholds alone.
 
@@ -104,11 +103,13 @@ def at_retention(checkpoint: Checkpoint, blocks: Tensor, retention: float) -> Ru
     """
     if not retention:
         return None
-    rule = EditedRouting([Edit.parse(f"retention {retention}@*")])
+    if not 0 < retention <= 1:
+        raise AnalysisError(f"A retention of {retention} cannot be evaluated; it is a share from 0 to 1.")
+    override = AtRetention(retention)
     some = blocks[: max(_CALIBRATION_TOKENS // blocks.shape[1], 1)].to(checkpoint.model.device)
     with torch.inference_mode():
-        checkpoint.model.model(some, use_cache=False, rule=rule)
-    return rule
+        checkpoint.model.model(some, use_cache=False, probe=Probe(override=override))
+    return override
 
 
 def needles(
@@ -144,24 +145,37 @@ def needles(
             progress(
                 (at + trial / trials) / len(depths), "needles", done=at * trials + trial, total=len(depths) * trials
             )
-            ids, answer, place = _needle_prompt(checkpoint, filler, length, depth, rng)
-            row = torch.tensor([ids + answer], device=checkpoint.model.device)
+            ids, answer, place = needle_prompt(checkpoint, filler, length, depth, rng)
+            row, last = torch.tensor([ids + answer], device=checkpoint.model.device), len(answer) + 1
             with torch.inference_mode():
-                output = checkpoint.model(row, use_cache=False, output_routing=True, logits_to_keep=len(answer) + 1)
-                beside = dense.model(row, use_cache=False, logits_to_keep=len(answer) + 1)
+                output = checkpoint.model(row, use_cache=False, probe=Probe(record=True), logits_to_keep=last)
+                beside = dense.model(row, use_cache=False, logits_to_keep=last)
             right += output.logits[0, :-1].argmax(-1).tolist() == answer
             dense_right += beside.logits[0, :-1].argmax(-1).tolist() == answer
-            held = [set(record.kept[0].tolist()) for record in output.routing]
-            kept.append([sum(token in level for token in place) / len(place) for level in held])
+            kept.append([record.kept[0, place.start : place.stop].float().mean().item() for record in output.routing])
         shares = [sum(column) / trials for column in zip(*kept, strict=True)]
         results.append(NeedleResult(length, depth, right / trials, dense_right / trials, shares, trials))
     return results
 
 
-def _needle_prompt(
+def needle_prompt(
     checkpoint: Checkpoint, filler: list[int], length: int, depth: float, rng: random.Random
 ) -> tuple[list[int], list[int], range]:
-    """Ids of a prompt that ends in the question; of the answer; and where the answer stands in the needle."""
+    """A prompt with a needle.
+
+    Args:
+        checkpoint: whose tokenizer is used.
+        filler: ids of the text around the needle.
+        length: tokens of the prompt and the answer.
+        depth: share of the filler before the needle.
+        rng: chooses the number.
+
+    Returns:
+        Ids of a prompt that ends in the question; of the answer; and where the answer stands in the needle.
+
+    Raises:
+        AnalysisError: if the needle does not fit.
+    """
 
     def encode(text: str) -> list[int]:
         return list(checkpoint.tokenizer(text, add_special_tokens=False)["input_ids"])
@@ -290,8 +304,8 @@ def main() -> int:
         for length in arguments.lengths if arguments.data else ():
             blocks = held_out_blocks(checkpoint, arguments.data, length, arguments.blocks)
             for retention in arguments.retentions:
-                rule = at_retention(checkpoint, blocks, retention)
-                evaluations[length, retention] = evaluate(checkpoint.model, dense.model, blocks, rule)
+                override = at_retention(checkpoint, blocks, retention)
+                evaluations[length, retention] = evaluate(checkpoint.model, dense.model, blocks, override)
         found = [
             result
             for length in arguments.needles

@@ -2,24 +2,26 @@
 
 Routing is a hard choice, so whoever asks has to say what is held fixed:
 
-- "kept": which tokens are kept stays as it happened; their weights follow their scores.
+- "kept": which tokens are kept stays as it happened; their weights follow their scores, by the router's own rule.
 - "routing": the weights stay as they happened, too.
 - "nothing": the routing is decided anew for every changed input. Gradients do not see such changes, ablations do.
 
-A question about a score of an inner module keeps the token that it is about present in the outer ones.
+A question about a score at an inner level keeps the token that it is about present at the outer ones.
 """
 
-from dataclasses import dataclass
+from collections.abc import Callable
+from dataclasses import dataclass, replace
 
 import numpy as np
 import torch
 from torch import Tensor
 
-from subllm import SubllmForCausalLM
-from subllm.modeling import Observer
-from subllm.subsampling import inference_rule
+from subllm import Event, Probe, RoutingRecord, Selection, SubllmForCausalLM
+from subllm.routing import ROUTERS, LevelTokens, Router
+from subllm.structure import WHOLE
 
 from .errors import AnalysisError
+from .record import end_tokens
 
 HELD = ("kept", "routing", "nothing")
 BASELINES = ("mean", "zero", "end")
@@ -31,13 +33,13 @@ class Question:
 
     Attributes:
         token: of the prompt: whose score, or after which the next one is predicted.
-        span: number of the subsampling module whose score is meant; -1 for the next token.
-        answer: id of the next token whose log-probability is meant; -1 for the likeliest.
+        level: at which its score is meant; None for the next token.
+        answer: id of the next token whose log-probability is meant; None for the likeliest.
     """
 
     token: int
-    span: int = -1
-    answer: int = -1
+    level: int | None = None
+    answer: int | None = None
 
 
 class _Found(Exception):  # noqa: N818 - it ends a forward pass that has told what was asked
@@ -54,69 +56,71 @@ class Explained:
         held: one of `HELD`.
 
     Attributes:
-        observer: of the stream, called as `SubllmModel.forward` calls its own.
+        embeddings: (1, T, D) of the prompt up to the token in question.
+        routing: of the prompt as it is, one record per level.
 
     Raises:
-        AnalysisError: if there is no such token, module or score.
+        AnalysisError: if there is no such token, level or score.
     """
 
     def __init__(self, model: SubllmForCausalLM, token_ids: np.ndarray, question: Question, held: str) -> None:
-        spans = model.config.parsed_structure.spans
-        if not 0 <= question.token < len(token_ids):
-            raise AnalysisError(f"There is no token {question.token:,}; the prompt has 0 to {len(token_ids) - 1:,}.")
-        if question.span >= len(spans):
-            raise AnalysisError(f"There is no subsampling module {question.span}; the model has {len(spans)}.")
+        structure, token, level = model.config.parsed_structure, question.token, question.level
+        if not 0 <= token < len(token_ids):
+            raise AnalysisError(f"There is no token {token:,}; the prompt has 0 to {len(token_ids) - 1:,}.")
+        if level is not None and not 1 <= level <= structure.num_levels:
+            known = f"levels 1 to {structure.num_levels}" if structure.num_levels else "none"
+            raise AnalysisError(f"There is no Level {level}; the model has {known}.")
         if held not in HELD:
             raise AnalysisError(f"{held!r} cannot be held fixed; allowed are {', '.join(HELD)}.")
+        if level is not None and not ROUTERS[model.config.routers[level - 1]].scores_tokens:
+            raise AnalysisError(
+                f"Level {level} has no scores: its router is {model.config.routers[level - 1]!r}, which does not score "
+                "tokens. Ask about the next token."
+            )
         self.model, self.question, self.held = model, question, held
-        ids = torch.tensor(token_ids[: question.token + 1], device=model.device)[None]  # nothing after it matters
+        ids = torch.tensor(token_ids[: token + 1], device=model.device)[None]  # nothing after it matters
         with torch.no_grad():
             self.embeddings = model.model.embed_tokens(ids)
-            output = model(ids, use_cache=False, output_routing=True)
-        self.kept = torch.zeros(len(spans), ids.shape[1], dtype=torch.bool, device=model.device)
-        self.weights = torch.zeros(len(spans), ids.shape[1], device=model.device)
-        for span, record in enumerate(output.routing):
-            self.kept[span, record.kept[0]] = True
-            self.weights[span, record.kept[0]] = record.weights[0]
-        parent = spans[question.span].parent if question.span >= 0 else None
-        if parent is not None and not self.kept[parent, question.token]:
-            raise AnalysisError(
-                f"Token {question.token:,} has no score at module {question.span}: module {parent} dropped it. "
-                "Ask for its score there."
-            )
-        self.observer: Observer | None = None
-        self.places: dict[int, Tensor] = {}  # tokens that each span's blocks processed last, of all rows
-        self.outer = []
-        while parent is not None:
-            self.outer.append(parent)
-            parent = spans[parent].parent
-        logits = output.logits[0, question.token]
-        self.answer = question.answer if question.answer >= 0 else int(logits.argmax())
+            output = model(ids, use_cache=False, probe=Probe(record=True))
+        self.routing: tuple[RoutingRecord, ...] = output.routing
+        self._outer: list[int] = []  # levels around the one in question, from the outermost inwards
+        while level is not None and structure.parents[level - 1] != WHOLE:
+            level = structure.parents[level - 1]
+            self._outer.insert(0, level)
+        for level in self._outer:
+            if not self.routing[level - 1].kept[0, token]:
+                raise AnalysisError(
+                    f"Token {token:,} has no score at Level {question.level}: Level {level} dropped it. Ask about a "
+                    "token that reaches it."
+                )
+        likeliest = int(output.logits[0, token].argmax())
+        self.answer = likeliest if question.answer is None else question.answer
 
-    def __call__(self, embeddings: Tensor) -> Tensor:
+    def __call__(self, embeddings: Tensor, observe: Callable[[Event], None] | None = None) -> Tensor:
         """(B,) the value.
 
         Args:
             embeddings: (B, T, D).
+            observe: told of the events of the pass up to what is asked.
         """
         found: list[Tensor] = []
 
-        def rule(span: int, scores: Tensor, positions: Tensor, mask: Tensor | None) -> tuple[Tensor, Tensor]:
-            own = positions == self.question.token
-            if span == self.question.span:
-                found.append((scores * own).sum(1))
+        def decide(level: int, router: Router, tokens: LevelTokens) -> Selection:
+            own = tokens.positions == self.question.token
+            if level == self.question.level:
+                found.append((router.score(tokens.hidden_states) * own).sum(1))
                 raise _Found
             if self.held == "nothing":
-                kept, weights = inference_rule(scores)
+                selection = router.select(tokens, training=False)
             else:
-                kept = self.kept[span][positions]
-                weights = self.weights[span][positions] if self.held == "routing" else scores.clamp(0, 1)
-            kept = kept | own if span in self.outer else kept
-            self.places[span] = positions[kept]
-            return kept, weights
+                record = self.routing[level - 1]
+                kept, weights = record.kept[0][tokens.positions], record.weights[0][tokens.positions]
+                selection = Selection.of(tokens, kept, weights if self.held == "routing" else router.weigh(tokens))
+            return replace(selection, kept=selection.kept | own) if level in self._outer else selection
 
+        probe = Probe(observe=observe, override=decide)
         try:
-            output = self.model.model(inputs_embeds=embeddings, use_cache=False, rule=rule, observer=self.observer)
+            output = self.model.model(inputs_embeds=embeddings, use_cache=False, probe=probe)
         except _Found:
             return found[0]
         logits = self.model.lm_head(output.last_hidden_state[:, self.question.token])
@@ -143,9 +147,8 @@ def baseline_of(model: SubllmForCausalLM, inputs: Tensor, which: str) -> Tensor:
     if which == "mean":
         return table.float().mean(0).to(inputs.dtype).expand_as(inputs).contiguous()
     if which == "end":
-        ends = model.generation_config.eos_token_id
-        end = ends[0] if isinstance(ends, list) else ends
-        if end is None:
+        ends = end_tokens(model)
+        if not ends:
             raise AnalysisError("The model names no end-of-text token; use the baseline 'mean' or 'zero'.")
-        return table[end].expand_as(inputs).contiguous()
+        return table[ends[0]].expand_as(inputs).contiguous()
     raise AnalysisError(f"There is no baseline {which!r}; allowed are {', '.join(BASELINES)}.")

@@ -6,15 +6,14 @@ changes of what flows there, while the prompt's embeddings grow from the baselin
 (arXiv 1805.12233), as captum's LayerConductance has it for one block at a time. Here one pass per step serves all ways.
 """
 
-from collections.abc import Callable, Hashable
+from collections.abc import Hashable
 from dataclasses import dataclass
 
 import numpy as np
 import torch
 from torch import Tensor
 
-from subllm.routing import StreamState
-from subllm.structure import CLOSE, OPEN
+from subllm import Closed, Event, Ran
 
 from .explained import Explained
 from .record import Progress
@@ -22,12 +21,12 @@ from .record import Progress
 
 @dataclass(frozen=True, eq=False)
 class Flow:
-    """How much of a value came on which way, in its unit. L blocks, S spans, T tokens up to the one asked about.
+    """How much of a value came on which way, in its unit. L blocks, S levels, T tokens up to the one asked about.
 
     Attributes:
         blocks: (L,) through each block's output; 0 for those after what is asked.
-        carried: (S, T) by the stream that passes the span unchanged.
-        added: (S, T) by what the span added to it. At spans that lie in no other, all carried and all added are the
+        carried: (S, T) by the stream that passes the level unchanged.
+        added: (S, T) by what the level added to it. At levels that lie in no other, all carried and all added are the
             whole difference from the baseline.
     """
 
@@ -40,7 +39,7 @@ class Flow:
 class _Way:
     by: Tensor  # (1, N, D) of the graph, with respect to which the gradient is taken
     flowing: Tensor  # (1, N, D) whose changes count
-    places: Tensor | slice  # of its N tokens in the prompt
+    places: Tensor  # (N,) of these tokens in the prompt
 
 
 def conductance(explained: Explained, inputs: Tensor, base: Tensor, steps: int, progress: Progress) -> Flow:
@@ -53,74 +52,39 @@ def conductance(explained: Explained, inputs: Tensor, base: Tensor, steps: int, 
         steps: of the integral.
         progress: told how far it is; may raise to stop.
     """
-    layers, structure = explained.model.model.layers, explained.model.config.parsed_structure
-    ways: dict[Hashable, _Way] = {}
-
-    def after_block(block: int, owner: int | None) -> Callable[..., None]:
-        def note(_module: object, _inputs: object, output: Tensor) -> None:
-            places = slice(None) if owner is None else explained.places[owner]
-            ways["block", block] = _Way(output, output, places)
-
-        return note
-
-    hooks = [
-        layer.register_forward_hook(after_block(block, owner))
-        for block, (layer, owner) in enumerate(zip(layers, structure.block_spans, strict=True))
-    ]
-    explained.observer = _levels(ways)
-    try:
-        found = _integrate(explained, inputs, base, ways, steps, progress)
-    finally:
-        explained.observer = None
-        for hook in hooks:
-            hook.remove()
+    structure = explained.model.config.parsed_structure
+    found = _integrate(explained, inputs, base, steps, progress)
     nothing = np.zeros(inputs.shape[1], dtype=np.float32)
-    blocks = [found.get(("block", block), nothing).sum() for block in range(len(layers))]
+    blocks = [found.get(("block", block), nothing).sum() for block in range(structure.num_blocks)]
     carried, added = (
-        np.array([found.get((way, span.index), nothing) for span in structure.spans]).reshape(-1, len(nothing))
+        np.array([found.get((way, site.level), nothing) for site in structure.sites]).reshape(-1, len(nothing))
         for way in ("carried", "added")
     )
     return Flow(np.array(blocks, dtype=np.float32), carried, added)
 
 
-def _levels(ways: dict[Hashable, _Way]) -> Callable[[StreamState], None]:
-    """An observer that notes what passes every span and what it adds."""
-    before: list[tuple[int, StreamState]] = []
-    last: StreamState | None = None
-
-    def note(state: StreamState) -> None:
-        nonlocal last
-        if state.symbol == OPEN:
-            assert last is not None and state.span is not None
-            before.append((state.span, last))
-        elif state.symbol == CLOSE:
-            span, outside = before.pop()
-            stream, after = outside.hidden_states, state.hidden_states
-            ways["carried", span] = _Way(after, stream, outside.positions[0])
-            ways["added", span] = _Way(after, (after - stream).detach(), outside.positions[0])
-        elif not state.symbol:
-            before.clear()  # of a pass that ended inside of a span
-        last = state
-
-    return note
-
-
 def _integrate(
-    explained: Explained,
-    inputs: Tensor,
-    base: Tensor,
-    ways: dict[Hashable, _Way],
-    steps: int,
-    progress: Progress,
+    explained: Explained, inputs: Tensor, base: Tensor, steps: int, progress: Progress
 ) -> dict[Hashable, np.ndarray]:
-    """(T,) per way; `ways` is filled anew by every pass."""
+    """(T,) per way."""
     found: dict[Hashable, Tensor] = {}
     before: dict[Hashable, tuple[Tensor, Tensor]] = {}
+    ways: dict[Hashable, _Way] = {}  # of one pass
+
+    def note(event: Event) -> None:
+        after, places = event.after.hidden_states, event.after.positions[0]
+        if isinstance(event, Ran):
+            ways["block", event.block] = _Way(after, after, places)
+        elif isinstance(event, Closed):
+            stream = event.before.hidden_states
+            ways["carried", event.level] = _Way(after, stream, places)
+            ways["added", event.level] = _Way(after, (after - stream).detach(), places)
+
     shares = 0.5 * (1 + np.polynomial.legendre.leggauss(steps + 1)[0])
     for done, share in enumerate(shares):
         progress(done / len(shares), "attribution", done=done, total=len(shares))
         ways.clear()
-        value = explained((base + float(share) * (inputs - base)).requires_grad_())
+        value = explained((base + float(share) * (inputs - base)).requires_grad_(), note)
         points = list({id(way.by): way.by for way in ways.values()}.values())
         gradients = torch.autograd.grad(value.sum(), points, allow_unused=True)
         slopes = {id(point): gradient for point, gradient in zip(points, gradients, strict=True)}

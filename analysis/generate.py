@@ -1,5 +1,6 @@
-"""Generation step by step: what was kept of every new token, what it cost, and what else could have come."""
+"""Generation step by step: which levels kept every new token, what it cost, and what else could have come."""
 
+import math
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass, field
@@ -16,11 +17,13 @@ from transformers import (
     TopPLogitsWarper,
 )
 
-from subllm import SubllmCache, SubllmForCausalLM
+from subllm import Probe, RoutingRecord, SubllmCache, SubllmForCausalLM
+from subllm.routing import routing_arrays
 
-from .edits import Edit, EditedRouting, check
+from .edits import Edit, Edited, check
 from .errors import AnalysisError
-from .record import out_of_memory_said
+from .record import end_tokens, out_of_memory_said
+from .trace import Prompt
 
 ALTERNATIVES = 8
 
@@ -86,8 +89,11 @@ class NewToken:
         id: of the token.
         chosen: False if a person chose it in place of the model.
         alternatives: (id, probability) of the likeliest tokens in its place, this one included.
-        scores: importance at each span; NaN where it did not reach the span.
-        kept: whether each span kept it.
+        reached: whether it reached each level's router. This and the next three are of the levels from 1 on, and empty
+            for a LLaMA.
+        kept: whether each level's blocks processed it.
+        weights: as used; 0 where nothing was added.
+        scores: importance; None where it did not reach the router, or the router does not score.
         blocks: that processed it.
         seconds: that reading it back took.
         level_bytes: cache of every level after it.
@@ -96,8 +102,10 @@ class NewToken:
     id: int
     chosen: bool
     alternatives: tuple[tuple[int, float], ...]
-    scores: tuple[float, ...]
+    reached: tuple[bool, ...]
     kept: tuple[bool, ...]
+    weights: tuple[float, ...]
+    scores: tuple[float | None, ...]
     blocks: int
     seconds: float
     level_bytes: tuple[int, ...]
@@ -109,20 +117,20 @@ class Generation:
 
     Attributes:
         model: a SUBLLM or a LLaMA, in evaluation mode.
-        prompt: ids.
+        prompt: tokenised.
         sampling: how tokens are chosen.
         edits: to the routing of a SUBLLM, in force for the prompt and, thresholds and bypasses, for what follows.
         tokens: written so far.
     """
 
     model: Any
-    prompt: list[int]
+    prompt: Prompt
     sampling: Sampling = field(default_factory=Sampling)
     edits: tuple[Edit, ...] = ()
     tokens: list[NewToken] = field(default_factory=list)
 
     def __post_init__(self) -> None:
-        if not self.prompt:
+        if not len(self.prompt):
             raise AnalysisError("There is no prompt to continue; type some text.")
         config = self.model.config
         self._sparse = isinstance(self.model, SubllmForCausalLM)
@@ -133,22 +141,20 @@ class Generation:
             )
         self._cache: Any = SubllmCache(config) if self._sparse else DynamicCache(config=config)
         if self._sparse:
-            check(self.edits, len(config.parsed_structure.spans), len(self.prompt))
-        self._rule = EditedRouting(self.edits) if self.edits else None
-        self._logits = self._feed(self.prompt)[0]
+            check(self.edits, list(self.model.model.subsamplers), self.prompt)
+        self._probe = Probe(record=True, override=Edited(self.edits, self.prompt) if self.edits else None)
+        self._logits = self._feed(self.prompt.token_ids.tolist())[0]
 
     @property
     def ids(self) -> list[int]:
         """Of the whole text."""
-        return [*self.prompt, *(token.id for token in self.tokens)]
+        return [*self.prompt.token_ids.tolist(), *(token.id for token in self.tokens)]
 
     @property
     def finished(self) -> bool:
         """Whether the text has ended, or there are no positions left."""
-        ends = self.model.generation_config.eos_token_id
-        stops = ends if isinstance(ends, list) else [ends]
-        full = len(self.ids) >= self.model.config.max_position_embeddings
-        return full or bool(self.tokens and self.tokens[-1].id in stops)
+        full = len(self.prompt) + len(self.tokens) >= self.model.config.max_position_embeddings
+        return full or bool(self.tokens and self.tokens[-1].id in end_tokens(self.model))
 
     def step(self, choice: int | None = None) -> NewToken:
         """Write one token, and read it back.
@@ -167,16 +173,18 @@ class Generation:
         alternatives = dict(zip(best.indices.tolist(), best.values.tolist(), strict=True))
         written = chosen if choice is None else choice
         alternatives.setdefault(written, probabilities[written].item())
-        before = self._lengths()
-        self._logits, scores, seconds = self._feed([written])
-        after = self._lengths()
+        self._logits, records, seconds = self._feed([written])
+        arrays = routing_arrays(records, 1)
+        routing = {name: arrays[name][:, 0].tolist() for name in ("reached", "kept", "weights", "scores")}
         token = NewToken(
             id=written,
             chosen=choice is None,
             alternatives=tuple(alternatives.items()),
-            scores=scores,
-            kept=tuple(new > old for old, new in zip(before[1:], after[1:], strict=True)),
-            blocks=self._blocks([new > old for old, new in zip(before, after, strict=True)]),
+            reached=tuple(routing["reached"]),
+            kept=tuple(routing["kept"]),
+            weights=tuple(routing["weights"]),
+            scores=tuple(None if math.isnan(score) else score for score in routing["scores"]),
+            blocks=self._blocks([True, *routing["kept"]]),
             seconds=seconds,
             level_bytes=tuple(self._sizes()),
         )
@@ -209,29 +217,22 @@ class Generation:
         return self.step(choice)
 
     @torch.inference_mode()
-    def _feed(self, ids: list[int]) -> tuple[Tensor, tuple[float, ...], float]:
-        """Logits (V,) after these tokens, scores of the last one, seconds."""
-        options: dict[str, Any] = {"output_routing": True, "rule": self._rule} if self._sparse else {}
+    def _feed(self, ids: list[int]) -> tuple[Tensor, tuple[RoutingRecord, ...], float]:
+        """Logits (V,) after these tokens, their routing, seconds."""
+        options: dict[str, Any] = {"probe": self._probe} if self._sparse else {}
         row = torch.tensor([ids], device=self.model.device)
         started = time.perf_counter()
         with out_of_memory_said(len(ids)):
             output = self.model(row, past_key_values=self._cache, logits_to_keep=1, **options)
             logits = output.logits[0, -1]
             logits[0].item()  # wait for the device
-        seconds = time.perf_counter() - started
-        if not self._sparse or len(ids) > 1:
-            return logits, (), seconds
-        scores = [record.scores[0, 0].item() if record.scores.shape[1] else float("nan") for record in output.routing]
-        return logits, tuple(scores), seconds
+        return logits, output.routing if self._sparse else (), time.perf_counter() - started
 
-    def _lengths(self) -> list[int]:
-        return [level.lengths[0] for level in self._cache.levels] if self._sparse else [self._cache.get_seq_length()]
-
-    def _blocks(self, grown: list[bool]) -> int:
+    def _blocks(self, present: list[bool]) -> int:
+        """Blocks that ran on a token that is present at these levels, level 0 first."""
         if not self._sparse:
             return self.model.config.num_hidden_layers
-        owners = self.model.config.parsed_structure.block_spans
-        return sum(grown[0 if span is None else span + 1] for span in owners)
+        return sum(present[level] for level in self.model.config.parsed_structure.block_levels)
 
     def _sizes(self) -> list[int]:
         if self._sparse:

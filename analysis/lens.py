@@ -9,8 +9,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from subllm import StreamState, SubllmForCausalLM
-from subllm.structure import BLOCK, CLOSE, OPEN
+from subllm import Closed, Event, Probe, Ran, SubllmForCausalLM
+from subllm.levels import Tokens
 
 from .record import Progress, check_time, out_of_memory_said, silent
 
@@ -19,16 +19,17 @@ _CHUNK = 256  # positions whose logits exist at once: (chunk, V)
 
 @dataclass(frozen=True, eq=False)
 class Lens:
-    """A token's way through the model. L blocks, S spans, D width.
+    """A token's way through the model. L blocks, S levels, D width.
 
     Attributes:
         processed: (L,) True where the block ran on the token; elsewhere its stream passed unchanged.
         ids: (L + 1,) most likely next token after the embedding and after each block, by the final norm and head.
         probabilities: (L + 1,) of those.
         target_probabilities: (L + 1,) of the token that really follows; NaN at the end of the prompt.
-        contributions: (S, D) what each span's bypass added to the token's stream; NaN where it did not reach the span.
-        norms: (S, 3) L2 norm of the token's stream before the span, at the end of its inside, and after the bypass;
-            NaN where it did not get there.
+        contributions: (S, D) what each level's bypass added to the token's stream; NaN where it did not
+            reach the level's router.
+        norms: (S, 3) L2 norm of the token's stream before the level, after the level's last block, and after the
+            bypass; NaN where it did not get there.
     """
 
     processed: np.ndarray
@@ -52,41 +53,35 @@ def read_off(model: SubllmForCausalLM, token_ids: np.ndarray, token: int) -> Len
     ids = torch.tensor(token_ids[: token + 1], device=model.device)[None]
     streams: list[Tensor] = []  # after the embedding and after each block, (D,)
     processed: list[bool] = []
-    contributions = np.full((len(structure.spans), config.hidden_size), np.nan, dtype=np.float32)
-    norms = np.full((len(structure.spans), 3), np.nan, dtype=np.float32)
-    stack: list[tuple[int, Tensor | None]] = []  # open spans, with the stream of the token before them
+    contributions = np.full((structure.num_levels, config.hidden_size), np.nan, dtype=np.float32)
+    norms = np.full((structure.num_levels, 3), np.nan, dtype=np.float32)
+    current: Tensor | None = None  # (D,) the token's stream where it was last
 
-    def own(state: StreamState) -> Tensor | None:
+    def own(tokens: Tokens) -> Tensor | None:
         """The token's stream; it is the last of the row, if it is there at all."""
-        here = state.hidden_states.shape[1] and int(state.positions[0, -1]) == token
-        return state.hidden_states[0, -1].clone() if here else None
+        here = tokens.hidden_states.shape[1] and int(tokens.positions[0, -1]) == token
+        return tokens.hidden_states[0, -1].clone() if here else None
 
-    present: Tensor | None = None
-
-    def observe(state: StreamState) -> None:
-        nonlocal present
-        before, present = present, own(state)
-        step = structure.steps[state.step - 1] if state.step else None
-        if step is None:
-            assert present is not None
-            streams.append(present)
-        elif step.symbol == OPEN:
-            stack.append((step.index, before))
-        elif step.symbol == CLOSE:
-            span, outer = stack.pop()
-            for place, stream in enumerate((outer, before, present)):
+    def observe(event: Event) -> None:
+        nonlocal current
+        if current is None:
+            current = own(event.before)
+            assert current is not None
+            streams.append(current)
+        after = own(event.after)
+        current = current if after is None else after
+        if isinstance(event, Ran):
+            processed.append(after is not None)
+            streams.append(current)
+        elif isinstance(event, Closed):
+            before = own(event.before)
+            for place, stream in enumerate((before, own(event.inside), after)):
                 if stream is not None:
-                    norms[span, place] = stream.float().norm().item()
-            if outer is not None and present is not None:
-                contributions[span] = (present - outer).float().cpu().numpy()
-        elif step.symbol == BLOCK:
-            processed.append(present is not None)
-            outer = next((stream for _, stream in reversed(stack) if stream is not None), None)
-            kept = present if present is not None else outer
-            assert kept is not None
-            streams.append(kept)
+                    norms[event.level - 1, place] = stream.float().norm().item()
+            if before is not None and after is not None:
+                contributions[event.level - 1] = (after - before).float().cpu().numpy()
 
-    model.model(ids, use_cache=False, observer=observe)
+    model.model(ids, use_cache=False, probe=Probe(observe=observe))
     head: Any = model.lm_head
     logits = head(model.model.norm(torch.stack(streams))).float().softmax(-1)
     best = logits.max(-1)
@@ -119,21 +114,19 @@ def confidence(
     deadline = time.monotonic() + seconds
     found = np.full((model.config.parsed_structure.num_blocks, len(token_ids)), np.nan, dtype=np.float16)
     head: Any = model.lm_head
-    block = 0
 
-    def observe(state: StreamState) -> None:
-        nonlocal block
-        if state.symbol != BLOCK:
+    def observe(event: Event) -> None:
+        if not isinstance(event, Ran):
             return
-        positions = state.positions[0].cpu().numpy()
+        block, positions = event.block, event.after.positions[0].cpu().numpy()
         for start in range(0, len(positions), _CHUNK):
             check_time(deadline, f"after reading off {block} of {len(found)} blocks")
             progress((block + start / len(positions)) / len(found), "lens", block=block, blocks=len(found))
             chunk = slice(start, start + _CHUNK)
-            logits = head(model.model.norm(state.hidden_states[0, chunk])).float()
+            logits = head(model.model.norm(event.after.hidden_states[0, chunk])).float()
             found[block, positions[chunk]] = (logits.amax(-1) - logits.logsumexp(-1)).exp().cpu().numpy()
-        block += 1
 
+    ids = torch.tensor(token_ids, device=model.device)[None]
     with out_of_memory_said(len(token_ids)):
-        model.model(torch.tensor(token_ids, device=model.device)[None], use_cache=False, observer=observe)
+        model.model(ids, use_cache=False, probe=Probe(observe=observe))
     return found

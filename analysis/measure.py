@@ -15,10 +15,8 @@ import torch
 from torch import nn
 from torch.profiler import ProfilerActivity, profile
 
-from subllm import StreamState
-from subllm.structure import BLOCK
-from subllm.subsampling import Subsampler
-from subllm.upsampling import Bypass
+from subllm import Event, Probe, Ran
+from subllm.routing import Bypass, LevelTokens, Override, Router, Selection
 
 Pass = Callable[[], object]
 _STATUS, _RESET = Path("/proc/self/status"), Path("/proc/self/clear_refs")  # of Linux
@@ -147,69 +145,91 @@ class Anatomy(NamedTuple):
 
     Attributes:
         steps: for every character of the structure; last, what came before the first and after the last.
-        modules: by what was done: "attention", "mlp", "norms", "scorer", "bypass", "gather and scatter", "head", and
-            "rest" (residual additions, masks, embedding, Python).
+        modules: by what was done: "attention", "mlp", "norms", "scorer" (all that decides which tokens are kept),
+            "bypass", "gather and scatter", "head", and "rest" (residual additions, masks, embedding, Python).
     """
 
     steps: list[float]
     modules: dict[str, float]
 
 
-def anatomy(model: Any, run: Callable[[Callable[[StreamState], None]], object], device: torch.device) -> Anatomy:
+def anatomy(
+    model: Any, run: Callable[[Probe], object], device: torch.device, override: Override | None = None
+) -> Anatomy:
     """Take the time of a forward pass apart.
 
     Args:
         model: a SUBLLM with its head.
-        run: the pass, given an observer.
+        run: the pass, given a probe.
         device: that it runs on.
+        override: decides in place of the model's routers.
     """
-    marks: list[tuple[str, float]] = []
+    clock = _Clock(device)
+    ends: list[float] = []  # of the steps
+    brackets: list[bool] = []
 
-    def mark(state: StreamState) -> None:
+    def observe(event: Event) -> None:
         _finish(device)
-        marks.append((state.symbol, time.perf_counter()))
+        ends.append(time.perf_counter())
+        brackets.append(not isinstance(event, Ran))
 
-    with _clocks(model, device) as modules:
-        total = timed(lambda: run(mark), device).seconds
-    steps = [after - before for (_, before), (_, after) in pairwise(marks)]
-    routing = sum(step for step, (symbol, _) in zip(steps, marks[1:], strict=True) if symbol != BLOCK)
+    def decide(level: int, router: Router, tokens: LevelTokens) -> Selection:
+        clock.start()
+        selection = router.select(tokens, False) if override is None else override(level, router, tokens)
+        clock.stop("scorer")
+        return selection
+
+    with _hooked(model, clock):
+        total = timed(lambda: run(Probe(observe=observe, override=decide)), device).seconds
+    assert clock.first is not None
+    steps = [after - before for before, after in pairwise([clock.first, *ends])]
+    modules = clock.seconds
+    routing = sum(step for step, bracket in zip(steps, brackets, strict=True) if bracket)
     modules["gather and scatter"] = max(routing - modules["scorer"] - modules["bypass"], 0.0)
     modules["rest"] = max(total - sum(modules.values()), 0.0)
     return Anatomy([*steps, total - sum(steps)], modules)
 
 
+class _Clock:
+    """Adds up seconds by kind; one thing runs at a time.
+
+    Attributes:
+        seconds: by kind.
+        first: when it was first started; the first step of a structure begins with a norm or a decision.
+    """
+
+    def __init__(self, device: torch.device) -> None:
+        self.seconds = dict.fromkeys(("attention", "mlp", "norms", "scorer", "bypass", "head"), 0.0)
+        self.first: float | None = None
+        self._device, self._started = device, 0.0
+
+    def start(self) -> None:
+        _finish(self._device)
+        self._started = time.perf_counter()
+        self.first = self._started if self.first is None else self.first
+
+    def stop(self, kind: str) -> None:
+        _finish(self._device)
+        self.seconds[kind] += time.perf_counter() - self._started
+
+
 @contextmanager
-def _clocks(model: Any, device: torch.device) -> Iterator[dict[str, float]]:
-    """Seconds inside of the model's modules, by kind, while the context is open."""
+def _hooked(model: Any, clock: _Clock) -> Iterator[None]:
+    """A clock that runs inside of the model's modules while the context is open; events tell of whole steps only."""
     kinds: dict[str, list[nn.Module]] = {
         "attention": [layer.self_attn for layer in model.model.layers],
         "mlp": [layer.mlp for layer in model.model.layers],
         "norms": [module for name, module in model.named_modules() if name.endswith("norm")],
-        "scorer": [module for module in model.modules() if isinstance(module, Subsampler)],
         "bypass": [module for module in model.modules() if isinstance(module, Bypass)],
         "head": [model.lm_head],
     }
-    seconds = dict.fromkeys(kinds, 0.0)
-    started = 0.0
-
-    def start(*_: object) -> None:
-        nonlocal started
-        _finish(device)
-        started = time.perf_counter()
-
-    def stop(kind: str) -> Callable[..., None]:
-        def hook(*_: object) -> None:
-            _finish(device)
-            seconds[kind] += time.perf_counter() - started
-
-        return hook
-
     handles = []
     for kind, modules in kinds.items():
         for module in modules:
-            handles += [module.register_forward_pre_hook(start), module.register_forward_hook(stop(kind))]
+            handles.append(module.register_forward_pre_hook(lambda *_: clock.start()))
+            handles.append(module.register_forward_hook(lambda *_, kind=kind: clock.stop(kind)))
     try:
-        yield seconds
+        yield
     finally:
         for handle in handles:
             handle.remove()

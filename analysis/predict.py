@@ -126,16 +126,19 @@ def changed(config: SubllmConfig, structure: str, retention: float | None) -> Su
 
     Args:
         config: of the model.
-        structure: such as "TT(TT)TT".
+        structure: such as "TT(TT)TT"; its levels have the model's router, where all of the model's have the same.
         retention: share that every level keeps; the model's own if left out.
 
     Raises:
         StructureError: if the structure cannot be read.
-        ConfigurationError: if the retention is out of range.
+        ConfigurationError: if the retention is out of range, or the model's levels differ and the structure has another
+            number of them.
     """
     fields = config.to_dict() | {"structure": structure, "num_hidden_layers": structure.count("T")}
+    if len(set(config.routers)) == 1:
+        fields["router"] = config.routers[0]
     if "(" not in structure:
-        fields["retention_ratio"] = 1.0
+        fields |= {"retention_ratio": 1.0, "router": SubllmConfig.router}
     elif retention is not None:
         fields["retention_ratio"] = retention
     return SubllmConfig.from_dict(fields)

@@ -5,8 +5,8 @@ slower of the two at the hardware's peak rates (the roofline model: Williams, Wa
 kernels stay below the peaks, so times are lower bounds; ratios of two models on the same hardware are what the
 prediction is for.
 
-Letters: T tokens per sequence, B sequences, S spans, L blocks. Attention is a fused kernel that skips masked pairs and
-keeps no score matrix.
+Letters: T tokens per sequence, B sequences, S levels beside the whole sequence, L blocks. Attention is a fused kernel
+that skips masked pairs and keeps no score matrix.
 """
 
 import json
@@ -15,9 +15,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import torch
 from transformers import LlamaConfig
 
 from subllm import SubllmConfig
+from subllm.routing import ROUTERS
 from subllm.structure import CLOSE, OPEN
 
 from .errors import AnalysisError
@@ -112,29 +114,27 @@ class Work:
 
     Attributes:
         module: "projections", "attention", "mlp", "norms", "routing" or "head".
-        block: number of the block, or -1.
+        block: number of the block, or None.
         operations: multiplications and additions of matrix products.
         bytes: read and written.
     """
 
     module: str
-    block: int
+    block: int | None
     operations: float
     bytes: float
 
 
 def level_tokens(config: SubllmConfig, tokens: float, retention: Sequence[float] | None = None) -> list[float]:
-    """(1 + S,) tokens present outside of all spans, and in each span.
+    """(1 + S,) tokens at each level, the whole sequence first.
 
     Args:
         config: of the model.
         tokens: of the sequence.
-        retention: share that each span keeps of its parent's tokens; the nominal one if left out.
+        retention: share that each level keeps of its parent's tokens; the nominal one if left out.
     """
-    levels = [float(tokens)]
-    for span, share in zip(config.parsed_structure.spans, retention or config.retention_ratios, strict=True):
-        levels.append(share * levels[0 if span.parent is None else span.parent + 1])
-    return levels
+    shares = config.parsed_structure.level_shares(retention or config.retention_ratios)
+    return [tokens * share for share in shares]
 
 
 def block_tokens(config: SubllmConfig, levels: Sequence[float]) -> list[float]:
@@ -144,7 +144,7 @@ def block_tokens(config: SubllmConfig, levels: Sequence[float]) -> list[float]:
         config: of the model.
         levels: as from `level_tokens`.
     """
-    return [levels[0 if span is None else span + 1] for span in config.parsed_structure.block_spans]
+    return [levels[level] for level in config.parsed_structure.block_levels]
 
 
 def prefill_work(config: SubllmConfig, levels: Sequence[float], batch: int = 1, dtype: str = "bfloat16") -> list[Work]:
@@ -220,7 +220,7 @@ def phase_work(
         tokens: per sequence.
         batch: sequences.
         dtype: of the computation.
-        retention: share that each span keeps; the nominal one if left out.
+        retention: share that each level keeps; the nominal one if left out.
     """
     levels = level_tokens(config, tokens, retention)
     if phase == "decode":
@@ -243,7 +243,7 @@ def speedup(
 
 
 def parameters(config: SubllmConfig) -> int:
-    """Weights of the model, scorers and bypass scales included.
+    """Weights of the model, those of routers and bypasses included.
 
     Args:
         config: of the model.
@@ -255,7 +255,10 @@ def parameters(config: SubllmConfig) -> int:
     biases = blocks * size * (config.num_attention_heads + 2 * key_value_heads(config)) if config.attention_bias else 0
     biases += blocks * width if config.attention_bias else 0
     biases += blocks * (2 * config.intermediate_size + width) if config.mlp_bias else 0
-    return blocks * block + biases + embeddings + width + 2 * width * len(config.parsed_structure.spans)
+    with torch.device("meta"):
+        routers = [ROUTERS[name](config, level) for level, name in enumerate(config.routers, start=1)]
+    routing = sum(width + sum(weight.numel() for weight in router.parameters()) for router in routers)
+    return blocks * block + biases + embeddings + width + routing
 
 
 def cache_bytes(config: SubllmConfig, levels: Sequence[float], batch: int = 1, dtype: str = "bfloat16") -> float:
@@ -297,7 +300,7 @@ def prefill_bytes(
     for step in config.parsed_structure.steps:
         if step.symbol == OPEN:
             outer.append(outer[-1] + present * (width + rotary))
-            present = levels[step.index + 1]
+            present = levels[step.index]
             inside.append(present)
         elif step.symbol == CLOSE:
             outer.pop()
@@ -327,10 +330,11 @@ def activation_bytes(config: SubllmConfig, levels: Sequence[float], batch: int =
     block = 2 * (norm + each * width) + attention + each * 4 * config.intermediate_size
     once = 2 * each * size  # rotary
     total = block * sum(block_tokens(config, levels)) + (norm + 8) * levels[0] + once * sum(levels)
-    for span in config.parsed_structure.spans:
-        parent = levels[0 if span.parent is None else span.parent + 1]
-        # what the scorer read; the tokens before and after, and their difference, weighted
-        total += 4 * width * parent + 3 * each * width * levels[span.index + 1]
+    for site, name in zip(config.parsed_structure.sites, config.routers, strict=True):
+        # the tokens before and after; where weights are learned, their difference and what the scorer read, too
+        total += 2 * each * width * levels[site.level]
+        if ROUTERS[name].scores_tokens:
+            total += each * width * levels[site.level] + 4 * width * levels[site.parent]
     return batch * total
 
 
@@ -363,6 +367,7 @@ def dense(config: LlamaConfig) -> SubllmConfig:
         config: of a SUBLLM, or of a LLaMA.
     """
     fields = config.to_dict() | {"structure": "T" * config.num_hidden_layers, "retention_ratio": 1.0}
+    fields["router"] = SubllmConfig.router  # a list would need one name per level
     return SubllmConfig.from_dict(fields | {"model_type": SubllmConfig.model_type})
 
 
@@ -392,18 +397,15 @@ def _block(
 
 
 def _routing(config: SubllmConfig, levels: Sequence[float], dtype: str) -> list[Work]:
-    """Scorers, gathers, upsampling and bypass of every span, for these tokens per level."""
+    """What the router and the bypass of every level do, for these tokens per level."""
     work = []
-    for span in config.parsed_structure.spans:
-        parent = levels[0 if span.parent is None else span.parent + 1]
-        kept = levels[span.index + 1]
-        # scorer reads all; gather reads and writes the kept ones; the bypass reads both streams there, adds, and writes
-        moved = parent + 2 * kept + 5 * kept
-        work.append(Work("routing", -1, 2 * parent * config.hidden_size, BYTES[dtype] * config.hidden_size * moved))
+    for site, name in zip(config.parsed_structure.sites, config.routers, strict=True):
+        own = ROUTERS[name].work(config, levels[site.parent], levels[site.level])
+        work.append(Work("routing", None, own.operations, BYTES[dtype] * own.moved))
     return work
 
 
 def _head(config: SubllmConfig, tokens: float, dtype: str) -> Work:
     size = config.hidden_size * config.vocab_size
     moved = size + tokens * (config.hidden_size + config.vocab_size)
-    return Work("head", -1, 2 * tokens * size, BYTES[dtype] * moved)
+    return Work("head", None, 2 * tokens * size, BYTES[dtype] * moved)

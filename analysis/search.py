@@ -1,22 +1,24 @@
 """Which single decision about a token moves the answer most: exactly, and by a first-order estimate.
 
-Exactly, every candidate is one pass from the span on, several in a batch. The estimate is the derivative of the
+Exactly, every candidate is one pass from the level on, several in a batch. The estimate is the derivative of the
 answer's log-probability by every token's weight a, from one pass forward and one back: a dropped token would go from
 weight 0 to 1, a kept one from its weight to 0. It does not see that a dropped token is out of the others' sight too,
 so it is checked against exact values, by rank.
 """
 
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 import pandas as pd
 import torch
 from torch import Tensor
 
+from subllm import Probe, Selection
 from subllm.checkpoints import dtype_name
-from subllm.subsampling import Rule, inference_rule
+from subllm.routing import LevelTokens, Override, Router
 
+from .errors import AnalysisError
 from .intervene import Ground, objective
 from .measure import free_bytes
 from .record import Progress, frozen, out_of_memory_said, silent
@@ -27,16 +29,16 @@ _MOST_ROWS = 8
 
 @dataclass(frozen=True, eq=False)
 class Effects:
-    """What flipping single tokens at one span does to the log-probability of the answer, in nats.
+    """What flipping single tokens at one level does to the log-probability of the answer, in nats.
 
     Attributes:
-        span: number of the subsampling module.
+        level: at which they are flipped.
         tokens: (N,) candidates.
         exact: (N,) measured; NaN where not measured yet.
         estimate: (N,) first-order.
     """
 
-    span: int
+    level: int
     tokens: np.ndarray
     exact: np.ndarray
     estimate: np.ndarray
@@ -57,36 +59,43 @@ class Effects:
         return np.lexsort((-np.abs(best), ~known))
 
 
-def candidates(ground: Ground, span: int) -> np.ndarray:
-    """(N,) tokens of the prompt that reached a span, and whose keeping or dropping can be flipped.
+def candidates(ground: Ground, level: int) -> np.ndarray:
+    """(N,) tokens of the prompt that reached a level's router, and whose keeping or dropping can be flipped.
 
     Args:
         ground: the prompt.
-        span: number of the subsampling module.
+        level: at which they would be flipped.
+
+    Raises:
+        AnalysisError: if the model has no such level.
     """
-    return np.flatnonzero(~np.isnan(ground.scores[span]))
+    routing = ground.trace.routing
+    if level not in routing.levels:
+        raise AnalysisError(f"There is no Level {level} to search; the model has {routing.num_levels}, from 1 on.")
+    return np.flatnonzero(routing.reached[level - 1])
 
 
-def estimate(ground: Ground, span: int) -> Effects:
+def estimate(ground: Ground, level: int) -> Effects:
     """First-order effects of all candidates.
 
     Args:
         ground: the prompt.
-        span: number of the subsampling module.
+        level: at which they are flipped.
 
     Raises:
+        AnalysisError: if the model has no such level.
         RunStopped: when memory runs out.
     """
-    tokens = candidates(ground, span)
+    tokens = candidates(ground, level)
     effects = np.zeros(len(tokens), dtype=np.float32)
-    kept = ground.kept[span][tokens]
-    for all_kept in (False, True):  # a dropped token has to be in the span for its weight to have a derivative
+    kept = ground.trace.routing.kept[level - 1][tokens]
+    for all_kept in (False, True):  # a dropped token has to be in the level for its weight to have a derivative
         if all_kept and kept.all():
             continue
-        weights, derivative = _derivative(ground, span, all_kept=all_kept)
+        weights, derivative = _derivative(ground, level, all_kept=all_kept)
         chosen = ~kept if all_kept else kept
         effects[chosen] = derivative[tokens][chosen] if all_kept else -(weights * derivative)[tokens][chosen]
-    return Effects(span, tokens, np.full(len(tokens), np.nan, dtype=np.float32), effects)
+    return Effects(level, tokens, np.full(len(tokens), np.nan, dtype=np.float32), effects)
 
 
 def measure(ground: Ground, effects: Effects, wanted: Sequence[int], progress: Progress = silent) -> Iterator[Effects]:
@@ -104,54 +113,54 @@ def measure(ground: Ground, effects: Effects, wanted: Sequence[int], progress: P
     Raises:
         RunStopped: when memory runs out.
     """
-    model, span = ground.model, effects.span
+    model, level = ground.model, effects.level
     exact = effects.exact.copy()
     rows = _rows(ground)
     with torch.inference_mode():
-        before = objective(ground, ground.hidden[None]).item()
+        before = objective(ground, ground.reading.hidden[None]).item()
     for start in range(0, len(wanted), rows):
         progress(start / len(wanted), "search", done=start, total=len(wanted))
         part = list(wanted[start : start + rows])
         flipped = torch.tensor(effects.tokens[part], device=model.device)[:, None]
-
-        rule = _flipping(span, flipped)
+        probe = Probe(override=_flipping(level, flipped), resume=ground.reading.snapshots[level])
         with torch.inference_mode(), out_of_memory_said(len(part) * ground.ids.shape[1]):
-            output = model.model(
-                ground.ids.expand(len(part), -1), use_cache=False, rule=rule, resume=ground.snapshots[span]
-            )
+            output = model.model(ground.ids.expand(len(part), -1), use_cache=False, probe=probe)
             after = objective(ground, output.last_hidden_state)
         exact[part] = after.float().cpu().numpy() - before
-        yield Effects(span, effects.tokens, exact.copy(), effects.estimate)
+        yield Effects(level, effects.tokens, exact.copy(), effects.estimate)
 
 
-def _flipping(span: int, tokens: Tensor) -> Rule:
-    """The model's own rule, but for one token (B, 1) of every row at one span."""
+def _flipping(at: int, flipped: Tensor) -> Override:
+    """What the routers decide, but for one token (B, 1) of every row at one level."""
 
-    def rule(number: int, scores: Tensor, positions: Tensor, mask: Tensor | None) -> tuple[Tensor, Tensor]:
-        kept, weights = inference_rule(scores)
-        if number != span:
-            return kept, weights
-        own = positions == tokens
-        return kept ^ own, torch.where(own & ~kept, 1.0, weights)
+    def decide(level: int, router: Router, tokens: LevelTokens) -> Selection:
+        selection = router.select(tokens, training=False)
+        if level != at:
+            return selection
+        own = tokens.positions == flipped
+        weights = selection.weights.masked_fill(own, 1.0)  # read at kept tokens only
+        return Selection.of(tokens, selection.kept ^ own, weights, selection.scores, selection.threshold)
 
-    return rule
+    return decide
 
 
-def _derivative(ground: Ground, span: int, *, all_kept: bool) -> tuple[np.ndarray, np.ndarray]:
-    """Weights (T,) at a span, and the derivative of the objective by them; 0 where a token is not in the span."""
+def _derivative(ground: Ground, at: int, *, all_kept: bool) -> tuple[np.ndarray, np.ndarray]:
+    """Weights (T,) at a level, and the derivative of the objective by them; 0 where a token is not in the level."""
     model, length = ground.model, ground.ids.shape[1]
     own = torch.zeros(length, device=model.device)
 
-    def rule(number: int, scores: Tensor, positions: Tensor, mask: Tensor | None) -> tuple[Tensor, Tensor]:
+    def decide(level: int, router: Router, tokens: LevelTokens) -> Selection:
         nonlocal own
-        kept, weights = inference_rule(scores)
-        if number != span:
-            return kept, weights
-        own = own.index_put((positions[0],), weights[0].detach()).requires_grad_()
-        return torch.ones_like(kept) if all_kept else kept, own[positions]
+        selection = router.select(tokens, training=False)
+        if level != at:
+            return selection
+        own = own.index_put((tokens.positions[0],), selection.weights[0].detach()).requires_grad_()
+        kept = torch.ones_like(selection.kept) if all_kept else selection.kept
+        return replace(selection, kept=kept, weights=own[tokens.positions])
 
+    probe = Probe(override=decide, resume=ground.reading.snapshots[at])
     with frozen(model), torch.enable_grad(), out_of_memory_said(length):
-        output = model.model(ground.ids.clone(), use_cache=False, rule=rule, resume=ground.snapshots[span])
+        output = model.model(ground.ids.clone(), use_cache=False, probe=probe)
         value = objective(ground, output.last_hidden_state)[0]
         (derivative,) = torch.autograd.grad(value, own)
     return own.detach().cpu().numpy(), derivative.float().cpu().numpy()

@@ -15,7 +15,11 @@ class _Fixed(Router):
     def select(self, tokens: LevelTokens, training: bool) -> Selection:
         """Decide; see `Router.select`."""
         kept = self._kept(tokens, training).expand_as(tokens.positions)
-        return Selection.of(tokens, kept, torch.ones_like(kept, dtype=torch.float32))
+        return Selection.of(tokens, kept, self.weigh(tokens))
+
+    def weigh(self, tokens: LevelTokens) -> Tensor:
+        """Weight 1; see `Router.weigh`."""
+        return torch.ones(tokens.positions.shape, device=tokens.positions.device)
 
     def _kept(self, tokens: LevelTokens, training: bool) -> Tensor:
         raise NotImplementedError

@@ -57,6 +57,14 @@ class Router(nn.Module, ABC):
             training: select as training does, with whole sequences at hand; else causally, each token by itself.
         """
 
+    @abstractmethod
+    def weigh(self, tokens: LevelTokens) -> Tensor:
+        """(B, T) float32 weights that these tokens would go on with if the router kept them all, by the inference rule.
+
+        Args:
+            tokens: of the level outside.
+        """
+
     def decide(self, tokens: LevelTokens, scores: Tensor, threshold: float | Tensor = 0.0) -> Selection:
         """The inference rule of a router that scores.
 

@@ -38,6 +38,10 @@ class Subsampler(Router):
         above = scores if isinstance(threshold, float) and threshold == 0 else scores - threshold
         return Selection.of(tokens, above > 0, above.clamp(0, 1), scores, threshold)
 
+    def weigh(self, tokens: LevelTokens) -> Tensor:
+        """Weight clamp(s, 0, 1); see `Router.weigh`."""
+        return self.score(tokens.hidden_states).clamp(0, 1)
+
     def select(self, tokens: LevelTokens, training: bool) -> Selection:
         """Decide; see `Router.select`."""
         scores = self.score(tokens.hidden_states)

@@ -12,15 +12,16 @@ IDS = np.array([5, 9, 33, 7, 60, 12, 2, 81, 44, 20])
 
 
 @pytest.mark.parametrize("token", [0, 6, 9])
-def test_attention_equals_the_eager_kernels(token):
-    model = tiny_model("T(T(T)T)T", attn_implementation="eager")
+@pytest.mark.parametrize("positions", ["original", "parent"])
+def test_attention_equals_the_eager_kernels(token, positions):
+    model = tiny_model("T(T(T)T)T", attn_implementation="eager", positions=positions)
     found = attention_of(model, IDS, token)
     with torch.inference_mode():
         output = model(torch.tensor(IDS)[None], output_attentions=True, output_routing=True,
                        past_key_values=SubllmCache(model.config))  # fmt: skip
-    levels = [np.arange(10), *(record.kept[0].numpy() for record in output.routing)]
-    for block, span in enumerate(model.config.parsed_structure.block_spans):
-        places = levels[0 if span is None else span + 1]
+    levels = [np.arange(10), *(record.kept[0].numpy().nonzero()[0] for record in output.routing)]
+    for block, level in enumerate(model.config.parsed_structure.block_levels):
+        places = levels[level]
         if token not in places:
             assert np.isnan(found[block]).all()
             continue

@@ -28,9 +28,14 @@ def reader():
     return model
 
 
+def kept_at(model, level):
+    """(T,) which tokens a level keeps."""
+    return Explained(model, IDS, Question(9), "kept").routing[level - 1].kept[0].numpy()
+
+
 @pytest.mark.parametrize("method", [method for method in METHODS if method != "conductance"])
 def test_a_scorer_that_reads_one_known_feature_is_explained_by_it(reader, method):
-    found = attribute(reader, IDS, Question(4, span=0), method, baseline="zero", window=1, measure_memory=True)
+    found = attribute(reader, IDS, Question(4, level=1), method, baseline="zero", window=1, measure_memory=True)
     expected = 2 * reader.model.embed_tokens.weight[IDS[4], 3].item()
     assert found.value == pytest.approx(expected, abs=1e-5)
     assert found.baseline == 0
@@ -40,7 +45,7 @@ def test_a_scorer_that_reads_one_known_feature_is_explained_by_it(reader, method
     assert found.peak_bytes > 0
 
 
-@pytest.mark.parametrize("question", [Question(9), Question(6, answer=17), Question(5, span=0)])
+@pytest.mark.parametrize("question", [Question(9), Question(6, answer=17), Question(5, level=1)])
 def test_integrated_gradients_add_up_to_the_value(model, question):
     found = attribute(model, IDS, question, "integrated gradients", "routing", steps=200)
     assert found.values.sum() == pytest.approx(found.value - found.baseline, abs=0.02 * max(1, abs(found.value)))
@@ -49,7 +54,7 @@ def test_integrated_gradients_add_up_to_the_value(model, question):
 
 
 @pytest.mark.parametrize("held", ["kept", "routing"])
-@pytest.mark.parametrize("question", [Question(9), Question(7, span=0)])
+@pytest.mark.parametrize("question", [Question(9), Question(7, level=1)])
 def test_gradients_with_frozen_routing_match_finite_differences(model, held, question):
     explained = Explained(model.double(), IDS, question, held)
     try:
@@ -95,7 +100,7 @@ def test_conductance_goes_through_blocks_that_come_before_what_is_asked(model):
     early = attribute(
         model,
         IDS,
-        Question(int(np.flatnonzero(Explained(model, IDS, Question(9), "kept").kept[0])[-1]), span=1),
+        Question(int(np.flatnonzero(kept_at(model, 1))[-1]), level=2),
         "conductance",
     )
     assert (early.flow.blocks != 0).tolist() == [True, True, False, False, False]
@@ -118,10 +123,13 @@ def test_conductance_is_captums_though_all_blocks_share_a_pass(model, held):
 def test_conductance_follows_tokens_when_the_routing_is_free(model):
     found = attribute(model, IDS, Question(9), "conductance", "nothing", baseline="zero")
     explained = Explained(model, IDS, Question(9), "nothing")
-    explained(explained.embeddings * 0.05)
-    few = {span: len(places) for span, places in explained.places.items()}
-    explained(explained.embeddings)
-    assert few != {span: len(places) for span, places in explained.places.items()}, "the routing changed on the way"
+
+    def kept(embeddings):
+        counts = []
+        explained(embeddings, lambda event: counts.append(event.after.positions.shape[1]))
+        return counts
+
+    assert kept(explained.embeddings * 0.05) != kept(explained.embeddings), "the routing changed on the way"
     assert np.isfinite(found.flow.blocks).all() and found.flow.blocks.any()
 
 
@@ -132,7 +140,7 @@ def test_what_comes_past_an_outermost_level_is_all_there_is(model, held):
     assert found.flow.carried[0].sum() + found.flow.added[0].sum() == pytest.approx(
         whole, abs=0.03 * max(1, abs(whole))
     )
-    kept = Explained(model, IDS, Question(9), held).kept.numpy()
+    kept = np.stack([kept_at(model, level) for level in (1, 2)])
     assert np.abs(found.flow.added[~kept]).max() == 0, "a level adds nothing to a token that it drops"
     assert np.abs(found.flow.carried[0][~kept[0]]).min() > 0
     assert np.abs(found.flow.carried[1][~kept[0]]).max() == 0, "what an outer level drops does not come to an inner one"
@@ -150,8 +158,8 @@ def test_a_level_that_adds_nothing_carries_everything():
 
 
 def test_a_score_asked_inside_of_a_level_flows_past_none(model):
-    token = int(np.flatnonzero(Explained(model, IDS, Question(9), "kept").kept[0])[-1])
-    found = attribute(model, IDS, Question(token, span=1), "conductance").flow
+    token = int(np.flatnonzero(kept_at(model, 1))[-1])
+    found = attribute(model, IDS, Question(token, level=2), "conductance").flow
     assert not found.carried.any() and not found.added.any() and found.carried.shape == (2, token + 1)
 
 
@@ -180,13 +188,42 @@ def test_progress_is_told_and_can_stop(model):
     assert all(parameter.requires_grad for parameter in model.parameters()), "left as it was"
 
 
+def test_the_outermost_level_that_dropped_a_token_is_named():
+    model = tiny_model("T(T(T(T)T)T)T")
+    reached = [*(kept_at(model, level) for level in (1, 2))]
+    for token in range(10):
+        if not reached[0][token]:
+            culprit = 1
+        elif not reached[1][token]:
+            culprit = 2
+        else:
+            attribute(model, IDS, Question(token, level=3), "occlusion")
+            continue
+        with pytest.raises(AnalysisError, match=f"no score at Level 3: Level {culprit} dropped it"):
+            attribute(model, IDS, Question(token, level=3))
+
+
+@pytest.mark.parametrize("router", ["even", "random"])
+def test_a_level_without_scores_is_told_from_one_that_has_them(router):
+    model = tiny_model("T(T)T(T)T", router=[router, "subllm"])
+    with pytest.raises(AnalysisError, match=f"Level 1 has no scores: its router is '{router}'"):
+        attribute(model, IDS, Question(3, level=1))
+    assert attribute(model, IDS, Question(3, level=2), "input x gradient").values.any()
+    for held in ("kept", "routing", "nothing"):
+        explained = Explained(model, IDS, Question(9), held)
+        with torch.no_grad():
+            expected = model(torch.tensor(IDS)[None]).logits[0, -1].log_softmax(-1).max()
+            torch.testing.assert_close(explained(explained.embeddings)[0], expected)
+
+
 def test_what_cannot_be_explained_is_refused(model, monkeypatch):
     monkeypatch.setattr(model.generation_config, "eos_token_id", None)
-    dropped = int(np.flatnonzero(~Explained(model, IDS, Question(9), "kept").kept[0].numpy())[0])
+    dropped = int(np.flatnonzero(~kept_at(model, 1))[0])
     for question, message in (
         (Question(99), "There is no token 99"),
-        (Question(3, span=7), "There is no subsampling module 7"),
-        (Question(dropped, span=1), "has no score at module 1: module 0 dropped it"),
+        (Question(3, level=8), "There is no Level 8; the model has levels 1 to 2"),
+        (Question(3, level=0), "There is no Level 0"),
+        (Question(dropped, level=2), "has no score at Level 2: Level 1 dropped it"),
     ):
         with pytest.raises(AnalysisError, match=message):
             attribute(model, IDS, question)

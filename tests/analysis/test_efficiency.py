@@ -30,8 +30,8 @@ def test_operations_equal_what_torch_counts(structure):
     with torch.inference_mode():
         with FlopCounterMode(display=False) as counter:
             output = model(ids, output_routing=True, logits_to_keep=1)
-        levels = [40, *(record.kept.shape[1] for record in output.routing)]
-        tokens = [levels[0 if s is None else s + 1] for s in model.config.parsed_structure.block_spans]
+        levels = [40, *(int(record.kept.sum()) for record in output.routing)]
+        tokens = [levels[level] for level in model.config.parsed_structure.block_levels]
     # eager attention computes all T² pairs, a causal kernel T(T+1)/2 of them
     extra = sum(attention_operations(model.config, n * n - n * (n + 1) // 2) for n in tokens)
     assert counter.get_total_flops() == prefill_operations(model.config, tokens) + extra

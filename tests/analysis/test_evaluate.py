@@ -11,7 +11,7 @@ import pytest
 import torch
 
 from analysis import AnalysisError
-from analysis.evaluate import _needle_prompt, held_out_blocks, needles, run_tasks
+from analysis.evaluate import held_out_blocks, needle_prompt, needles, run_tasks
 from subllm.checkpoints import load_checkpoint, load_dense
 from subllm.data import pack
 
@@ -29,7 +29,7 @@ def test_a_needle_is_where_it_is_said_to_be(loaded):
     checkpoint, _ = loaded
     filler = list(range(5, 105)) * 3
     for depth in (0.0, 0.5, 1.0):
-        ids, answer, place = _needle_prompt(checkpoint, filler, 220, depth, random.Random(1))
+        ids, answer, place = needle_prompt(checkpoint, filler, 220, depth, random.Random(1))
         assert [ids[index] for index in place] == answer
         assert len(ids) + len(answer) == 220
         text = checkpoint.tokenizer.decode(ids)

@@ -5,12 +5,15 @@ import pytest
 import torch
 
 from analysis import AnalysisError
-from analysis.edits import Edit
+from analysis.edits import Edit, Edited
 from analysis.generate import Generation, Sampling, parting
+from subllm import Probe
 from subllm.checkpoints import routing_off
+from subllm.routing import ROUTERS, routing_arrays
+from tests.analysis.test_intervene import prompt_of
 from tests.conftest import tiny_model
 
-PROMPT = [5, 9, 33, 7, 60, 12, 2, 81]
+PROMPT = prompt_of([5, 9, 33, 7, 60, 12, 2, 81])
 
 
 @pytest.fixture(scope="module")
@@ -25,20 +28,25 @@ def test_greedy_steps_are_what_generate_writes(model, which):
     while not generation.finished and len(generation.tokens) < 20:
         generation.step()
     expected = chosen.generate(
-        torch.tensor([PROMPT]), attention_mask=torch.ones(1, 8), max_new_tokens=20, do_sample=False, pad_token_id=0
+        torch.tensor(PROMPT.token_ids)[None],
+        attention_mask=torch.ones(1, 8),
+        max_new_tokens=20,
+        do_sample=False,
+        pad_token_id=0,
     )
     assert generation.ids == expected[0].tolist()
 
 
 def test_every_token_says_what_became_of_it(model):
     generation = Generation(model, PROMPT)
-    owners = np.array([-1 if s is None else s for s in model.config.parsed_structure.block_spans])
+    owners = np.array(model.config.parsed_structure.block_levels)
     sizes = [0] * 3
     for _ in range(15):
         token = generation.step()
-        assert token.kept[0] == (token.scores[0] > 0)
-        assert np.isnan(token.scores[1]) == (not token.kept[0])
-        assert token.blocks == (owners == -1).sum() + sum((owners == span).sum() for span in (0, 1) if token.kept[span])
+        assert token.kept[0] == (token.scores[0] > 0) == (token.weights[0] > 0)
+        assert token.reached == (True, token.kept[0])
+        assert (token.scores[1] is None) == (not token.kept[0])
+        assert token.blocks == sum((owners == level).sum() for level in (0, 1, 2) if [True, *token.kept][level])
         assert token.seconds > 0
         grew = [after > before for before, after in zip(sizes, token.level_bytes, strict=True)]
         assert token.level_bytes == tuple(max(pair) for pair in zip(sizes, token.level_bytes, strict=True))
@@ -61,7 +69,7 @@ def test_a_branch_is_a_fresh_run_of_that_prefix(model, which, temperature):
     generation.branch(3, other)
     for _ in range(6):
         generation.step()
-    fresh = Generation(chosen, generation.ids[: len(PROMPT) + 4], sampling)
+    fresh = Generation(chosen, prompt_of(generation.ids[: len(PROMPT) + 4]), sampling)
     for _ in range(6):
         fresh.step()
     assert [token.id for token in generation.tokens[4:]] == [token.id for token in fresh.tokens]
@@ -84,10 +92,33 @@ def test_sampling_is_seeded_and_filtered(model):
 
 
 def test_edits_hold_for_what_follows_the_prompt(model):
-    dropping = Generation(model, PROMPT, edits=(Edit("threshold", 0, value=1e6),))
+    dropping = Generation(model, PROMPT, edits=(Edit("threshold", 1, value=1e6),))
     assert not any(dropping.step().kept[0] for _ in range(5))
-    keeping = Generation(model, PROMPT, edits=(Edit("dense", -1),))
-    assert all(all(keeping.step().kept) for _ in range(5))
+    keeping = Generation(model, PROMPT, edits=(Edit("dense", None),))
+    for _ in range(5):
+        token = keeping.step()
+        assert token.kept == (True, True) and token.weights == (1.0, 1.0)
+    with pytest.raises(AnalysisError, match="for Level 3 of the model"):
+        Generation(model, PROMPT, edits=(Edit("dense", 3),))
+
+
+@pytest.mark.parametrize("router", sorted(ROUTERS))
+@pytest.mark.parametrize("edits", [(), ("keep 0-3@*", "bypass 0.5@1"), ("drop digits@1", "dense@2")])
+def test_what_a_new_token_says_is_what_a_full_forward_records(router, edits):
+    model = tiny_model("TT(T(T)T)T(T)", router=router)
+    edits = tuple(map(Edit.parse, edits))
+    generation = Generation(model, PROMPT, edits=edits)
+    for _ in range(12):
+        generation.step()
+    override = Edited(edits, PROMPT) if edits else None
+    with torch.inference_mode():
+        records = model(torch.tensor([generation.ids]), probe=Probe(record=True, override=override)).routing
+    arrays = {name: array[..., len(PROMPT) :] for name, array in routing_arrays(records, len(generation.ids)).items()}
+    tokens = generation.tokens
+    for name in ("reached", "kept"):
+        np.testing.assert_array_equal(arrays[name].T, [getattr(token, name) for token in tokens])
+    np.testing.assert_allclose(arrays["weights"].T, [token.weights for token in tokens], atol=1e-5)
+    np.testing.assert_allclose(arrays["scores"].T, np.array([token.scores for token in tokens], dtype=float), atol=1e-5)
 
 
 @pytest.mark.parametrize(
@@ -106,9 +137,9 @@ def test_bad_sampling_is_refused(fields, message):
 
 def test_a_text_that_ended_takes_no_more(model):
     with pytest.raises(AnalysisError, match="no prompt to continue"):
-        Generation(model, [])
+        Generation(model, prompt_of([]))
     with pytest.raises(AnalysisError, match="fills the model's 256 positions"):
-        Generation(model, [1] * 256)
+        Generation(model, prompt_of([1] * 256))
     generation = Generation(model, PROMPT)
     generation.step(96)
     assert generation.finished

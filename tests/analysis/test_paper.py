@@ -10,7 +10,7 @@ def test_the_assumed_model_has_the_size_and_the_share_of_tokens_that_the_paper_s
     config = paper_config()
     assert parameters(config) == pytest.approx(1.3e9, rel=0.05)
     structure = config.parsed_structure
-    assert (structure.num_blocks, len(structure.spans)) == (24, 2)
+    assert (structure.num_blocks, structure.num_levels) == (24, 2)
 
 
 def test_predictions_lie_where_the_note_on_the_page_says():

@@ -28,6 +28,7 @@ from analysis.roofline import (
 )
 from subllm import SubllmCache
 from subllm.checkpoints import routing_off
+from subllm.routing import ROUTERS
 from tests.conftest import tiny_config, tiny_model
 
 ROW = {
@@ -42,16 +43,16 @@ structures = st.sampled_from(["TT", "T(T)T", "TT(T(T)T)T", "T(T)T(TT)T", "(T)"])
 
 
 @settings(max_examples=20, deadline=None)
-@given(structures, st.integers(1, 40), st.booleans(), st.booleans())
-def test_parameters_cache_and_operations_are_those_of_the_model(structure, length, tied, biased):
-    model = tiny_model(structure, tie_word_embeddings=tied, attention_bias=biased, mlp_bias=biased)
+@given(structures, st.integers(1, 40), st.booleans(), st.booleans(), st.sampled_from(sorted(ROUTERS)))
+def test_parameters_cache_and_operations_are_those_of_the_model(structure, length, tied, biased, router):
+    model = tiny_model(structure, tie_word_embeddings=tied, attention_bias=biased, mlp_bias=biased, router=router)
     config = model.config
     assert parameters(config) == sum(p.numel() for p in model.parameters())
     cache = SubllmCache(config)
     ids = torch.randint(1, config.vocab_size, (1, length))
     with torch.inference_mode():
         records = model(ids, past_key_values=cache, output_routing=True).routing
-    levels = [length, *(record.kept.shape[1] for record in records)]
+    levels = [length, *(int(record.kept.sum()) for record in records)]
     assert cache_bytes(config, levels, dtype="float32") == cache.used_bytes
     tokens = block_tokens(config, levels)
     products = [w for w in prefill_work(config, levels, dtype="float32") if w.module != "routing"]
@@ -132,7 +133,7 @@ def test_memory_of_reading_is_what_tensors_take(structure):
     llama = routing_off(model)
     with torch.inference_mode():
         records = model(ids, output_routing=True, logits_to_keep=1).routing
-        levels = [2048, *(record.kept.shape[1] for record in records)]
+        levels = [2048, *(int(record.kept.sum()) for record in records)]
         ours = peak_bytes(lambda: model(ids, past_key_values=SubllmCache(model.config), logits_to_keep=1), CPU)
         theirs = peak_bytes(
             lambda: llama(ids, past_key_values=DynamicCache(config=llama.config), logits_to_keep=1), CPU
@@ -143,8 +144,10 @@ def test_memory_of_reading_is_what_tensors_take(structure):
 
 @pytest.mark.parametrize("structure", STRUCTURES)
 @pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
-def test_activations_are_what_autograd_keeps(structure, dtype):
-    model = tiny_model(structure, hidden_size=96, intermediate_size=256).to(getattr(torch, dtype)).train()
+@pytest.mark.parametrize("router", sorted(ROUTERS))
+def test_activations_are_what_autograd_keeps(structure, dtype, router):
+    model = tiny_model(structure, hidden_size=96, intermediate_size=256, router=router).to(getattr(torch, dtype))
+    model.train()
     ids = torch.randint(1, 97, (1, 256), generator=torch.Generator().manual_seed(0))
     weights = {parameter.untyped_storage().data_ptr() for parameter in model.parameters()}
     kept = {}
@@ -157,6 +160,6 @@ def test_activations_are_what_autograd_keeps(structure, dtype):
 
     with torch.autograd.graph.saved_tensors_hooks(keep, lambda tensor: tensor):
         records = model.model(ids, use_cache=False, output_routing=True).routing
-    levels = [256, *(record.kept.shape[1] for record in records)]
+    levels = [256, *(int(record.kept.sum()) for record in records)]
     found = sum(size for size, _ in kept.values())
     assert activation_bytes(model.config, levels, 1, dtype) == pytest.approx(found, rel=0.01)
