@@ -20,7 +20,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from subllm import Probe, SubllmError
+from subllm import Probe, SubllmError, SubllmForCausalLM
 from subllm.checkpoints import Checkpoint, DenseModel, load_checkpoint, load_dense, pick_device, pick_dtype
 from subllm.convert.evaluate import Evaluation, evaluate
 from subllm.data import META, SPLITS, Blocks, Packed
@@ -90,11 +90,11 @@ def held_out_blocks(checkpoint: Checkpoint, paths: Sequence[Path], length: int, 
     return torch.tensor(ids[: rows * length]).reshape(rows, length)
 
 
-def at_retention(checkpoint: Checkpoint, blocks: Tensor, retention: float) -> AtRetention | None:
-    """The checkpoint's routers with every level's threshold moved: one for all blocks, found on the first ones.
+def at_retention(model: SubllmForCausalLM, blocks: Tensor, retention: float) -> AtRetention | None:
+    """The model's routers with every level's threshold moved: one for all blocks, found on the first ones.
 
     Args:
-        checkpoint: whose scores are compared with the thresholds; routers that do not score decide as ever.
+        model: whose scores are compared with the thresholds; routers that do not score decide as ever.
         blocks: (N, T) token ids.
         retention: share of its tokens that every level is to keep; 0 leaves the thresholds alone.
 
@@ -106,9 +106,9 @@ def at_retention(checkpoint: Checkpoint, blocks: Tensor, retention: float) -> At
     if not 0 < retention <= 1:
         raise AnalysisError(f"A retention of {retention} cannot be evaluated; it is a share from 0 to 1.")
     override = AtRetention(retention)
-    some = blocks[: max(_CALIBRATION_TOKENS // blocks.shape[1], 1)].to(checkpoint.model.device)
+    some = blocks[: max(_CALIBRATION_TOKENS // blocks.shape[1], 1)].to(model.device)
     with torch.inference_mode():
-        checkpoint.model.model(some, use_cache=False, probe=Probe(override=override))
+        model.model(some, use_cache=False, probe=Probe(override=override))
     return override
 
 
@@ -304,7 +304,7 @@ def main() -> int:
         for length in arguments.lengths if arguments.data else ():
             blocks = held_out_blocks(checkpoint, arguments.data, length, arguments.blocks)
             for retention in arguments.retentions:
-                override = at_retention(checkpoint, blocks, retention)
+                override = at_retention(checkpoint.model, blocks, retention)
                 evaluations[length, retention] = evaluate(checkpoint.model, dense.model, blocks, override)
         found = [
             result

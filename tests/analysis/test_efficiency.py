@@ -20,6 +20,7 @@ from analysis.cost_figures import measured_break_even
 from analysis.efficiency import facts_of, from_parquet, settings_of, to_parquet
 from analysis.errors import AnalysisError
 from analysis.operations import attention_operations, decode_operations, linear_operations, prefill_operations
+from subllm.checkpoints import routing_off
 from tests.conftest import tiny_model
 
 
@@ -104,6 +105,15 @@ def test_a_setting_is_measured_whole(checkpoint):
     }  # fmt: skip
     assert sum(row.module_seconds.values()) == pytest.approx(sum(row.step_seconds), rel=0.2)
     assert said == sorted(said)
+
+
+@pytest.mark.parametrize("router", ["even", "random"])
+def test_a_router_without_scores_is_measured_as_it_decides(router, checkpoint):
+    model = tiny_model("T(T)T(T)", router=[router, "subllm"], max_position_embeddings=512)
+    ids = prompt_of(checkpoint, 40).remainder(97)
+    row, half = (compare(model, routing_off(model), ids, 1, retention=share) for share in (0.0, 0.5))
+    assert half.retention[0] == row.retention[0], "it has no threshold to move"
+    assert half.retention[1] == pytest.approx(0.5, abs=0.05)
 
 
 def test_what_cannot_be_measured_is_refused(checkpoint, monkeypatch):

@@ -11,9 +11,12 @@ import pytest
 import torch
 
 from analysis import AnalysisError
-from analysis.evaluate import held_out_blocks, needle_prompt, needles, run_tasks
-from subllm.checkpoints import load_checkpoint, load_dense
+from analysis.evaluate import at_retention, held_out_blocks, needle_prompt, needles, run_tasks
+from subllm.checkpoints import load_checkpoint, load_dense, routing_off
+from subllm.convert.evaluate import evaluate
 from subllm.data import pack
+from subllm.routing import ROUTERS
+from tests.conftest import tiny_model
 
 ROOT = Path(__file__).parents[2]
 TASKS = ROOT / "tests" / "analysis" / "tasks"
@@ -27,14 +30,14 @@ def loaded(tiny_checkpoint):
 
 def test_a_needle_is_where_it_is_said_to_be(loaded):
     checkpoint, _ = loaded
-    filler = list(range(5, 105)) * 3
-    for depth in (0.0, 0.5, 1.0):
+    filler = [1] * 300  # a token that no needle has
+    for depth in (0.0, 0.25, 0.5, 1.0):
         ids, answer, place = needle_prompt(checkpoint, filler, 220, depth, random.Random(1))
         assert [ids[index] for index in place] == answer
         assert len(ids) + len(answer) == 220
         text = checkpoint.tokenizer.decode(ids)
         assert text.count("secret number of the") == 2
-        assert place.start / 220 == pytest.approx(depth, abs=0.6)
+        assert ids[: place.start].count(1) == pytest.approx(depth * ids.count(1), abs=0.5)
 
 
 def test_a_model_that_keeps_nothing_keeps_no_needle(loaded):
@@ -47,6 +50,22 @@ def test_a_model_that_keeps_nothing_keeps_no_needle(loaded):
         needles(checkpoint, dense, 20, [0.5], trials=1)
     with pytest.raises(AnalysisError, match="shares from 0 to 1"):
         needles(checkpoint, dense, 250, [5.0])
+
+
+@pytest.mark.parametrize("router", sorted(ROUTERS))
+def test_every_router_can_be_evaluated_at_a_share_of_tokens(router):
+    model = tiny_model("T(T(T)T)T", router=router, retention_ratio=0.25)
+    blocks = torch.randint(1, 97, (4, 64), generator=torch.Generator().manual_seed(0))
+    override = at_retention(model, blocks, 0.5)
+    own, moved = (evaluate(model, routing_off(model), blocks, each) for each in (None, override))
+    if router == "subllm":
+        assert moved.retention == pytest.approx([0.5, 0.5], abs=0.02)
+    else:
+        assert moved == own, "it decides as ever"
+    assert moved.divergence > 0
+    assert at_retention(model, blocks, 0.0) is None
+    with pytest.raises(AnalysisError, match=r"A retention of 1\.5 cannot be evaluated"):
+        at_retention(model, blocks, 1.5)
 
 
 def test_held_out_text_comes_from_packed_folders_and_from_files(loaded, tmp_path):

@@ -7,8 +7,8 @@ import pytest
 
 from analysis import AnalysisError
 from analysis.predict import break_even, changed, find_hardware, needed_bytes, predict
-from analysis.roofline import Hardware, load_hardware, speedup
-from subllm import StructureError
+from analysis.roofline import PHASES, Hardware, dense, load_hardware, parameters, phase_work, speedup
+from subllm import ConfigurationError, StructureError
 from tests.conftest import tiny_config
 
 SLOW_MEMORY = Hardware("slow memory", {"float32": 1e15}, 1e9, 1e9, "a test")
@@ -42,6 +42,25 @@ def test_structure_and_retention_can_be_changed():
     assert changed(config, "TT", 0.3).retention_ratios == []
     with pytest.raises(StructureError):
         changed(config, "T(", 0.3)
+
+
+def test_the_levels_of_another_structure_have_the_models_router_if_it_is_one():
+    config = tiny_config("T(T)T(T)", router=["even", "even"])
+    assert changed(config, "T(T(T))T(T)", 0.5).routers == ["even"] * 3
+    mixed = tiny_config("T(T)T(T)", router=["even", "subllm"])
+    assert changed(mixed, "T(TT)T(T)", 0.5).routers == ["even", "subllm"]
+    assert changed(mixed, "TT", None).routers == dense(mixed).routers == []
+    with pytest.raises(ConfigurationError, match="router has 2 names"):
+        changed(mixed, "T(T)", 0.5)
+
+
+def test_a_router_that_does_not_score_saves_the_scorer():
+    ours, even = (tiny_config("T(T)T", router=router, retention_ratio=0.5) for router in ("subllm", "even"))
+    assert parameters(ours) - parameters(even) == ours.hidden_size
+    for phase in PHASES:
+        works = [[w for w in phase_work(each, phase, 100) if w.module == "routing"] for each in (ours, even)]
+        assert works[0][0].operations > works[1][0].operations == 0
+        assert works[0][0].bytes > works[1][0].bytes > 0
 
 
 def test_the_command_predicts_for_the_table_and_for_this_machine(tiny_checkpoint):
