@@ -24,6 +24,8 @@ from analysis.efficiency import machine
 from analysis.explained import Question
 from analysis.generate import Generation
 from analysis.measure import peak_bytes
+from analysis.prompt import read_prompt
+from analysis.trace import Prompt
 from subllm.checkpoints import Checkpoint, load_checkpoint
 from subllm.demo import build_demo
 from tests.benchmarks.browser import cell
@@ -71,7 +73,8 @@ def explain(checkpoint: Checkpoint) -> list[str]:
     with torch.inference_mode():
         routing = model(ids, use_cache=False, output_routing=True).routing
         forward = peak_bytes(lambda: model(ids, use_cache=False), model.device)
-    question = Question(int(routing[-2].kept[0, -1]), len(routing) - 1)
+    reached = routing[-1].reached[0].nonzero()
+    question = Question(int(reached[-1]), level=len(routing))
     rows = []
     for method in METHODS:
         seconds = attribute(model, ids[0].numpy(), question, method).seconds
@@ -81,21 +84,21 @@ def explain(checkpoint: Checkpoint) -> list[str]:
     return rows
 
 
-def plain_rate(checkpoint: Checkpoint, prompt: torch.Tensor) -> float:
+def plain_rate(checkpoint: Checkpoint, prompt: Prompt) -> float:
     """Tokens per second of `generate`, without the reading of the prompt."""
-    took = []
+    took, ids = [], torch.tensor(prompt.token_ids)[None]
     for count in (1, _WRITTEN + 1):
         started = time.perf_counter()
         checkpoint.model.generate(
-            prompt, attention_mask=torch.ones_like(prompt), max_new_tokens=count, min_new_tokens=count, do_sample=False
+            ids, attention_mask=torch.ones_like(ids), max_new_tokens=count, min_new_tokens=count, do_sample=False
         )
         took.append(time.perf_counter() - started)
     return _WRITTEN / (took[1] - took[0])
 
 
-def bare_rate(checkpoint: Checkpoint, prompt: torch.Tensor) -> float:
+def bare_rate(checkpoint: Checkpoint, prompt: Prompt) -> float:
     """Tokens per second of what the page uses, without the page."""
-    text = Generation(checkpoint.model, prompt[0].tolist())
+    text = Generation(checkpoint.model, prompt)
     started = time.perf_counter()
     while len(text.tokens) < _WRITTEN and not text.finished:
         text.step()
@@ -179,17 +182,17 @@ def in_browser(checkpoint: Checkpoint, repeats: int) -> tuple[dict[str, list[flo
         chromium = playwright.chromium.launch(executable_path=executable(), args=FLAGS)
         with serve(Path(folder) / "log", {}) as address:
 
-            def read(tokens: int) -> tuple[Page, torch.Tensor]:
+            def read(tokens: int) -> tuple[Page, Prompt]:
                 text = checkpoint.tokenizer.decode(prompt_of(checkpoint, tokens)[0, :tokens])
                 page = chromium.new_context(viewport={"width": 1300, "height": 2400}).new_page()
                 page.set_default_timeout(120_000)
                 open_prompt(page, address, text)
-                return page, torch.tensor([checkpoint.tokenizer(text)["input_ids"]])
+                return page, read_prompt(text, checkpoint.tokenizer, checkpoint.model.config.max_position_embeddings)
 
             page, prompt = read(_EDITED)
             edited = edit(page, repeats)
             page.context.close()
-            length = prompt.shape[1]
+            length = len(prompt)
             page, prompt = read(_CONTINUED)
             for _ in range(repeats):
                 rates["generate"].append(plain_rate(checkpoint, prompt))
@@ -230,7 +233,7 @@ Measured by `make bench` with the demo checkpoint, in headless Chromium on the m
 ## An edit of {length:,} tokens until its result is seen
 
 From the press of "Drop" to the first frame with the new prediction, next to the layers that had to run again (from the
-edited module on) and to the whole prompt.
+edited level on) and to the whole prompt.
 
 | press to visible, ms | layers run again, ms | whole prompt, ms | visible - 1.2 × layers, ms |
 | ---: | ---: | ---: | ---: |
