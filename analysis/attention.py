@@ -9,18 +9,22 @@ from transformers.models.llama.modeling_llama import apply_rotary_pos_emb, repea
 
 from subllm import Event, Probe, Ran, SubllmForCausalLM
 from subllm.levels import Tokens
+from subllm.routing import Override
 
 from .record import out_of_memory_said
 
 
 @torch.inference_mode()
-def attention_of(model: SubllmForCausalLM, token_ids: np.ndarray, token: int) -> np.ndarray:
+def attention_of(
+    model: SubllmForCausalLM, token_ids: np.ndarray, token: int, override: Override | None = None
+) -> np.ndarray:
     """Attention of one token, computed from the queries and keys of a real forward.
 
     Args:
         model: in evaluation mode.
         token_ids: (T,) the prompt.
         token: index into it.
+        override: decides in place of the routers, as of `Probe`.
 
     Returns:
         (L, H, T) float32; NaN where the block did not process the token, 0 at tokens that it could not see.
@@ -43,7 +47,7 @@ def attention_of(model: SubllmForCausalLM, token_ids: np.ndarray, token: int) ->
 
     ids = torch.tensor(token_ids[: token + 1], device=model.device)[None]
     with out_of_memory_said(len(token_ids)):
-        model.model(ids, use_cache=False, probe=Probe(observe=observe))
+        model.model(ids, use_cache=False, probe=Probe(observe=observe, override=override))
     return found
 
 

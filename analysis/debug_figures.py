@@ -10,7 +10,7 @@ from .attribution import Attribution
 from .beside import Pairing
 from .figures import DROPPED, ENGLISH, KEPT, LAYOUT, NEUTRAL, Words
 from .flow import Flow
-from .generate import Generation
+from .generate import NewToken
 from .trace import Trace
 
 _LONGEST = 24  # characters of a token in a label
@@ -175,17 +175,17 @@ def attention(trace: Trace, rows: np.ndarray, words: Words = ENGLISH) -> go.Figu
     return figure
 
 
-def token_times(generation: Generation, dense: Generation | None, words: Words = ENGLISH) -> go.Figure:
+def token_times(written: Sequence[NewToken], dense: Sequence[NewToken], words: Words = ENGLISH) -> go.Figure:
     """Time of every new token, told apart by how many blocks processed it.
 
     Args:
-        generation: by the SUBLLM.
-        dense: by the dense model, if it ran beside.
+        written: by the SUBLLM.
+        dense: by the dense model; empty if it did not run beside.
         words: labels by key, as in `ENGLISH`.
     """
     figure = go.Figure()
-    tokens = list(enumerate(generation.tokens))
-    counts = sorted({token.blocks for token in generation.tokens}, reverse=True)
+    tokens = list(enumerate(written))
+    counts = sorted({token.blocks for token in written}, reverse=True)
     for count, (colour, symbol) in zip(counts, _MARKS * len(counts), strict=False):
         chosen = [(number, token) for number, token in tokens if token.blocks == count]
         name = f"{count} {words['figure_blocks']}"
@@ -197,9 +197,9 @@ def token_times(generation: Generation, dense: Generation | None, words: Words =
             marker={"color": colour, "symbol": symbol},
             hovertemplate="%{x}: %{y:.1f} ms<extra>" + name + "</extra>",
         )
-    if dense is not None:
+    if dense:
         figure.add_scatter(
-            y=[1000 * token.seconds for token in dense.tokens],
+            y=[1000 * token.seconds for token in dense],
             mode="lines",
             name=words["figure_dense"],
             line={"color": NEUTRAL, "dash": "dash"},
@@ -209,16 +209,16 @@ def token_times(generation: Generation, dense: Generation | None, words: Words =
     return figure
 
 
-def level_growth(generation: Generation, dense: Generation | None, words: Words = ENGLISH) -> go.Figure:
+def level_growth(written: Sequence[NewToken], dense: Sequence[NewToken], words: Words = ENGLISH) -> go.Figure:
     """Cache of every level while a text grows.
 
     Args:
-        generation: by the SUBLLM.
-        dense: by the dense model, if it ran beside.
+        written: by the SUBLLM.
+        dense: by the dense model; empty if it did not run beside.
         words: labels by key, as in `ENGLISH`.
     """
     figure = go.Figure()
-    sizes = np.asarray([token.level_bytes for token in generation.tokens]) / 2**20
+    sizes = np.asarray([token.level_bytes for token in written]) / 2**20
     for level in range(sizes.shape[1] if len(sizes) else 0):
         name = words["level"].format(n=level) if level else words["figure_outside"]
         figure.add_scatter(
@@ -228,9 +228,9 @@ def level_growth(generation: Generation, dense: Generation | None, words: Words 
             stackgroup="levels",
             hovertemplate="%{x}: %{y:.3f} MiB<extra></extra>",
         )
-    if dense is not None:
+    if dense:
         figure.add_scatter(
-            y=[sum(token.level_bytes) / 2**20 for token in dense.tokens],
+            y=[sum(token.level_bytes) / 2**20 for token in dense],
             mode="lines",
             name=words["figure_dense"],
             line={"color": NEUTRAL, "dash": "dash"},

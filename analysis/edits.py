@@ -140,6 +140,28 @@ class Edit:
             )
         return tokens
 
+    def check(self, scored: Sequence[bool], prompt: Prompt) -> None:
+        """See that it fits a model and a prompt.
+
+        Args:
+            scored: for each level of the model, whether its router scores tokens.
+            prompt: that it is applied to.
+
+        Raises:
+            AnalysisError: if a level or a token does not exist, or a level's router has no scores to be compared.
+        """
+        short = _short(str(self))
+        if self.level is not None and self.level > len(scored):
+            allowed = f"it has levels 1 to {len(scored)}" if scored else "it has no levels"
+            raise AnalysisError(f"The edit '{short}' is for Level {self.level} of the model; {allowed}.")
+        for level, scores in enumerate(scored, start=1):
+            if self.kind in SCORED and self.applies(level) and not scores:
+                raise AnalysisError(
+                    f"The edit '{short}' moves the threshold of Level {level}, but that level's router does not score "
+                    "tokens; keep or drop tokens there."
+                )
+        self.named(prompt)
+
 
 def parse_edits(text: str, first: int = 1) -> list[Edit]:
     """Read the edits of a line, as a link has them.
@@ -296,28 +318,10 @@ def without(edits: Sequence[Edit], tokens: Sequence[int], level: int | None, pro
     return rest
 
 
-def check(edits: Sequence[Edit], routers: Sequence[Router], prompt: Prompt) -> None:
-    """See that edits fit a model and a prompt.
-
-    Args:
-        edits: to be made.
-        routers: of the model, in order of the levels.
-        prompt: that they are applied to.
-
-    Raises:
-        AnalysisError: if a level or a token does not exist, or a level's router has no scores to be compared.
-    """
+def check(edits: Sequence[Edit], scored: Sequence[bool], prompt: Prompt) -> None:
+    """See that edits fit a model and a prompt: `Edit.check` for each."""
     for edit in edits:
-        if edit.level is not None and edit.level > len(routers):
-            allowed = f"it has levels 1 to {len(routers)}" if routers else "it has no levels"
-            raise AnalysisError(f"The edit '{_short(str(edit))}' is for Level {edit.level} of the model; {allowed}.")
-        for level, router in enumerate(routers, start=1):
-            if edit.kind in SCORED and edit.applies(level) and not router.scores_tokens:
-                raise AnalysisError(
-                    f"The edit '{_short(str(edit))}' moves the threshold of Level {level}, but that level's router "
-                    "does not score tokens; keep or drop tokens there."
-                )
-        edit.named(prompt)
+        edit.check(scored, prompt)
 
 
 @dataclass

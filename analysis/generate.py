@@ -141,7 +141,7 @@ class Generation:
             )
         self._cache: Any = SubllmCache(config) if self._sparse else DynamicCache(config=config)
         if self._sparse:
-            check(self.edits, list(self.model.model.subsamplers), self.prompt)
+            check(self.edits, [router.scores_tokens for router in self.model.model.subsamplers], self.prompt)
         self._probe = Probe(record=True, override=Edited(self.edits, self.prompt) if self.edits else None)
         self._logits = self._feed(self.prompt.token_ids.tolist())[0]
 
@@ -205,6 +205,21 @@ class Generation:
         del self.tokens[length:]
         self._cache.crop(removed + 1) if self._sparse else self._cache.crop(-(removed + 1))
         self._logits = self._feed([last])[0]
+
+    def restore(self, tokens: Sequence[NewToken]) -> None:
+        """Stand where a text stood that was written before, by this object or by another one.
+
+        Args:
+            tokens: that were written after the same prompt; what they have in common with those here is not read again.
+        """
+        at = parting([token.id for token in self.tokens], [token.id for token in tokens])
+        common = min(len(self.tokens), len(tokens)) if at is None else at
+        self.take_back(common)
+        self.tokens[:] = tokens[:common]
+        rest = tokens[common:]
+        if rest:
+            self._logits = self._feed([token.id for token in rest])[0]
+            self.tokens.extend(rest)
 
     def branch(self, length: int, choice: int) -> NewToken:
         """Go back, and write another token.

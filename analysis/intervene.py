@@ -73,7 +73,8 @@ class Outcome:
 
     Attributes:
         edits: in force.
-        trace: of the edited run; at first without surprisal and agreement, whose reference is the untouched run.
+        untouched: trace of the run without edits.
+        trace: of the edited run; at first without likelihood and agreement, whose reference is the untouched run.
         flipped: (S, T) 1 where a token that no edit names is kept now and was not, -1 where it is not and was.
         absent: (level, token) that an edit names but that an outer level dropped.
         next_ids: (K,) likeliest next tokens of both.
@@ -89,6 +90,7 @@ class Outcome:
     """
 
     edits: tuple[Edit, ...]
+    untouched: Trace
     trace: Trace
     flipped: np.ndarray
     absent: list[tuple[int, int]]
@@ -155,7 +157,7 @@ def stages(ground: Ground, edits: Sequence[Edit]) -> Iterator[Outcome]:
         RunStopped: when memory runs out.
     """
     model, prompt, length = ground.model, ground.trace.prompt, ground.num_tokens
-    check(edits, list(model.model.subsamplers), prompt)  # type: ignore[arg-type]
+    check(edits, [router.scores_tokens for router in model.model.subsamplers], prompt)  # type: ignore[misc]
     reading, seconds, share = ground.reading, 0.0, 0.0
     if edits and ground.trace.routing.num_levels:
         first = first_level(edits)
@@ -210,6 +212,7 @@ def _outcome(ground: Ground, edits: tuple[Edit, ...], reading: Reading, seconds:
     answers = (answer_logprob(ground, ground.reading.hidden), answer_logprob(ground, reading.hidden))
     return Outcome(
         edits=edits,
+        untouched=ground.trace,
         trace=trace,
         flipped=np.where(routing.edited, 0, routing.kept.astype(np.int8) - untouched.kept.astype(np.int8)),
         absent=sorted(absent),

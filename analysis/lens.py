@@ -11,6 +11,7 @@ from torch import Tensor
 
 from subllm import Closed, Event, Probe, Ran, SubllmForCausalLM
 from subllm.levels import Tokens
+from subllm.routing import Override
 
 from .record import Progress, check_time, out_of_memory_said, silent
 
@@ -41,13 +42,14 @@ class Lens:
 
 
 @torch.inference_mode()
-def read_off(model: SubllmForCausalLM, token_ids: np.ndarray, token: int) -> Lens:
+def read_off(model: SubllmForCausalLM, token_ids: np.ndarray, token: int, override: Override | None = None) -> Lens:
     """Follow one token. The model is causal, so only the prompt up to the token is read.
 
     Args:
         model: in evaluation mode.
         token_ids: (T,) the prompt.
         token: index into it.
+        override: decides in place of the routers, as of `Probe`.
     """
     structure, config = model.config.parsed_structure, model.config
     ids = torch.tensor(token_ids[: token + 1], device=model.device)[None]
@@ -81,7 +83,7 @@ def read_off(model: SubllmForCausalLM, token_ids: np.ndarray, token: int) -> Len
             if before is not None and after is not None:
                 contributions[event.level - 1] = (after - before).float().cpu().numpy()
 
-    model.model(ids, use_cache=False, probe=Probe(observe=observe))
+    model.model(ids, use_cache=False, probe=Probe(observe=observe, override=override))
     head: Any = model.lm_head
     logits = head(model.model.norm(torch.stack(streams))).float().softmax(-1)
     best = logits.max(-1)
@@ -95,7 +97,11 @@ def read_off(model: SubllmForCausalLM, token_ids: np.ndarray, token: int) -> Len
 
 @torch.inference_mode()
 def confidence(
-    model: SubllmForCausalLM, token_ids: np.ndarray, seconds: float = math.inf, progress: Progress = silent
+    model: SubllmForCausalLM,
+    token_ids: np.ndarray,
+    seconds: float = math.inf,
+    progress: Progress = silent,
+    override: Override | None = None,
 ) -> np.ndarray:
     """Read off every token after every block: a head's work per token and block, often more than the forward itself.
 
@@ -104,6 +110,7 @@ def confidence(
         token_ids: (T,) the prompt.
         seconds: time limit.
         progress: told what is being done.
+        override: decides in place of the routers, as of `Probe`.
 
     Returns:
         (L, T) float16, probability of the most likely next token; NaN where the block did not process the token.
@@ -128,5 +135,5 @@ def confidence(
 
     ids = torch.tensor(token_ids, device=model.device)[None]
     with out_of_memory_said(len(token_ids)):
-        model.model(ids, use_cache=False, probe=Probe(observe=observe))
+        model.model(ids, use_cache=False, probe=Probe(observe=observe, override=override))
     return found

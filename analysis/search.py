@@ -34,12 +34,14 @@ class Effects:
     Attributes:
         level: at which they are flipped.
         tokens: (N,) candidates.
+        kept: (N,) whether the level keeps each, unless it is flipped.
         exact: (N,) measured; NaN where not measured yet.
         estimate: (N,) first-order.
     """
 
     level: int
     tokens: np.ndarray
+    kept: np.ndarray
     exact: np.ndarray
     estimate: np.ndarray
 
@@ -95,7 +97,7 @@ def estimate(ground: Ground, level: int) -> Effects:
         weights, derivative = _derivative(ground, level, all_kept=all_kept)
         chosen = ~kept if all_kept else kept
         effects[chosen] = derivative[tokens][chosen] if all_kept else -(weights * derivative)[tokens][chosen]
-    return Effects(level, tokens, np.full(len(tokens), np.nan, dtype=np.float32), effects)
+    return Effects(level, tokens, kept, np.full(len(tokens), np.nan, dtype=np.float32), effects)
 
 
 def measure(ground: Ground, effects: Effects, wanted: Sequence[int], progress: Progress = silent) -> Iterator[Effects]:
@@ -127,7 +129,7 @@ def measure(ground: Ground, effects: Effects, wanted: Sequence[int], progress: P
             output = model.model(ground.ids.expand(len(part), -1), use_cache=False, probe=probe)
             after = objective(ground, output.last_hidden_state)
         exact[part] = after.float().cpu().numpy() - before
-        yield Effects(level, effects.tokens, exact.copy(), effects.estimate)
+        yield replace(effects, exact=exact.copy())
 
 
 def _flipping(at: int, flipped: Tensor) -> Override:

@@ -204,6 +204,11 @@ class Routing(_Part):
         """(L,) tokens that each block ran on."""
         return self.level_tokens[self.block_levels]
 
+    @property
+    def scored(self) -> list[bool]:
+        """(S,) whether each level's router scores tokens."""
+        return (~np.isnan(self.thresholds)).tolist()
+
     def scores_tokens(self, level: int) -> bool:
         """Whether the router of a level compares scores with a threshold."""
         return not np.isnan(self.thresholds[level - 1])

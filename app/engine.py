@@ -33,7 +33,9 @@ from analysis.prompt import decode_pieces, read_answer, read_prompt
 from analysis.record import Progress, RunOptions, trace_stages
 from analysis.roofline import Hardware
 from analysis.search import Effects, estimate, measure
+from analysis.trace import Prompt
 from subllm.checkpoints import DENSE_TWIN, Checkpoint, DenseModel, load_checkpoint, load_dense, pick_device, pick_dtype
+from subllm.routing import Replay
 
 _MODELS, _TRACES, _GROUNDS, _TEXTS = 2, 32, 2, 4  # most of each that are kept
 _FILES = (".json", ".safetensors", ".jinja", ".model", ".txt")  # of a checkpoint, by the end of their names
@@ -65,13 +67,13 @@ class Source:
         return load(self.folder, self.device, self.dtype)
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class Text:
     """The recipe of a text that is written step by step.
 
     Attributes:
         source: of the checkpoint.
-        prompt: ids.
+        prompt: tokenised.
         sampling: how tokens are chosen.
         edits: to the routing.
         dense: it is written by the dense model, instead of the SUBLLM.
@@ -79,7 +81,7 @@ class Text:
     """
 
     source: Source
-    prompt: tuple[int, ...]
+    prompt: Prompt
     sampling: Sampling
     edits: tuple[Edit, ...]
     dense: bool
@@ -177,8 +179,8 @@ class _Queue:
 class _Engine:
     """All that outlives a rerun.
 
-    A model is loaded once and then never touched: when it is not among the last any more, only the references to it that
-    are held here go, and its memory is free as soon as no run works with it.
+    A model is loaded once and then never touched: when it is not among the last any more, only the references to it
+    that are held here go, and its memory is free as soon as no run works with it.
     """
 
     def __init__(self) -> None:
@@ -293,6 +295,14 @@ def run(
     engine.traces.put(key, trace)
 
 
+def _replay(checkpoint: Checkpoint, trace: Trace) -> Replay:
+    """What a trace recorded, edits included, for a further pass over its prompt."""
+    recorded = (
+        torch.tensor(array, device=checkpoint.model.device) for array in (trace.routing.kept, trace.routing.weights)
+    )
+    return Replay(*recorded)
+
+
 def follow(source: Source, trace: Trace, token: int, progress: Progress) -> tuple[Lens, np.ndarray]:
     """One token of a trace in depth, and the readable text of what would be predicted after each block.
 
@@ -304,7 +314,7 @@ def follow(source: Source, trace: Trace, token: int, progress: Progress) -> tupl
     """
     checkpoint, _ = source.load()
     with _engine().turn(source.device, progress):
-        found = read_off(checkpoint.model, trace.prompt.token_ids, token)
+        found = read_off(checkpoint.model, trace.prompt.token_ids, token, _replay(checkpoint, trace))
     return found, decode_pieces(found.ids, checkpoint.tokenizer)
 
 
@@ -323,7 +333,8 @@ def read_off_all(source: Source, trace: Trace, seconds: float, progress: Progres
     checkpoint, _ = source.load()
     assert trace.blocks is not None
     with _engine().turn(source.device, progress):
-        found = confidence(checkpoint.model, trace.prompt.token_ids, seconds, progress)
+        replay = _replay(checkpoint, trace)
+        found = confidence(checkpoint.model, trace.prompt.token_ids, seconds, progress, replay)
     return replace(trace, blocks=replace(trace.blocks, confidence=found))
 
 
@@ -426,7 +437,7 @@ def attention(source: Source, trace: Trace, token: int, progress: Progress) -> n
     """
     checkpoint, _ = source.load()
     with _engine().turn(source.device, progress):
-        return attention_of(checkpoint.model, trace.prompt.token_ids, token)
+        return attention_of(checkpoint.model, trace.prompt.token_ids, token, _replay(checkpoint, trace))
 
 
 @contextmanager
@@ -434,18 +445,19 @@ def _written(text: Text) -> Iterator[Generation]:
     """A text as it stands, ready to be continued; to be used while its device is one's own."""
     checkpoint, twin = text.source.load()
     model = twin.model if text.dense else checkpoint.model
-    key = (id(model), replace(text, tokens=()))
+    prompt = text.prompt
+    key = (id(model), prompt.text, prompt.token_ids.tobytes(), text.sampling, text.edits)
     live = _engine().texts.take(key)  # nobody else can have it meanwhile
     if live is None:
         _engine().texts.make_room()
-        live = Generation(model, list(text.prompt), text.sampling, text.edits, prompt_of_edits(text))
+        live = Generation(model, prompt, text.sampling, () if text.dense else text.edits)
     live.restore(text.tokens)
     yield live
     _engine().texts.put(key, live)
 
 
-def start(text: Text, progress: Progress) -> bool:
-    """Read the prompt of a text; whether the text has ended already.
+def finished(text: Text, progress: Progress) -> bool:
+    """Whether a text has ended; its prompt is read if it was not yet.
 
     Args:
         text: to be continued.

@@ -9,8 +9,8 @@
 | device, number format, new tokens, comparison, sampling | the widgets' own state | no |
 | what was asked for on demand: lens, attention, attribution, effects, written text | `Session.found` | no |
 
-Sessions hold recipes and arrays; models and what lies on a device are the engine's (`app.engine`). Whoever wrote a link is
-a stranger: it can name what the operator offers, and nothing else.
+Sessions hold recipes and arrays; models and what lies on a device are the engine's (`app.engine`). Whoever wrote a link
+is a stranger: it can name what the operator offers, and nothing else.
 """
 
 from collections.abc import Hashable, Mapping
@@ -112,7 +112,6 @@ class Session:
         runs: the last ones, the last first.
         shown_run: name (`Trace.run`) of the one that is shown.
         shown: what the text and map show, on every page and tab.
-        shown_by: key of the view that said so last.
         answer: text whose probability is watched.
         typed: prompt, chat and example of the form, which outlive a visit to another page.
         failure: why the last run failed.
@@ -122,13 +121,14 @@ class Session:
     runs: list[Run] = field(default_factory=list)
     shown_run: str | None = None
     shown: Mapping[str, Any] = field(default_factory=dict)
-    shown_by: str = ""
     answer: str = ""
     typed: tuple[str, bool, str | None] | None = None
     failure: Exception | None = None
     found: dict[str, tuple[Hashable, Any]] = field(default_factory=dict)
     made: int = 0  # runs
     changes: int = 0  # of the run that is shown, other than by its selector
+    page: str = ""  # opened last
+    visits: int = 0  # to pages
     edits: dict[str, EditList] = field(default_factory=dict)
     opened: bool = False
     linked_edits: EditList | None = None
@@ -162,6 +162,12 @@ class Session:
         kept = {run.trace.run for run in self.runs}
         self.edits = {name: edits for name, edits in self.edits.items() if name in kept}
 
+    def visit(self, page: str) -> int:
+        """Number of this visit to a page; it is another one whenever a person comes from another page."""
+        if self.page != page:
+            self.page, self.visits = page, self.visits + 1
+        return self.visits
+
     def choose(self, name: str) -> None:
         """Show another of the runs.
 
@@ -172,18 +178,14 @@ class Session:
             self.shown_run = name
 
     def edits_of(self, trace: Trace) -> EditList:
-        """The edits of a run; every run has its own."""
-        return self.edits.setdefault(trace.run, EditList())
+        """The edits of a run; every run has its own, and one that was edited when it was kept begins with those."""
+        if trace.run not in self.edits:
+            self.edits[trace.run] = EditList([Edit.parse(text) for text in trace.provenance.edits])
+        return self.edits[trace.run]
 
-    def show(self, shown: Shown, by: str) -> None:
-        """Note what a view shows.
-
-        Args:
-            shown: in the browser.
-            by: key of the view.
-        """
-        if vars(shown) != self.shown:
-            self.shown, self.shown_by = vars(shown), by
+    def show(self, shown: Shown) -> None:
+        """Note what a view shows in the browser."""
+        self.shown = dict(vars(shown))
 
     def recall(self, what: str, key: Hashable) -> Any:
         """What was found on demand, if it was for the same; None otherwise.

@@ -4,11 +4,12 @@ import streamlit as st
 
 from analysis import AnalysisError
 from analysis.record import RunOptions
-from app import runs
+from app import engine, state
 from app.messages import ProgressBar, show_error
 from app.settings import Settings
+from app.state import session
 from app.strings import say
-from app.views import beside, chooser, history, link, steps, whatif, why
+from app.views import beside, chooser, history, steps, whatif, why
 from subllm import SubllmError
 
 
@@ -17,34 +18,34 @@ def show() -> None:
     settings = Settings.read()
     st.title(say("debug_title"))
     st.write(say("debug_intro"))
-    linked = link.opened(settings)
-    if linked:
-        whatif.open_link(linked)
+    linked = state.open_link(settings)
     with st.sidebar:
         choice, device, dtype = chooser.checkpoint(settings)
         chooser.language_switch()
-    _read_prompt(settings, choice, device, dtype, linked=bool(linked))
-    trace = history.choose("debugged", "debugged")
-    if trace is None:
+    _read_prompt(settings, choice, device, dtype, linked=linked)
+    run = history.choose("debugged", "debug")
+    if run is None:
         st.info(say("debug_nothing"), icon=":material/info:")
         return
-    source = history.source_of(trace)
     tabs = st.tabs(
         [say(f"tab_{name}") for name in ("whatif", "why", "steps", "beside")], on_change="rerun", key="debug"
     )
     for tab, view in zip(tabs, (whatif.show, why.show, steps.show, beside.show), strict=True):
         if tab.open:
             with tab:
-                view(trace, source, settings)
+                view(run, settings)
+    state.write_link(run)
 
 
 def _read_prompt(settings: Settings, choice: str, device: str, dtype: str, *, linked: bool) -> None:
     """A prompt to debug; those of the first page are there already."""
-    with st.expander(say("debug_new"), expanded=not history.traces(), icon=":material/edit:"):
-        first = next(iter(chooser.examples().values()))
-        typed = st.session_state.get("typed", (first["text"], first["chat"]))  # on the first page, or in a link
-        st.session_state.setdefault("debug prompt", typed[0])
-        st.session_state.setdefault("debug chat", typed[1])
+    own = session()
+    with st.expander(say("debug_new"), expanded=not own.runs, icon=":material/edit:"):
+        if own.typed is None:
+            first = next(iter(chooser.examples().values()))
+            own.typed = (first["text"], first["chat"], first["name"])
+        st.session_state.setdefault("debug prompt", own.typed[0])
+        st.session_state.setdefault("debug chat", own.typed[1])
         text = st.text_area(say("prompt"), key="debug prompt", height=100, persist_state="session")
         left, right = st.columns([1, 4], vertical_alignment="center")
         pressed = left.button(say("debug_read"), type="primary", icon=":material/play_arrow:", width="stretch")
@@ -54,10 +55,10 @@ def _read_prompt(settings: Settings, choice: str, device: str, dtype: str, *, li
         return
     try:
         with progress:
-            source = runs.Source(text, chat, choice, settings.locate(choice, progress), device, dtype)
+            source = engine.Source(text, chat, choice, settings.locate(choice, progress), device, dtype)
             options = RunOptions(0, False, settings.max_seconds)
-            for trace, _ in runs.run(source, options, progress, truncate=False, limit=settings.max_tokens):
-                history.remember(trace, source)
+            for trace, _ in engine.run(source, options, progress, truncate=False, limit=settings.max_tokens):
+                own.remember(trace, source)
     except (SubllmError, AnalysisError) as error:
         show_error(error)
         return

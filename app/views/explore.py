@@ -10,12 +10,13 @@ import streamlit as st
 
 from analysis import AnalysisError, Trace
 from analysis.record import RunOptions
-from app import runs
+from app import engine, state
 from app.components.routing_view import Shown, routing_view
 from app.messages import ProgressBar, plain, show_error
 from app.settings import Settings
+from app.state import Run, session
 from app.strings import language, say, table
-from app.views import chooser, costs, history, levels, link, token
+from app.views import chooser, costs, history, levels, token
 from subllm import PromptTooLongError, SubllmError
 
 
@@ -37,24 +38,22 @@ def show() -> None:
     settings = Settings.read()
     st.title(say("title"))
     st.write(say("intro"))
-    linked = link.opened(settings)
-    if linked:
-        st.session_state["shown"] = {key: linked[key] for key in ("level", "selected", "colour") if key in linked}
+    linked = state.open_link(settings)
     choice, device, dtype, options = _sidebar(settings)
     text, chat, pressed = _prompt_form()
     request = _Request(settings, choice, device, dtype, options, text, chat)
     message = st.container()  # stays above the results
     cut = not pressed and _show_failure(message)
-    wanted = pressed or bool(linked) or cut
+    wanted = pressed or linked or cut
     with closing(_run(request, message, truncate=cut) if wanted else _nothing()) as stages:
         more = next(stages, False)
-        trace = history.choose("earlier", "earlier")
-        if trace is not None:
-            _results(trace, settings, whole=not more)
+        run = history.choose("earlier", "explore")
+        if run is not None:
+            _results(run, settings, whole=not more)
         elif not wanted:
             st.info(say("nothing_yet"), icon=":material/info:")
         list(stages)  # what is known first is on screen while the rest is made
-        if more or (wanted and "failure" in st.session_state):
+        if more or (wanted and session().failure is not None):
             st.rerun()
 
 
@@ -68,25 +67,25 @@ def _run(request: _Request, message: Any, *, truncate: bool) -> Generator[bool]:
     Yields:
         Whether there will be more to show.
     """
-    st.session_state.pop("failure", None)
+    session().failure = None
     with message:
         progress = ProgressBar("stop")
     try:
         with progress:
             folder = request.settings.locate(request.choice, progress)
             progress(0.0, "loading")
-            source = runs.Source(request.text, request.chat, request.choice, folder, request.device, request.dtype)
+            source = engine.Source(request.text, request.chat, request.choice, folder, request.device, request.dtype)
             limit = request.settings.max_tokens
-            for trace, whole in runs.run(source, request.options, progress, truncate=truncate, limit=limit):
-                history.remember(trace, source)
+            for trace, whole in engine.run(source, request.options, progress, truncate=truncate, limit=limit):
+                session().remember(trace, source)
                 yield not whole
     except (SubllmError, AnalysisError) as error:
-        st.session_state["failure"] = error
+        session().failure = error
 
 
 def _show_failure(message: Any) -> bool:
     """Say why the last run failed; True if the user wants a prompt that is too long to be cut."""
-    failure = st.session_state.get("failure")
+    failure = session().failure
     with message:
         if failure is not None:
             show_error(failure)
@@ -108,15 +107,17 @@ def _sidebar(settings: Settings) -> tuple[str, str, str, RunOptions]:
 
 def _prompt_form() -> tuple[str, bool, bool]:
     examples = chooser.examples()
-    if "prompt" not in st.session_state:
+    own = session()
+    if own.typed is None:
         first = next(iter(examples.values()))
-        typed = st.session_state.get("typed", (first["text"], first["chat"], first["name"]))  # before another page
-        st.session_state["prompt"], st.session_state["chat"], st.session_state["example"] = typed
+        own.typed = (first["text"], first["chat"], first["name"])
+    if "prompt" not in st.session_state:  # the page is opened, for the first time or again
+        st.session_state["prompt"], st.session_state["chat"], st.session_state["example"] = own.typed
 
     def fill() -> None:
         chosen = st.session_state["example"]
         entry = examples.get(chosen)
-        if entry and chosen != st.session_state["typed"][2]:  # a browser can send again what it sent before
+        if entry and own.typed and chosen != own.typed[2]:  # a browser can send again what it sent before
             st.session_state["prompt"], st.session_state["chat"] = entry["text"], entry["chat"]
 
     names = {name: entry.get(language(), name) for name, entry in examples.items()}
@@ -125,53 +126,50 @@ def _prompt_form() -> tuple[str, bool, bool]:
     left, right = st.columns([1, 4], vertical_alignment="center")
     pressed = left.button(say("run"), type="primary", width="stretch", icon=":material/play_arrow:")
     chat = right.toggle(say("chat"), key="chat", help=say("chat_help"))
-    st.session_state["typed"] = (text, chat, st.session_state["example"])
+    own.typed = (text, chat, st.session_state["example"])
     return text, chat, pressed
 
 
 @st.fragment
-def _results(trace: Trace, settings: Settings, *, whole: bool) -> None:
+def _results(run: Run, settings: Settings, *, whole: bool) -> None:
     """What is known about a run; while it goes on, only what is known first."""
-    words, where = table(language()), trace.provenance
-    source = history.source_of(trace)
-    run, read_off = st.session_state.get("read off", (None, None))
-    trace = read_off if run is trace else trace
+    own, trace, where = session(), run.trace, run.trace.provenance
     st.subheader(say("read"), help=say("read_help"))
     st.caption(plain(f"{where.checkpoint} · {where.structure} · {where.device} · {where.dtype} · {where.attention}"))
     costs.headline(trace)
-    shown = routing_view(trace, Shown.parse(st.session_state.get("shown"), trace), words, key="routing")
-    st.session_state["shown"] = vars(shown)
-    link.write(source, {"level": str(shown.level), "selected": str(shown.selected), "colour": shown.colour})
+    shown = routing_view(trace, Shown.parse(own.shown, trace), table(language()), key="routing")
+    own.show(shown)
+    state.write_link(run)
     if not whole:
         return
     st.subheader(say("depth"), help=say("depth_help"))
-    token.show(trace, source, shown)
-    _read_off_all(trace, source, settings)
+    token.show(run, shown, settings)
+    _read_off_all(run, settings)
     st.subheader(say("say"))
     levels.continuation(trace)
     st.subheader(say("costs"))
     costs.table(trace)
-    if trace.num_spans:
+    if trace.routing.num_levels:
         st.subheader(say("by_level"))
         levels.show(trace, shown)
     st.download_button(say("save"), lambda: _saved(trace), "trace.npz", icon=":material/download:", on_click="ignore")
 
 
-def _read_off_all(trace: Trace, source: runs.Source, settings: Settings) -> None:
+def _read_off_all(run: Run, settings: Settings) -> None:
     """Offer the colour "confidence", which costs more than the run did."""
-    if "confidence" in Shown.colours(trace):
+    if run.trace.blocks is None or run.trace.blocks.confidence is not None:
         return
-    share = f"{costs.lens_cost(trace, source):.1f}"
+    share = f"{costs.lens_cost(run):.1f}"
     if not st.button(say("lens_run"), icon=":material/layers:", help=say("lens_help", share=share)):
         return
     try:
-        with ProgressBar() as progress:
-            found = runs.read_off_all(source, trace, settings.max_seconds, progress)
+        with ProgressBar("stop lens") as progress:
+            found = engine.read_off_all(run.source, run.trace, settings.max_seconds, progress)
     except (SubllmError, AnalysisError) as error:
         show_error(error)
         return
-    st.session_state["read off"] = (trace, found)
-    st.rerun(scope="fragment")
+    session().remember(found, run.source, shown=False)
+    st.rerun()  # the whole page: what its fragments are given is another trace now
 
 
 def _saved(trace: Trace) -> bytes:

@@ -2,17 +2,23 @@
 
 import time
 from collections.abc import Sequence
+from dataclasses import replace
+from typing import Any
 
 import numpy as np
 import pandas as pd
 import streamlit as st
+from transformers import PreTrainedTokenizerBase
 
 from analysis import AnalysisError, Trace, debug_figures, figures
-from analysis.generate import Generation, NewToken, Sampling, parting
+from analysis.generate import NewToken, Sampling, parting
 from analysis.prompt import decode_pieces, read_prompt
-from app import runs
+from analysis.record import silent
+from app import engine
+from app.engine import Text
 from app.messages import REDRAW, ProgressBar, plain, plot, show_error
 from app.settings import Settings
+from app.state import Run, session
 from app.strings import language, say, table
 from app.views import whatif
 from subllm import SubllmError
@@ -20,41 +26,57 @@ from subllm import SubllmError
 _MOST = 400  # tokens written at one press
 
 
-def show(trace: Trace, source: runs.Source, settings: Settings) -> None:
+def show(run: Run, settings: Settings) -> None:
     """The tab.
 
     Args:
-        trace: of the prompt.
-        source: of the trace.
+        run: that is continued.
         settings: what the operator allows.
     """
     st.caption(say("steps_intro"))
     sampling = _sampling()
-    texts = _texts(trace, source, sampling, settings)
+    texts = _texts(run, sampling, settings)
     if not texts:
         return
-    ours = texts[0]
-    dense = texts[1] if len(texts) > 1 else None
-    many = _buttons(ours, source)
-    progress, text_place = ProgressBar("stop writing"), st.empty()
-    _text(text_place, ours, dense, source)
+    ended = _ended(texts)
+    many = _buttons(texts[0], ended=ended)
+    progress, place = ProgressBar("stop writing"), st.empty()
+    _text(place, texts, run)
     if many:
         try:
             drawn = 0.0
             with progress:
-                for _ in runs.write(texts, many, progress):
+                for written in engine.write(texts, many, progress):
+                    _keep(written)
                     if time.monotonic() - drawn > REDRAW:
-                        _text(text_place, ours, dense, source)
+                        _text(place, written, run)
                         drawn = time.monotonic()
         except (SubllmError, AnalysisError) as error:
             show_error(error)
         else:
-            _text(text_place, ours, dense, source)
             st.rerun()  # the buttons above can now go back
-    if ours.finished:
+    if ended:
         st.info(say("steps_ended"), icon=":material/flag:")
-    if ours.tokens:
-        _tokens(trace, ours, dense, source)
+    if texts[0].tokens:
+        _tokens(run, texts)
+
+
+def _keep(texts: Sequence[Text]) -> None:
+    """The texts as they stand; what they are of stays."""
+    found = session().found
+    found["texts"] = (found["texts"][0], list(texts))
+
+
+def _ended(texts: Sequence[Text]) -> bool:
+    """Whether the first text has ended; asked anew only when it has grown."""
+    own, ours = session(), texts[0]
+    key = (own.found["texts"][0], tuple(token.id for token in ours.tokens))
+    known = own.recall("ended", key)
+    if known is None:
+        with ProgressBar() as progress:
+            known = engine.finished(ours, progress)
+        own.found["ended"] = (key, known)
+    return bool(known)
 
 
 def _sampling() -> Sampling:
@@ -69,43 +91,44 @@ def _sampling() -> Sampling:
         )
 
 
-def _texts(trace: Trace, source: runs.Source, sampling: Sampling, settings: Settings) -> list[Generation]:
+def _texts(run: Run, sampling: Sampling, settings: Settings) -> list[Text]:
     """The texts that are written: by the SUBLLM, and beside it by the dense model."""
+    own, trace, source = session(), run.trace, run.source
     left, middle, right = st.columns([2, 3, 2], vertical_alignment="bottom")
     chat = left.toggle(say("chat"), key="steps chat", help=say("chat_help"), persist_state="session")
     system = middle.text_input(say("system"), key="system", disabled=not chat, persist_state="session")
     beside = right.toggle(say("steps_dense"), key="steps dense", help=say("steps_dense_help"), persist_state="session")
-    edits = tuple(whatif.in_force(trace))
+    edits = tuple(whatif.in_force(run))
     if edits:
         st.caption(plain(say("steps_edits", edits="; ".join(map(str, edits)))))
-    checkpoint, _ = source.load()
-    key = (trace.digest, chat, system if chat else "", sampling, edits, beside, id(checkpoint.model))
-    if st.session_state.get("texts", (None,))[0] == key:
-        return st.session_state["texts"][1]
+    key = (trace.run, chat, system if chat else "", sampling, edits, beside)
+    known: list[Text] | None = own.recall("texts", key)
+    if known is not None:
+        return known
     try:
-        with ProgressBar() as progress:
-            ids = trace.token_ids.tolist()
+        with ProgressBar("stop writing") as progress:
+            progress(0.0, "loading")
+            checkpoint, _ = source.load()
+            prompt = trace.prompt
             if chat and not source.chat:
                 limit = min(settings.max_tokens, checkpoint.model.config.max_position_embeddings)
                 prompt = read_prompt(source.text, checkpoint.tokenizer, limit, chat=True, system=system)
-                ids = prompt.token_ids.tolist()
-            texts = [
-                runs.generation(source, ids, sampling, edits, progress, dense=dense)
-                for dense in ([False, True] if beside else [False])
-            ]
+            texts = [Text(source, prompt, sampling, edits, dense) for dense in ([False, True] if beside else [False])]
+            for text in texts:
+                engine.finished(text, progress)
     except (SubllmError, AnalysisError) as error:
         show_error(error)
         return []
-    st.session_state["texts"] = (key, texts)
+    own.found["texts"] = (key, texts)
     return texts
 
 
-def _buttons(ours: Generation, source: runs.Source) -> int:
+def _buttons(ours: Text, *, ended: bool) -> int:
     """What is to be done; the tokens to write."""
     columns = st.columns([2, 2, 2, 2, 3], vertical_alignment="bottom")
-    step = columns[0].button(say("steps_one"), icon=":material/skip_next:", width="stretch", disabled=ours.finished)
+    step = columns[0].button(say("steps_one"), icon=":material/skip_next:", width="stretch", disabled=ended)
     go = columns[1].button(
-        say("steps_go"), icon=":material/play_arrow:", width="stretch", type="primary", disabled=ours.finished
+        say("steps_go"), icon=":material/play_arrow:", width="stretch", type="primary", disabled=ended
     )
     columns[2].button(
         say("steps_back"), icon=":material/skip_previous:", width="stretch", disabled=not ours.tokens,
@@ -120,49 +143,45 @@ def _buttons(ours: Generation, source: runs.Source) -> int:
 
 
 def _take_back(length: int) -> None:
-    for text in st.session_state["texts"][1]:
-        text.take_back(length)
+    _keep([replace(text, tokens=text.tokens[:length]) for text in session().found["texts"][1]])
 
 
 def _branch(length: int, token: int) -> None:
-    for text in st.session_state["texts"][1]:
-        if len(text.tokens) >= length:
-            text.branch(length, token)
+    texts = session().found["texts"][1]
+    _keep([engine.branch(text, length, token, silent) if len(text.tokens) >= length else text for text in texts])
 
 
-def _text(place: object, ours: Generation, dense: Generation | None, source: runs.Source) -> None:
+def _text(place: Any, texts: Sequence[Text], run: Run) -> None:
     """Both texts so far; tokens that a level dropped are marked in the table below."""
-    tokenizer = source.load()[0].tokenizer
-    with place.container():  # type: ignore[attr-defined]
-        columns = st.columns(2 if dense else 1)
-        for column, text, name in zip(
-            columns, [ours, dense] if dense else [ours], ("SUBLLM", say("dense")), strict=False
-        ):
-            assert text is not None
+    tokenizer = run.source.load()[0].tokenizer
+    with place.container():
+        columns = st.columns(len(texts))
+        for column, text, name in zip(columns, texts, ("SUBLLM", say("dense")), strict=False):
             column.markdown(f"**{name}**")
             written = str(tokenizer.decode([token.id for token in text.tokens]))
             column.code(written or " ", language=None, wrap_lines=True)
             if text.tokens:
                 rate = len(text.tokens) / sum(token.seconds for token in text.tokens)
                 column.caption(say("steps_rate", n=len(text.tokens), rate=f"{rate:.1f}"))
-        if dense is not None:
-            at = parting([token.id for token in ours.tokens], [token.id for token in dense.tokens])
+        if len(texts) > 1:
+            at = parting(*([token.id for token in text.tokens] for text in texts))
             st.caption(say("steps_same") if at is None else say("steps_parting", n=at))
 
 
-def _tokens(trace: Trace, ours: Generation, dense: Generation | None, source: runs.Source) -> None:
+def _tokens(run: Run, texts: Sequence[Text]) -> None:
     """Every new token, and what could have come instead."""
-    words = table(language())
-    tokenizer = source.load()[0].tokenizer
-    pieces = decode_pieces(np.asarray([token.id for token in ours.tokens]), tokenizer)
-    frame = pd.DataFrame([_row(trace, number, token, pieces) for number, token in enumerate(ours.tokens)])
+    words, ours = table(language()), texts[0].tokens
+    dense = texts[1].tokens if len(texts) > 1 else ()
+    tokenizer = run.source.load()[0].tokenizer
+    pieces = decode_pieces(np.asarray([token.id for token in ours]), tokenizer)
+    frame = pd.DataFrame([_row(run.trace, number, token, str(pieces[number])) for number, token in enumerate(ours)])
     event = st.dataframe(
         frame, hide_index=True, on_select="rerun", selection_mode="single-row", key=f"new tokens {len(frame)}",
         height=320,
     )  # fmt: skip
     chosen = event.selection.rows if hasattr(event, "selection") else []
-    if chosen and chosen[0] < len(ours.tokens):
-        _alternatives(chosen[0], ours.tokens[chosen[0]], tokenizer)
+    if chosen and chosen[0] < len(ours):
+        _alternatives(chosen[0], ours[chosen[0]], tokenizer)
     else:
         st.caption(say("steps_choose"))
     left, right = st.columns(2)
@@ -172,29 +191,29 @@ def _tokens(trace: Trace, ours: Generation, dense: Generation | None, source: ru
     right.caption(say("growth_help"))
 
 
-def _row(trace: Trace, number: int, token: NewToken, pieces: Sequence[str] | np.ndarray) -> dict[str, object]:
+def _row(trace: Trace, number: int, token: NewToken, piece: str) -> dict[str, object]:
     words = table(language())
     probability = dict(token.alternatives)[token.id]
     row: dict[str, object] = {
         "#": number,
-        say("flip_text"): str(pieces[number]),
+        say("flip_text"): piece,
         say("steps_probability"): f"{probability:.1%}",
         say("steps_by"): "" if token.chosen else say("steps_person"),
     }
-    for span, (score, kept) in enumerate(zip(token.scores, token.kept, strict=True)):
-        state = "absent" if np.isnan(score) else "kept" if kept else "dropped"
-        shown = say(f"view_{state}State")
-        row[figures.level_name(trace, span, words)] = shown if state == "absent" else f"{shown} ({score:+.3f})"
+    for level in trace.routing.levels:
+        reached, kept, score = (values[level - 1] for values in (token.reached, token.kept, token.scores))
+        state = say(f"view_{'absent' if not reached else 'kept' if kept else 'dropped'}State")
+        row[figures.level_name(trace, level, words)] = state if score is None else f"{state} ({score:+.3f})"
     row[say("steps_blocks")] = token.blocks
     row["ms"] = round(1000 * token.seconds, 1)
     return row
 
 
-def _alternatives(number: int, token: NewToken, tokenizer: object) -> None:
+def _alternatives(number: int, token: NewToken, tokenizer: PreTrainedTokenizerBase) -> None:
     """Buttons that go back and write another token."""
     st.markdown(f"**{say('steps_instead', n=number)}**")
     ids = [each for each, _ in token.alternatives]
-    pieces = decode_pieces(np.asarray(ids), tokenizer)  # type: ignore[arg-type]
+    pieces = decode_pieces(np.asarray(ids), tokenizer)
     columns = st.columns(4)
     for index, (each, probability) in enumerate(token.alternatives):
         columns[index % 4].button(

@@ -1,238 +1,195 @@
 """What if: tokens forced to be kept or dropped, thresholds moved, levels switched off, and what that changes."""
 
 import shlex
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import replace
-from typing import Any
 
 import numpy as np
 import pandas as pd
 import streamlit as st
 
 from analysis import AnalysisError, Trace, debug_figures, figures
-from analysis.edits import CLASSES, EVERY, Edit, check, parse_edits, ranges, without
-from analysis.intervene import Ground, Outcome, reachable
-from analysis.prompt import decode_pieces
+from analysis.edits import CLASSES, KINDS, NAMING, Edit, ranges, without
+from analysis.intervene import Outcome, reachable
 from analysis.record import Progress
 from analysis.search import Effects
-from app import runs
+from analysis.trace import Likelihood
+from app import engine, state
 from app.components.routing_view import Shown, routing_view
 from app.messages import ProgressBar, plain, plot, show_error
 from app.settings import Settings, checkpoint_option
+from app.state import EditList, Run, session
 from app.strings import language, say, table
-from app.views import history, link
 from subllm import SubllmError
-from subllm.structure import parse_structure
 
 _MEASURED = 16  # candidates of a search
 _NAMED = 12  # edits or tokens that a message names
 _LONGEST = 200  # characters of an edit's tokens in the list
-_NUMBERS = ("threshold", "retention", "bypass")
+_FLIPS = 50  # tokens in the table, per level
+_ORDER = ("threshold", "retention", "bypass", "dense", "keep", "drop")  # of the kinds in the form
 
 
-def open_link(fields: Mapping[str, str]) -> None:
-    """Put into force what a link says.
-
-    Args:
-        fields: of the link.
-    """
-    st.session_state["answer"] = fields.get("answer", "")
-    try:
-        st.session_state["edits"] = parse_edits(fields.get("edits", ""))
-    except AnalysisError as error:
-        st.session_state["edits unread"] = str(error)
-
-
-def in_force(trace: Trace) -> list[Edit]:
-    """Those of the session's edits that fit a run; edits stay when another run is chosen, and may not fit that.
-
-    Args:
-        trace: of the run.
-    """
-    return [edit for edit in st.session_state.get("edits", []) if _fits(edit, trace)]
+def in_force(run: Run) -> list[Edit]:
+    """Those of a run's edits that fit it; those of a link may not."""
+    return [edit for edit in session().edits_of(run.trace).edits if _fits(edit, run.trace)]
 
 
 def _fits(edit: Edit, trace: Trace) -> bool:
     try:
-        check([edit], trace.num_spans, trace.num_tokens)
+        edit.check(trace.routing.scored, trace.prompt)
     except AnalysisError:
         return False
     return True
 
 
-def show(trace: Trace, source: runs.Source, settings: Settings) -> None:
+def show(run: Run, settings: Settings) -> None:
     """The tab.
 
     Args:
-        trace: of the prompt.
-        source: of the trace.
+        run: that is edited.
         settings: what the operator allows.
     """
-    st.session_state.setdefault("edits", [])
-    edits = in_force(trace)
-    _refused(trace, edits)
-    if not trace.num_spans:
+    own, trace = session(), run.trace
+    edits, known = in_force(run), own.edits_of(trace)
+    _refused(trace, known, edits)
+    if not trace.routing.num_levels:
         st.info(say("whatif_no_levels"))
-        link.write(source, {})
         return
-    words = table(language())
-    answer = st.text_input(say("answer"), key="answer", help=say("answer_help"), persist_state="session")
-    progress, shown_place = ProgressBar(), st.container()
-    before = Shown.parse(st.session_state.get("whatif shown"), trace)
+    answer = _answer()
+    progress, place = ProgressBar("stop editing"), st.container()
     try:
         with progress:
-            known = st.session_state.get("ground")
-            ground = runs.ground_of(source, trace, answer, known, progress, settings.max_tokens)
-            st.session_state["ground"] = ground
-            stages = _stages(ground, edits, progress)
-            outcome, _ = next(stages)
+            stages = _stages(run, answer, edits, progress, settings)
+            outcome = next(stages)
     except (SubllmError, AnalysisError) as error:
         show_error(error)
-        _forces(trace, edits)
+        _forces(trace, known, edits)
         return
-    with shown_place:
+    with place:
         st.caption(say("whatif_help"))
-        now = _with_arrays(trace, outcome.arrays)
-        shown = routing_view(now, before, words, key="whatif")
-        st.session_state["whatif shown"] = vars(shown)
-    _controls(trace, shown)
-    _forces(trace, edits)
-    _warnings(outcome, trace, edits)
-    judged: dict[str, np.ndarray] = {}
+        shown = routing_view(outcome.trace, Shown.parse(own.shown, outcome.trace), table(language()), key="whatif")
+        own.show(shown)
+    _controls(trace, known, shown)
+    _forces(trace, known, edits)
+    _warnings(outcome, known, edits)
     with st.container():
-        _next_tokens(outcome, source)
-        _flips(outcome, trace)
+        _next_tokens(outcome)
+        _flips(outcome)
     progress.move()  # nothing above moves while the numbers at every position wait their turn
-    for outcome, judged in stages:
+    for outcome in stages:
         progress.clear()
-        _numbers(ground, outcome, judged)
-    if judged and edits:
-        plot(
-            st,
-            debug_figures.by_position(trace, judged["divergence"], say("divergence")),
-            "whatif divergence",
-        )
+        _numbers(outcome)
+    if outcome.trace.agreement is not None and edits:
+        figure = debug_figures.by_position(outcome.trace, outcome.trace.agreement.divergence, say("divergence"))
+        plot(st, figure, "whatif divergence")
         st.caption(say("divergence_help"))
         if st.button(say("whatif_add"), icon=":material/compare:", help=say("whatif_add_help")):
-            _remember(trace, now, judged, edits, source)
-    _search(trace, ground, shown)
-    if link.carries(source):
-        _command(source, edits, answer)
-    link.write(source, {"edits": ";".join(map(str, edits))} | ({"answer": answer} if answer else {}))
+            _remember(run, outcome)
+    _search(run, answer, shown, settings)
+    if state.carries(run.source):
+        _command(run, edits, answer)
 
 
-def _refused(trace: Trace, fitting: list[Edit]) -> None:
+def _answer() -> str:
+    """Text whose probability is watched; it stays when another page is visited."""
+    own = session()
+    st.session_state.setdefault("answer", own.answer)
+    own.answer = st.text_input(say("answer"), key="answer", help=say("answer_help"))
+    return own.answer
+
+
+def _refused(trace: Trace, known: EditList, fitting: list[Edit]) -> None:
     """Say which edits are not in force, and offer to remove them."""
-    unread = st.session_state.get("edits unread")
-    unfit = [edit for edit in st.session_state["edits"] if edit not in fitting]
-    if unread:
-        st.error(plain(say("edits_unread", why=unread)), icon=":material/error:")
+    unfit = [edit for edit in known.edits if edit not in fitting]
+    if known.unread:
+        st.error(plain(say("edits_unread", why=known.unread)), icon=":material/error:")
     if unfit:
         named = "; ".join(_in_words(edit, trace) for edit in unfit[:_NAMED])
         named += "; …" if len(unfit) > _NAMED else ""
-        last = f"{trace.num_tokens - 1:,}"
-        st.error(plain(say("edits_unfit", edits=named, levels=trace.num_spans, last=last)), icon=":material/error:")
-    if unread or unfit:
-        st.button(say("edits_refused_remove"), icon=":material/delete:", on_click=_remove_refused, args=(fitting,))
+        last, levels = f"{trace.num_tokens - 1:,}", trace.routing.num_levels
+        st.error(plain(say("edits_unfit", edits=named, levels=levels, last=last)), icon=":material/error:")
+    if known.unread or unfit:
+        st.button(
+            say("edits_refused_remove"), icon=":material/delete:", on_click=_remove_refused, args=(known, fitting)
+        )
 
 
-def _remove_refused(fitting: list[Edit]) -> None:
-    st.session_state.pop("edits unread", None)
-    if st.session_state["edits"] != fitting:
-        _change(fitting)
+def _remove_refused(known: EditList, fitting: list[Edit]) -> None:
+    known.unread = None
+    known.change(fitting)
 
 
-def _stages(ground: Ground, edits: list[Edit], progress: Progress) -> Iterator[tuple[Outcome, dict[str, np.ndarray]]]:
-    """What `runs.edited` yields; known already if only the selection has changed."""
-    before, same, known = st.session_state.get("outcome", (None, None, []))
-    if before is ground and same == edits and len(known) == 2:
+def _stages(run: Run, answer: str, edits: list[Edit], progress: Progress, settings: Settings) -> Iterator[Outcome]:
+    """What `engine.edited` yields; known already if only the selection has changed."""
+    own, key = session(), (run.trace.digest, answer, tuple(edits))
+    known: list[Outcome] = own.recall("outcomes", key) or []
+    if len(known) == 2:
         yield from known
         return
-    found: list[tuple[Outcome, dict[str, np.ndarray]]] = []
-    st.session_state["outcome"] = (ground, list(edits), found)
-    for stage in runs.edited(ground, edits, progress):
-        found.append(stage)
-        yield stage
+    found: list[Outcome] = []
+    own.found["outcomes"] = (key, found)
+    for outcome in engine.edited(run.source, run.trace, answer, edits, progress, settings.max_tokens):
+        found.append(outcome)
+        yield outcome
 
 
-def _with_arrays(trace: Trace, arrays: dict[str, Any]) -> Trace:
-    return replace(trace, **arrays)
-
-
-def _change(edits: list[Edit]) -> None:
-    """New edits in force, with the old ones to go back to."""
-    st.session_state.pop("edit mistake", None)
-    st.session_state.setdefault("edits before", []).append(st.session_state["edits"])
-    st.session_state["edits after"] = []
-    st.session_state["edits"] = edits
-
-
-def _controls(trace: Trace, shown: Shown) -> None:
+def _controls(trace: Trace, known: EditList, shown: Shown) -> None:
     """Buttons for the selected tokens, and a line to write any edit."""
-    edits: list[Edit] = st.session_state["edits"]
-    tokens, words = shown.tokens, table(language())
+    tokens, words, edits = shown.tokens, table(language()), known.edits
     columns = st.columns([3, 2, 2, 2, 1, 1], vertical_alignment="bottom")
-    names = {span: figures.level_name(trace, span, words) for span in range(trace.num_spans)}
-    names[EVERY] = say("every_level")
-    span = columns[0].selectbox(
-        say("edit_level"), list(names), index=shown.level, format_func=names.__getitem__,
+    names: dict[int | None, str] = {level: figures.level_name(trace, level, words) for level in trace.routing.levels}
+    names[None] = say("every_level")
+    level = columns[0].selectbox(
+        say("edit_level"), list(names), index=shown.level - 1, format_func=names.__getitem__,
         key=f"edit level {shown.level}",
     )  # fmt: skip
-    rest = without(edits, tokens, span)
+    rest = without([edit for edit in edits if _fits(edit, trace)], tokens, level, trace.prompt)
     for column, kind, icon in ((columns[1], "keep", "add_circle"), (columns[2], "drop", "do_not_disturb_on")):
         column.button(
             say(f"edit_{kind}", n=len(tokens)), key=f"edit {kind}", icon=f":material/{icon}:", width="stretch",
-            disabled=not tokens, on_click=_change, args=([*rest, Edit(kind, span, tokens)],),
+            disabled=not tokens, on_click=known.change, args=([*rest, Edit(kind, level, ranges(tokens))],),
         )  # fmt: skip
     columns[3].button(
-        say("edit_leave"), key="edit leave", width="stretch", disabled=rest == edits, on_click=_change, args=(rest,)
+        say("edit_leave"), key="edit leave", width="stretch", disabled=rest == edits, on_click=known.change,
+        args=(rest,),
+    )  # fmt: skip
+    columns[4].button(
+        "", icon=":material/undo:", help=say("undo"), key="undo", disabled=not known.can_undo, on_click=known.undo
     )
-    undone: list[list[Edit]] = st.session_state.get("edits before", [])
-    redone: list[list[Edit]] = st.session_state.get("edits after", [])
-    columns[4].button("", icon=":material/undo:", help=say("undo"), key="undo", disabled=not undone, on_click=_undo)
-    columns[5].button("", icon=":material/redo:", help=say("redo"), key="redo", disabled=not redone, on_click=_redo)
+    columns[5].button(
+        "", icon=":material/redo:", help=say("redo"), key="redo", disabled=not known.can_redo, on_click=known.redo
+    )
     with st.form("number edit", border=False):
         columns = st.columns([3, 2, 2, 2, 2], vertical_alignment="bottom")
-        kinds = [*_NUMBERS, "dense", "keep", "drop"]
         columns[0].selectbox(
-            say("edit_kind"), kinds, format_func=lambda each: say(f"edit_kind_{each}"), key="new edit kind"
+            say("edit_kind"), _ORDER, format_func=lambda each: say(f"edit_kind_{each}"), key="new edit kind"
         )
         columns[1].selectbox(say("edit_level"), list(names), format_func=names.__getitem__, key="new edit level")
         columns[2].number_input(say("edit_number"), value=0.5, step=0.05, format="%.2f", key="new edit number")
         columns[3].text_input(
             say("edit_tokens"), help=say("edit_tokens_help", classes=", ".join(CLASSES)), key="new edit tokens"
         )
-        columns[4].form_submit_button(say("edit_add"), width="stretch", on_click=_add, args=(trace,))
-    if "edit mistake" in st.session_state:
-        show_error(st.session_state["edit mistake"])
+        columns[4].form_submit_button(say("edit_add"), width="stretch", on_click=_add, args=(trace, known))
+    if known.mistake is not None:
+        show_error(known.mistake)
 
 
-def _add(trace: Trace) -> None:
+def _add(trace: Trace, known: EditList) -> None:
     """The edit of the form; a mistake stays on screen until the next edit, however often the page runs."""
-    kind, where, number, named = (
+    kind, level, number, named = (
         st.session_state[f"new edit {name}"] for name in ("kind", "level", "number", "tokens")
     )
-    at = "*" if where == EVERY else str(where)
-    what = "" if kind == "dense" else named if kind in ("keep", "drop") else f"{number:g}"
+    what = "" if kind == "dense" else named if kind in NAMING else f"{number:g}"
     try:
-        edit = Edit.parse(f"{kind} {what}@{at}", trace.prompt, trace.starts.tolist(), trace.ends.tolist())
+        edit = Edit.parse(f"{kind} {what}@{'*' if level is None else level}")
+        edit.check(trace.routing.scored, trace.prompt)
     except AnalysisError as error:
-        st.session_state["edit mistake"] = error
+        known.mistake = error
     else:
-        _change([*st.session_state["edits"], edit])
+        known.change([*known.edits, edit])
 
 
-def _undo() -> None:
-    st.session_state.setdefault("edits after", []).append(st.session_state["edits"])
-    st.session_state["edits"] = st.session_state["edits before"].pop()
-
-
-def _redo() -> None:
-    st.session_state.setdefault("edits before", []).append(st.session_state["edits"])
-    st.session_state["edits"] = st.session_state["edits after"].pop()
-
-
-def _forces(trace: Trace, edits: list[Edit]) -> None:
+def _forces(trace: Trace, known: EditList, edits: list[Edit]) -> None:
     """The list of the edits in force."""
     if not edits:
         st.caption(say("edits_none"))
@@ -241,75 +198,75 @@ def _forces(trace: Trace, edits: list[Edit]) -> None:
     for index, edit in enumerate(edits):
         left, right = st.columns([12, 1], vertical_alignment="center")
         left.markdown(plain(_in_words(edit, trace)))
+        rest = list(known.edits)
+        rest.remove(edit)
         right.button(
-            "", icon=":material/close:", key=f"remove {index}", help=say("edit_remove"), on_click=_remove, args=(edit,)
-        )
-    st.button(say("edits_clear"), icon=":material/delete:", on_click=_change, args=([],))
-
-
-def _remove(edit: Edit) -> None:
-    rest = list(st.session_state["edits"])
-    rest.remove(edit)
-    _change(rest)
+            "", icon=":material/close:", key=f"remove {index}", help=say("edit_remove"), on_click=known.change,
+            args=(rest,),
+        )  # fmt: skip
+    st.button(say("edits_clear"), icon=":material/delete:", on_click=known.change, args=([],))
 
 
 def _in_words(edit: Edit, trace: Trace) -> str:
     """An edit in the user's language, also where the run has no such level."""
-    if edit.span == EVERY:
+    if edit.level is None:
         where = say("every_level")
-    elif edit.span < trace.num_spans:
-        where = figures.level_name(trace, edit.span, table(language()))
+    elif edit.level in trace.routing.levels:
+        where = figures.level_name(trace, edit.level, table(language()))
     else:
-        where = say("level", n=edit.span + 1)
-    named = ranges(edit.tokens)
-    what = f" {named[:_LONGEST]}{'…' if len(named) > _LONGEST else ''}" if named else ""
-    number = "" if named or edit.kind == "dense" else f" {edit.value:g}"
-    return f"{where}: {say(f'edit_kind_{edit.kind}')}{what}{number}"
+        where = say("level", n=edit.level)
+    what = f" {edit.what[:_LONGEST]}{'…' if len(edit.what) > _LONGEST else ''}" if edit.what else ""
+    return f"{where}: {say(f'edit_kind_{edit.kind}')}{what}"
 
 
-def _command(source: runs.Source, edits: Sequence[Edit], answer: str) -> None:
+def _command(run: Run, edits: Sequence[Edit], answer: str) -> None:
     """What does the same without a browser."""
+    source = run.source
     parts = [f"python -m analysis.intervene{checkpoint_option(source.choice)}"]
     parts += ["--prompt", shlex.quote(source.text), *(["--chat"] if source.chat else [])]
     parts += ["--answer", shlex.quote(answer)] if answer else []
-    for edit in edits:
-        form = str(edit).removeprefix(f"{edit.kind} ").removeprefix("dense@")
+    for edit in sorted(edits, key=lambda edit: KINDS.index(edit.kind)):
+        where = "*" if edit.level is None else edit.level
+        form = str(where) if edit.kind == "dense" else f"{edit.what}@{where}"
         parts += [f"--{edit.kind}", shlex.quote(form)]
     st.code(" ".join(parts), language="bash", wrap_lines=True)
 
 
-def _warnings(outcome: Outcome, trace: Trace, edits: Sequence[Edit]) -> None:
-    words = table(language())
+def _warnings(outcome: Outcome, known: EditList, edits: Sequence[Edit]) -> None:
+    untouched, words = outcome.untouched.routing, table(language())
     if outcome.absent:
         cells = ", ".join(str(token) for _, token in outcome.absent[:_NAMED])
         st.warning(plain(say("edit_absent", tokens=cells)))
-        parents = [span.parent for span in parse_structure(trace.provenance.structure).spans]
-        st.button(say("edit_reach"), on_click=_change, args=(reachable(edits, outcome.absent, parents),))
-    emptied = [figures.level_name(trace, span, words) for span in outcome.emptied if trace.kept[span].any()]
+        wanted = reachable(edits, outcome.absent, untouched.parents.tolist())
+        st.button(say("edit_reach"), on_click=known.change, args=(wanted,))
+    emptied = [level for level in outcome.emptied if untouched.kept[level - 1].any()]
     if emptied:
-        st.warning(say("edit_emptied", levels=", ".join(emptied)))
+        names = [figures.level_name(outcome.trace, level, words) for level in emptied]
+        st.warning(say("edit_emptied", levels=", ".join(names)))
 
 
-def _next_tokens(outcome: Outcome, source: runs.Source) -> None:
-    checkpoint, _ = source.load()
-    pieces = decode_pieces(outcome.next_ids, checkpoint.tokenizer)
-    plot(st, debug_figures.two_distributions(pieces, outcome.next_probabilities, table(language())), "whatif next")
+def _next_tokens(outcome: Outcome) -> None:
+    figure = debug_figures.two_distributions(outcome.next_pieces, outcome.next_probabilities, table(language()))
+    plot(st, figure, "whatif next")
     st.caption(say("whatif_next", divergence=f"{outcome.divergence:.3g}"))
 
 
-def _flips(outcome: Outcome, trace: Trace) -> None:
+def _flips(outcome: Outcome) -> None:
     """Other tokens whose decision changed."""
     rows = []
-    for span in range(trace.num_spans):
-        for token in np.flatnonzero(outcome.flipped[span])[:50]:
+    before, after = outcome.untouched.routing, outcome.trace.routing
+    for level in after.levels:
+        name = figures.level_name(outcome.trace, level, table(language()))
+        for token in np.flatnonzero(outcome.flipped[level - 1])[:_FLIPS]:
+            kept = outcome.flipped[level - 1, token] > 0
             rows.append(
                 {
-                    say("edit_level"): figures.level_name(trace, span, table(language())),
+                    say("edit_level"): name,
                     say("flip_token"): int(token),
-                    say("flip_text"): trace.pieces[token],
-                    say("flip_before"): _score(trace.scores[span, token]),
-                    say("flip_after"): _score(outcome.arrays["scores"][span, token]),
-                    say("flip_now"): say("view_keptState" if outcome.flipped[span, token] > 0 else "view_droppedState"),
+                    say("flip_text"): outcome.trace.prompt.pieces[token],
+                    say("flip_before"): _score(before.scores[level - 1, token]),
+                    say("flip_after"): _score(after.scores[level - 1, token]),
+                    say("flip_now"): say("view_keptState" if kept else "view_droppedState"),
                 }
             )
     count = int(np.abs(outcome.flipped).sum())
@@ -322,20 +279,21 @@ def _score(score: float) -> str:
     return "–" if np.isnan(score) else f"{score:+.3f}"
 
 
-def _numbers(ground: Ground, outcome: Outcome, judged: dict[str, np.ndarray]) -> None:
+def _numbers(outcome: Outcome) -> None:
     """Untouched and edited, in a table."""
     pairs: dict[str, tuple[str, str]] = {}
-    if judged and ground.num_tokens > 1:
-        both = [float(np.exp(np.nanmean(judged[name]))) for name in ("dense_surprisal", "surprisal")]
-        pairs[say("number_perplexity")] = (f"{both[0]:.3f}", f"{both[1]:.3f}")
-        pairs[say("number_divergence")] = ("0", f"{np.nanmean(judged['divergence']):.4f}")
-        pairs[say("number_agree")] = ("100%", f"{judged['agrees'].mean():.1%}")
-    if ground.answer:
-        logs = outcome.answer
-        pairs[say("number_answer")] = (f"{np.exp(logs[0]):.3%}", f"{np.exp(logs[1]):.3%}")
-    operations = outcome.operations
+    agreement, likelihood = outcome.trace.agreement, outcome.trace.likelihood
+    if likelihood is not None and outcome.trace.num_tokens > 1:
+        untouched = likelihood.perplexity if agreement is None else agreement.perplexity
+        pairs[say("number_perplexity")] = (f"{untouched:.3f}", f"{likelihood.perplexity:.3f}")
+        divergence = 0.0 if agreement is None else float(agreement.divergence.mean())
+        pairs[say("number_divergence")] = ("0", f"{divergence:.4f}")
+        pairs[say("number_agree")] = ("100%", "100%" if agreement is None else f"{agreement.agrees.mean():.1%}")
+    if outcome.answer is not None:
+        pairs[say("number_answer")] = (f"{np.exp(outcome.answer[0]):.3%}", f"{np.exp(outcome.answer[1]):.3%}")
+    operations, sizes = outcome.operations, outcome.cache_bytes
     pairs[say("number_work")] = ("100%", f"{operations[1] / operations[0]:.1%}")
-    pairs[say("number_cache")] = tuple(f"{size / 2**20:,.3f}" for size in outcome.cache_bytes)  # type: ignore[assignment]
+    pairs[say("number_cache")] = (f"{sizes[0] / 2**20:,.3f}", f"{sizes[1] / 2**20:,.3f}")
     rows = [{say("number_before"): a, say("number_after"): b} for a, b in pairs.values()]
     st.table(pd.DataFrame(rows, index=list(pairs)))
     st.caption(
@@ -343,53 +301,50 @@ def _numbers(ground: Ground, outcome: Outcome, judged: dict[str, np.ndarray]) ->
             "whatif_time",
             share=f"{outcome.share:.0%}",
             again=f"{1000 * outcome.seconds:,.0f}",
-            whole=f"{1000 * ground.seconds:,.0f}",
+            whole=f"{1000 * outcome.whole_seconds:,.0f}",
         )
     )
 
 
-def _remember(
-    trace: Trace, now: Trace, judged: dict[str, np.ndarray], edits: Sequence[Edit], source: runs.Source
-) -> None:
-    """Keep the edited run among the traces, to be looked at side by side."""
-    name = f"{now.provenance.checkpoint} [{'; '.join(map(str, edits))}]"
-    edited = replace(
-        now, divergence=judged["divergence"], agrees=judged["agrees"], surprisal=judged["surprisal"],
-        provenance=replace(now.provenance, checkpoint=name), cost=None, dense_cost=None,
-    )  # fmt: skip
-    if np.isnan(trace.perplexity):  # it was measured along with the edits
-        history.remember(replace(trace, surprisal=judged["dense_surprisal"]), source, shown=False)
-    history.remember(edited, source, shown=False)
+def _remember(run: Run, outcome: Outcome) -> None:
+    """Keep the edited run among the runs, to be looked at side by side."""
+    own, agreement = session(), outcome.trace.agreement
+    if run.trace.likelihood is None and agreement is not None and not run.trace.provenance.edits:
+        # how likely the untouched run finds the prompt was measured along with the edits
+        own.remember(replace(run.trace, likelihood=Likelihood(agreement.surprisal)), run.source, shown=False)
+    own.remember(outcome.trace, run.source, shown=False)
     st.toast(say("whatif_added"))
 
 
-def _search(trace: Trace, ground: Ground, shown: Shown) -> None:
+def _search(run: Run, answer: str, shown: Shown, settings: Settings) -> None:
     """Which single decision moves the answer most."""
-    words = table(language())
+    own, trace = session(), run.trace
     st.subheader(say("search_title"), help=say("search_help"))
-    level = figures.level_name(trace, shown.level, words)
+    level = figures.level_name(trace, shown.level, table(language()))
+    key = (trace.run, answer, shown.level)
     if st.button(say("search_run", level=level, n=_MEASURED), icon=":material/search:"):
         try:
             with ProgressBar("stop search") as progress:
-                for found in runs.effects(ground, shown.level, _MEASURED, progress):
-                    st.session_state["effects"] = (trace.digest, found)
+                for found in engine.effects(
+                    run.source, trace, answer, shown.level, _MEASURED, progress, settings.max_tokens
+                ):
+                    own.found["effects"] = (key, found)
         except (SubllmError, AnalysisError) as error:
             show_error(error)
-    digest, found = st.session_state.get("effects", (None, None))
-    if digest != trace.digest or found is None:
-        return
-    _effects(trace, found)
+    found = own.recall("effects", key)
+    if found is not None:
+        _effects(trace, found)
 
 
 def _effects(trace: Trace, found: Effects) -> None:
     rows = []
     for index in found.order()[:_MEASURED]:
         token = int(found.tokens[index])
-        flip = "drop" if trace.kept[found.span, token] else "keep"
+        flip = "drop" if found.kept[index] else "keep"
         rows.append(
             {
                 say("flip_token"): token,
-                say("flip_text"): trace.pieces[token],
+                say("flip_text"): trace.prompt.pieces[token],
                 say("search_flip"): say(f"edit_kind_{flip}"),
                 say("search_exact"): found.exact[index],
                 say("search_estimate"): found.estimate[index],

@@ -2,7 +2,7 @@
 
 from . import fixed, scorer  # noqa: F401 - they register their routers
 from .bypass import Bypass
-from .overrides import AtRetention
+from .overrides import AtRetention, Replay
 from .record import RoutingRecord, routing_arrays
 from .router import ROUTERS, Override, Router, RoutingWork
 from .selection import LevelTokens, Packing, Selection
@@ -14,6 +14,7 @@ __all__ = [
     "LevelTokens",
     "Override",
     "Packing",
+    "Replay",
     "Router",
     "RoutingRecord",
     "RoutingWork",

@@ -34,6 +34,23 @@ class AtRetention:
         return router.decide(tokens, scores, self.thresholds[level])
 
 
+class Replay:
+    """Decides as was recorded, token by token of a prompt.
+
+    Args:
+        kept: (S, T) whether each level keeps each token of the prompt.
+        weights: (S, T) as used.
+    """
+
+    def __init__(self, kept: Tensor, weights: Tensor) -> None:
+        self._kept, self._weights = kept, weights
+
+    def __call__(self, level: int, router: Router, tokens: LevelTokens) -> Selection:
+        """The selection at a level."""
+        kept, weights = self._kept[level - 1], self._weights[level - 1]
+        return Selection.of(tokens, kept[tokens.positions], weights[tokens.positions])
+
+
 def threshold_for(scores: Tensor, retention: float) -> float:
     """Threshold that just some share of scores exceeds, halfway between the two next to it.
 
