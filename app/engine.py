@@ -13,7 +13,7 @@ from collections.abc import Callable, Hashable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, Generic, TypeVar
 
 import numpy as np
 import streamlit as st
@@ -40,6 +40,7 @@ from subllm.routing import Replay
 _MODELS, _TRACES, _GROUNDS, _TEXTS = 2, 32, 2, 4  # most of each that are kept
 _FILES = (".json", ".safetensors", ".jinja", ".model", ".txt")  # of a checkpoint, by the end of their names
 _log = logging.getLogger("app.engine")
+_Value = TypeVar("_Value")
 
 
 @dataclass(frozen=True)
@@ -102,7 +103,7 @@ def dtypes(device: str) -> list[str]:
     return list(dict.fromkeys([pick_dtype(device), "float32", "bfloat16"]))
 
 
-class _Last[T]:
+class _Last(Generic[_Value]):
     """The values used last, by key.
 
     Args:
@@ -111,20 +112,20 @@ class _Last[T]:
 
     def __init__(self, most: int) -> None:
         self._most, self._lock = most, threading.Lock()
-        self._values: OrderedDict[Hashable, T] = OrderedDict()
+        self._values: OrderedDict[Hashable, _Value] = OrderedDict()
 
-    def get(self, key: Hashable) -> T | None:
+    def get(self, key: Hashable) -> _Value | None:
         with self._lock:
             if key in self._values:
                 self._values.move_to_end(key)
             return self._values.get(key)
 
-    def take(self, key: Hashable) -> T | None:
+    def take(self, key: Hashable) -> _Value | None:
         """The value, which is no longer kept."""
         with self._lock:
             return self._values.pop(key, None)
 
-    def put(self, key: Hashable, value: T) -> None:
+    def put(self, key: Hashable, value: _Value) -> None:
         with self._lock:
             self._values[key] = value
             self._values.move_to_end(key)
@@ -137,13 +138,13 @@ class _Last[T]:
             while len(self._values) >= self._most:
                 self._values.popitem(last=False)
 
-    def keep(self, wanted: Callable[[T], bool]) -> None:
+    def keep(self, wanted: Callable[[_Value], bool]) -> None:
         """Let go of all values but those."""
         with self._lock:
             for key in [key for key, value in self._values.items() if not wanted(value)]:
                 del self._values[key]
 
-    def values(self) -> list[T]:
+    def values(self) -> list[_Value]:
         with self._lock:
             return list(self._values.values())
 
