@@ -19,10 +19,11 @@ from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
 
-from analysis.record import Progress
-from subllm import CheckpointError, ConfigurationError
+from analysis.record import Progress, silent
+from app.files import configuration
+from subllm import CheckpointError, ConfigurationError, SubllmConfig
 from subllm.checkpoints import fetch_checkpoint
-from subllm.demo import build_demo, demo_folder
+from subllm.demo import ASSETS, build_demo, demo_folder
 from subllm.run_files import FINAL, RUN_FILE
 
 DEMO = "Demo: SmolLM2-135M as a SUBLLM"
@@ -38,8 +39,10 @@ _SHIPPED = Path(__file__).parents[1] / "assets" / "small"
 _LONGEST_NAME = 80  # characters of what was typed that a message repeats
 _DEPTH = 3  # folders below a root that are searched for checkpoints
 _READ = 1 << 16  # bytes of a config.json in which the kind of model has to stand
+_SUBLLM, _LLAMA, _OBJECT = _MARKS = (b'"subllm"', b'"llama"', b"{")  # what is looked for in there
 _FRESH = 5.0  # seconds for which a search holds: every page asks at every rerun
 _MOST_TOKENS = 10**9
+_fetched: dict[str, Path] = {}  # folders of the hub models that this process has located, by name
 
 
 @dataclass(frozen=True)
@@ -110,7 +113,8 @@ class Settings:
             return _SHIPPED / FINAL
         if choice in self.hub_models:
             progress(0.1, "fetching", name=choice)
-            return fetch_checkpoint(choice)
+            _fetched[choice] = fetch_checkpoint(choice)
+            return _fetched[choice]
         for root in self.roots if choice.strip() and choice.isprintable() else ():
             path = _resolved(root / choice)
             if path.is_relative_to(root) and os.path.isdir(path):  # False, too, for a name that no file can have
@@ -121,6 +125,21 @@ class Settings:
             f"{name!r} is neither a folder below the configured roots nor an allowed hub name (allowed: {allowed}). "
             "Whoever runs the app can add it with SUBLLM_ROOTS or SUBLLM_HUB_MODELS."
         )
+
+    def configuration(self, choice: str) -> SubllmConfig | None:
+        """Configuration of a chosen checkpoint; None if that has to be fetched first, which `locate` does.
+
+        Args:
+            choice: as of `locate`.
+
+        Raises:
+            SubllmError: if it is not allowed, or cannot be read.
+        """
+        if choice == DEMO:
+            return configuration(ASSETS)  # what is built from it has the same
+        if choice in self.hub_models:
+            return configuration(_fetched[choice]) if choice in _fetched else None
+        return configuration(self.locate(choice, silent))
 
     def _search(self) -> "_Found":
         return _find(self.roots, _resolved(demo_folder()), int(time.monotonic() / _FRESH))
@@ -150,12 +169,12 @@ def _find(roots: tuple[Path, ...], demo: Path, period: int) -> _Found:
     for root in roots:
         for folder in _folders_below(root):
             name = str(folder.relative_to(root))
-            config = _start(folder / "config.json", root)
-            if b'"subllm"' in config and not _resolved(folder).is_relative_to(demo):
+            config = _marks(folder / "config.json", root)
+            if _SUBLLM in config and not _resolved(folder).is_relative_to(demo):
                 subllms.append(name)
-            if b'"llama"' in config and not _resolved(folder).is_relative_to(demo):
+            if _LLAMA in config and not _resolved(folder).is_relative_to(demo):
                 llamas.append(name)
-            if _start(folder / RUN_FILE, root):
+            if _OBJECT in _marks(folder / RUN_FILE, root):
                 runs.setdefault(name, folder)
     return _Found(tuple(dict.fromkeys(subllms)), tuple(dict.fromkeys(llamas)), runs)
 
@@ -178,16 +197,24 @@ def _folders_in(folder: Path) -> list[Path]:
     return [folder / name for name in sorted(names) if name.isprintable() and os.path.isdir(folder / name)]
 
 
-def _start(path: Path, root: Path) -> bytes:
-    """The beginning of a regular file below a root; nothing of a folder, a pipe, a device, or what cannot be read."""
+def _marks(path: Path, root: Path) -> tuple[bytes, ...]:
+    """Those of `_MARKS` at the beginning of a regular file below a root; none of what cannot be read."""
     real = _resolved(path)
     if not real.is_relative_to(root) or not os.path.isfile(real):
-        return b""
+        return ()
     try:
-        with real.open("rb") as file:
-            return file.read(_READ)
+        status = real.stat()
+        return _marks_of(real, status.st_size, status.st_mtime_ns)
     except OSError:
-        return b""
+        return ()
+
+
+@lru_cache(maxsize=4096)
+def _marks_of(path: Path, *_: int) -> tuple[bytes, ...]:
+    """Those of `_MARKS` at the beginning of a file, which is read again when its size or time is another."""
+    with path.open("rb") as file:
+        start = file.read(_READ)
+    return tuple(mark for mark in _MARKS if mark in start)
 
 
 def _resolved(path: Path) -> Path:

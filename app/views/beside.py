@@ -1,94 +1,95 @@
 """Side by side: two traces, their tokens aligned, and where routing and predictions differ."""
 
+from functools import lru_cache
+
 import numpy as np
 import pandas as pd
 import streamlit as st
 
 from analysis import Trace, debug_figures, figures
 from analysis.beside import Pairing, differing, overlap, pair
-from app import runs
 from app.messages import plain, plot
 from app.settings import Settings
+from app.state import Run, session
 from app.strings import language, say, table
-from app.views import history
+from app.views import costs, levels
 
 _SHOWN = 200  # tokens in a list
 _CONTEXT = 30  # characters on either side
+_pair = lru_cache(maxsize=8)(pair)  # seconds for two long prompts; a rerun has the same prompts
 
 
-def show(trace: Trace, source: runs.Source, settings: Settings) -> None:
+def show(run: Run, settings: Settings) -> None:
     """The tab.
 
     Args:
-        trace: the first of the two.
-        source: of the trace.
+        run: the first of the two.
         settings: what the operator allows.
     """
     st.caption(say("beside_help"))
-    others = [other for other in history.traces() if other.digest != trace.digest]
+    others = {other.trace.run: other for other in session().runs if other.trace.run != run.trace.run}
     if not others:
         st.info(say("beside_one"), icon=":material/compare:")
         return
-    names = {other.digest: history.name_of(other) for other in others}
-    digest = st.selectbox(say("beside_with"), list(names), format_func=names.__getitem__, key="beside with")
-    other = next(other for other in others if other.digest == digest)
-    compare(trace, other)
+    names = {key: other.name for key, other in others.items()}
+    chosen = st.selectbox(say("beside_with"), list(names), format_func=names.__getitem__, key="beside with")
+    compare(run.trace, others[chosen].trace, (run.name, names[chosen]))
 
 
-def compare(trace: Trace, other: Trace) -> None:
+def compare(first: Trace, second: Trace, names: tuple[str, str]) -> None:
     """Two traces in numbers and figures.
 
     Args:
-        trace: the first.
-        other: the second.
+        first: a trace.
+        second: another.
+        names: of both.
     """
-    pairing = pair(trace, other)
+    pairing = _pair(first.prompt, second.prompt)
     st.caption(
         plain(
             say(
                 "beside_paired",
                 n=f"{len(pairing.first):,}",
-                first=f"{trace.num_tokens:,}",
-                second=f"{other.num_tokens:,}",
+                first=f"{first.num_tokens:,}",
+                second=f"{second.num_tokens:,}",
             )
         )
     )
-    _summary(trace, other)
-    if not len(pairing.first) or not min(trace.num_spans, other.num_spans):
+    rows = [
+        {"": say("beside_first"), say("beside_run"): names[0], **_summary(first)},
+        {"": say("beside_second"), say("beside_run"): names[1], **_summary(second)},
+    ]
+    st.dataframe(pd.DataFrame(rows), hide_index=True)
+    if not len(pairing.first) or not min(first.routing.num_levels, second.routing.num_levels):
         st.info(say("beside_nothing"))
         return
-    _levels(trace, other, pairing)
+    _levels(first, second, pairing)
 
 
-def _name(trace: Trace) -> str:
-    where = trace.provenance
-    return f"{trace.prompt.strip()[:50]!r} · {where.checkpoint} · {where.dtype}"
-
-
-def _summary(first: Trace, second: Trace) -> None:
-    """What each keeps, costs and predicts."""
-    rows = []
-    for name, trace in ((say("beside_first"), first), (say("beside_second"), second)):
-        work = trace.block_tokens.sum() / max(trace.num_blocks * trace.num_tokens, 1)
-        likeliest = repr(str(trace.next_pieces[0])) if len(trace.next_pieces) else "–"
-        probability = f" {trace.next_probabilities[0]:.1%}" if len(trace.next_probabilities) else ""
-        rows.append(
-            {
-                "": name,
-                say("beside_run"): _name(trace),
-                say("beside_kept"): ", ".join(f"{share:.0%}" for share in trace.retention) or "–",
-                say("beside_work"): f"{work:.0%}",
-                say("beside_next"): likeliest + probability,
-                say("beside_perplexity"): "–" if np.isnan(trace.perplexity) else f"{trace.perplexity:.2f}",
-            }
-        )
-    st.dataframe(pd.DataFrame(rows), hide_index=True)
+def _summary(trace: Trace) -> dict[str, str]:
+    """What a run keeps, costs and predicts; what was not measured of it is said to be so."""
+    predictions, likelihood, continuation = trace.predictions, trace.likelihood, trace.continuation
+    nothing = say("unmeasured")
+    likeliest = nothing
+    if predictions is not None:
+        likeliest = f"{str(predictions.next_pieces[0])!r} {predictions.next_probabilities[0]:.1%}"
+    perplexity = nothing
+    if likelihood is not None:
+        perplexity = f"{likelihood.perplexity:.2f}" if trace.num_tokens > 1 else "–"
+    return {
+        say("beside_kept"): ", ".join("–" if np.isnan(kept) else f"{kept:.0%}" for kept in trace.routing.retention)
+        or "–",
+        say("beside_work"): f"{costs.work(trace):.0%}",
+        say("beside_next"): likeliest,
+        say("beside_perplexity"): perplexity,
+        say("continuation_title"): nothing if continuation is None else continuation.text,
+    }
 
 
 def _levels(first: Trace, second: Trace, pairing: Pairing) -> None:
     words = table(language())
-    found = overlap(first, second, pairing)
-    names = [figures.level_name(first, span, words) for span in range(len(found))]
+    found = overlap(first.routing, second.routing, pairing)
+    names = {level: figures.level_name(first, level, words) for level in found.index}
     shown = pd.DataFrame(
         {
             say("beside_kept_first"): found["kept_first"].map("{:.0%}".format),
@@ -100,33 +101,43 @@ def _levels(first: Trace, second: Trace, pairing: Pairing) -> None:
             ),
         }
     )
-    shown.index = pd.Index(names)
+    shown.index = pd.Index(list(names.values()))
     st.table(shown)
     st.caption(say("beside_levels"))
-    span = st.selectbox(say("edit_level"), range(len(names)), format_func=names.__getitem__, key="beside level")
+    level = st.selectbox(say("edit_level"), list(names), format_func=names.__getitem__, key="beside level")
     left, right = st.columns(2)
-    plot(left, debug_figures.score_pairs(first, second, pairing, span, words), "beside scores")
+    silent = next((trace for trace in (first, second) if not trace.routing.scores_tokens(level)), None)
+    if silent is None:
+        plot(left, debug_figures.score_pairs(first, second, pairing, level, words), "beside scores")
+    else:
+        left.info(plain(levels.no_scores(silent, level)))
     with right:
-        _differing(first, second, pairing, span)
+        _differing(first, second, pairing, level)
 
 
-def _differing(first: Trace, second: Trace, pairing: Pairing, span: int) -> None:
+def _differing(first: Trace, second: Trace, pairing: Pairing, level: int) -> None:
     """Tokens that only one of the two keeps, with what stands around them."""
-    tokens = differing(first, second, pairing)[span]
-    rows = []
+    tokens = differing(first.routing, second.routing, pairing, level)
+    prompt, rows = first.prompt, []
     for index in tokens[:_SHOWN]:
         a, b = int(pairing.first[index]), int(pairing.second[index])
-        start, end = int(first.starts[a]), int(first.ends[a])
+        start, end = int(prompt.starts[a]), int(prompt.ends[a])
         rows.append(
             {
                 say("flip_token"): a,
-                say("beside_context"): f"…{first.prompt[max(start - _CONTEXT, 0) : start]}⟦{first.prompt[start:end]}⟧"
-                f"{first.prompt[end : end + _CONTEXT]}…",
-                say("beside_who"): say("beside_first" if first.kept[span, a] else "beside_second"),
-                say("flip_before"): f"{first.scores[span, a]:+.3f}",
-                say("flip_after"): f"{second.scores[span, b]:+.3f}",
+                say("beside_context"): f"…{prompt.text[max(start - _CONTEXT, 0) : start]}⟦{prompt.text[start:end]}⟧"
+                f"{prompt.text[end : end + _CONTEXT]}…",
+                say("beside_who"): say("beside_first" if first.routing.kept[level - 1, a] else "beside_second"),
+                say("beside_score_first"): _score(first, level, a),
+                say("beside_score_second"): _score(second, level, b),
             }
         )
     st.markdown(f"**{say('beside_differing', n=f'{len(tokens):,}')}**")
     if rows:
         st.dataframe(pd.DataFrame(rows), hide_index=True, height=300)
+
+
+def _score(trace: Trace, level: int, token: int) -> str:
+    """The score of a token; none where it did not reach the level, or the router does not score."""
+    score = trace.routing.scores[level - 1, token]
+    return "–" if np.isnan(score) else f"{score:+.3f}"

@@ -7,7 +7,7 @@ from typing import Any
 
 import streamlit as st
 
-from app import runs
+from app import engine
 from app.settings import Settings
 from app.strings import LANGUAGES, language, say
 
@@ -37,9 +37,11 @@ def checkpoint(settings: Settings) -> tuple[str, str, str]:
         help=say("checkpoint_help"),
         persist_state="session",
     )
-    device = st.selectbox(say("device"), runs.devices(), key="device", help=say("device_help"), persist_state="session")
+    device = st.selectbox(
+        say("device"), engine.devices(), key="device", help=say("device_help"), persist_state="session"
+    )
     dtype = st.selectbox(
-        say("dtype"), runs.dtypes(device), key="dtype", help=say("dtype_help"), persist_state="session"
+        say("dtype"), engine.dtypes(device), key="dtype", help=say("dtype_help"), persist_state="session"
     )
     return choice or choices[0], device, dtype
 

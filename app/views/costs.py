@@ -8,11 +8,12 @@ import streamlit as st
 
 from analysis import Cost, Trace, figures
 from analysis.operations import lens_operations, prefill_operations
+from analysis.trace import UNTOUCHED
+from app.files import configuration
 from app.messages import plain
-from app.runs import Source
+from app.state import Run
 from app.strings import language, say
 from app.strings import table as words
-from subllm.checkpoints import read_config
 
 
 def headline(trace: Trace) -> None:
@@ -21,57 +22,70 @@ def headline(trace: Trace) -> None:
     Args:
         trace: of a prompt.
     """
+    routing = trace.routing
     cells = [(say("prompt_tokens"), f"{trace.num_tokens:,}", "", say("tokens_help"))]
-    for span in range(trace.num_spans):
-        level = figures.level_name(trace, span, words(language()))
-        share = "–" if np.isnan(trace.retention[span]) else f"{trace.retention[span]:.0%}"
+    for level, kept, nominal in zip(routing.levels, routing.retention, routing.retention_ratios, strict=True):
         cells.append(
             (
-                say("keeps", level=level),
-                share,
-                say("nominal_share", share=f"{trace.retention_ratios[span]:.0%}"),
+                say("keeps", level=figures.level_name(trace, level, words(language()))),
+                "–" if np.isnan(kept) else f"{kept:.0%}",
+                say("nominal_share", share=f"{nominal:.0%}"),
                 say("keeps_help"),
             )
         )
-    work = trace.block_tokens.sum() / max(trace.num_blocks * trace.num_tokens, 1)
-    cells.append((say("work"), f"{work:.0%}", say("of_dense"), say("work_help")))
-    if trace.cost and trace.dense_cost:
-        speed = trace.dense_cost.median_seconds / trace.cost.median_seconds
+    cells.append((say("work"), f"{work(trace):.0%}", say("of_dense"), say("work_help")))
+    if trace.costs is not None:
+        speed = trace.costs.dense.median_seconds / trace.costs.subllm.median_seconds
         cells.append((say("reading"), f"{speed:.2f}×", say("dense_speed"), say("reading_help")))
     for column, (label, value, note, explained) in zip(st.columns(len(cells)), cells, strict=True):
         column.metric(label, value, note or None, delta_color="off", delta_arrow="off", help=explained)
 
 
-def table(trace: Trace) -> None:
-    """Time, memory and agreement of both models, with how they were measured.
+def work(trace: Trace) -> float:
+    """Tokens that blocks ran on, over those that they would run on if nothing were dropped.
 
     Args:
         trace: of a prompt.
     """
-    ours, dense = trace.cost, trace.dense_cost
-    if ours is None or dense is None:
+    return float(trace.routing.block_tokens.sum()) / max(trace.routing.num_blocks * trace.num_tokens, 1)
+
+
+def table(trace: Trace) -> None:
+    """Time, memory and agreement of the run and its reference, with how they were measured.
+
+    Args:
+        trace: of a prompt.
+    """
+    costs, agreement, likelihood = trace.costs, trace.agreement, trace.likelihood
+    rows: list[tuple[str, float, float]] = []
+    if costs is None:
         st.info(say("not_measured"))
-        return
-    kinds: list[tuple[str, Callable[[Cost], float]]] = [
-        ("cost_time", lambda cost: 1000 * cost.median_seconds),
-        ("cost_peak", lambda cost: cost.peak_bytes / 2**20),
-        ("cost_cache", lambda cost: cost.cache_bytes / 2**20),
-    ]
-    rows = [(say(name), value(ours), value(dense)) for name, value in kinds]
-    if not np.isnan(trace.perplexity):
-        rows.append((say("cost_perplexity"), trace.perplexity, trace.dense_perplexity))
-    columns = {
-        "SUBLLM": [f"{value:,.2f}" for _, value, _ in rows],
-        say("dense"): [f"{value:,.2f}" for _, _, value in rows],
-        f"SUBLLM / {say('dense')}": [f"{ours / dense:.2f}" for _, ours, dense in rows],
-    }
-    st.table(pd.DataFrame(columns, index=[name for name, _, _ in rows]))
-    if not np.isnan(trace.divergence).all():
-        share, divergence = f"{trace.agrees.mean():.0%}", f"{np.nanmean(trace.divergence):.2f}"
+    else:
+        kinds: list[tuple[str, Callable[[Cost], float]]] = [
+            ("cost_time", lambda cost: 1000 * cost.median_seconds),
+            ("cost_peak", lambda cost: cost.peak_bytes / 2**20),
+            ("cost_cache", lambda cost: cost.cache_bytes / 2**20),
+        ]
+        rows += [(say(name), value(costs.subllm), value(costs.dense)) for name, value in kinds]
+    if likelihood is not None and agreement is not None and trace.num_tokens > 1:
+        rows.append((say("cost_perplexity"), likelihood.perplexity, agreement.perplexity))
+    if rows:
+        untouched = agreement is not None and agreement.reference == UNTOUCHED
+        names = (say("figure_edited"), say("figure_untouched")) if untouched else ("SUBLLM", say("dense"))
+        columns = {
+            names[0]: [f"{value:,.2f}" for _, value, _ in rows],
+            names[1]: [f"{value:,.2f}" for _, _, value in rows],
+            f"{names[0]} / {names[1]}": [f"{value / other:.2f}" for _, value, other in rows],
+        }
+        st.table(pd.DataFrame(columns, index=[name for name, _, _ in rows]))
+    if agreement is not None:
+        share, divergence = f"{agreement.agrees.mean():.0%}", f"{agreement.divergence.mean():.2f}"
         st.caption(say("agreement", share=share, kl=divergence))
+    if costs is None:
+        return
     spread = ", ".join(
         f"{name} {1000 * min(cost.seconds):,.1f} – {1000 * max(cost.seconds):,.1f} ms"
-        for name, cost in (("SUBLLM", ours), (say("dense"), dense))
+        for name, cost in (("SUBLLM", costs.subllm), (say("dense"), costs.dense))
     )
     where = trace.provenance
     st.caption(
@@ -81,7 +95,7 @@ def table(trace: Trace) -> None:
                 device=where.device,
                 dtype=where.dtype,
                 attention=where.attention,
-                n=len(ours.seconds),
+                n=len(costs.subllm.seconds),
                 spread=spread,
                 dense=say(f"dense_{where.dense}"),
                 versions=where.versions,
@@ -90,13 +104,12 @@ def table(trace: Trace) -> None:
     )
 
 
-def lens_cost(trace: Trace, source: Source) -> float:
+def lens_cost(run: Run) -> float:
     """Work of reading off every token after every block, over that of reading the prompt, both counted.
 
     Args:
-        trace: of a prompt.
-        source: of the trace.
+        run: of a prompt.
     """
-    config = read_config(source.folder)
-    tokens = trace.block_tokens.tolist()
+    config = configuration(run.source.folder)
+    tokens = run.trace.routing.block_tokens.tolist()
     return lens_operations(config, tokens) / prefill_operations(config, tokens)

@@ -2,11 +2,11 @@
 
 import streamlit as st
 
-from analysis.record import silent
+from app.messages import ProgressBar, plain, show_error
 from app.settings import Settings
 from app.strings import say
 from app.views import chooser, measured, predicted
-from subllm.checkpoints import read_config
+from subllm import SubllmConfig, SubllmError
 
 
 def show() -> None:
@@ -23,4 +23,23 @@ def show() -> None:
             measured.show(settings, choice, device, dtype)
     if what_if.open:
         with what_if:
-            predicted.show(read_config(settings.locate(choice, silent)), choice)
+            config = _configuration(settings, choice)
+            if config is not None:
+                predicted.show(config, choice)
+
+
+def _configuration(settings: Settings, choice: str) -> SubllmConfig | None:
+    """A checkpoint's configuration; None, and a button, where it would have to be fetched for it."""
+    config = settings.configuration(choice)
+    if config is not None:
+        return config
+    st.info(plain(say("fetch_first", name=choice)), icon=":material/cloud_download:")
+    if st.button(say("fetch"), type="primary", icon=":material/download:"):
+        try:
+            with ProgressBar("stop fetching") as progress:
+                settings.locate(choice, progress)
+        except SubllmError as error:
+            show_error(error)
+        else:
+            st.rerun()
+    return None

@@ -6,7 +6,7 @@ import streamlit as st
 from analysis import Trace, figures
 from analysis.statistics import rule_overlap
 from app.components.routing_view import Shown
-from app.messages import plot
+from app.messages import plain, plot
 from app.strings import language, say, table
 
 
@@ -17,8 +17,8 @@ def show(trace: Trace, shown: Shown) -> None:
         trace: of a prompt.
         shown: in the browser.
     """
-    words, span = table(language()), shown.level
-    st.caption(say("level_here", level=figures.level_name(trace, span, words)))
+    words, level = table(language()), shown.level
+    st.caption(say("level_here", level=figures.level_name(trace, level, words)))
     names = [say(f"tab_{name}") for name in ("overview", "scores", "bypass", "share", "runs", "scales", "blocks")]
     tabs = st.tabs(names, on_change="rerun", key="statistics")  # only the open one is drawn
     overview, scores, bypass, share, lengths, scales, blocks = tabs
@@ -26,26 +26,16 @@ def show(trace: Trace, shown: Shown) -> None:
         overview.table(_overview(trace))
         overview.caption(say("overview_help"))
     if scores.open:
-        plot(scores, figures.score_histogram(trace, span, words), "histogram")
-        rules = rule_overlap(trace, span)
-        scores.caption(
-            say(
-                "rules",
-                threshold=f"{rules.by_threshold:,}",
-                share=f"{trace.retention_ratios[span]:.0%}",
-                rank=f"{rules.by_rank:,}",
-                overlap=f"{rules.overlap:.0%}",
-                differing=f"{len(rules.differing):,}",
-            )
-        )
+        with scores:
+            _scores(trace, level)
     if bypass.open:
-        plot(bypass, figures.bypass_contribution(trace, span, words), "bypass")
+        plot(bypass, figures.bypass_contribution(trace, level, words), "bypass")
         bypass.caption(say("bypass_help"))
     if share.open:
-        plot(share, figures.processed_share(trace, span, words), "share")
+        plot(share, figures.processed_share(trace, level, words), "share")
         share.caption(say("share_help"))
     if lengths.open:
-        plot(lengths, figures.kept_runs(trace, span, words), "runs")
+        plot(lengths, figures.kept_runs(trace, level, words), "runs")
         lengths.caption(say("runs_help"))
     if scales.open:
         plot(scales, figures.bypass_scales(trace, words), "scales")
@@ -55,18 +45,49 @@ def show(trace: Trace, shown: Shown) -> None:
         blocks.caption(say("blocks_help"))
 
 
+def no_scores(trace: Trace, level: int) -> str:
+    """Why there is nothing to say about the scores of a level.
+
+    Args:
+        trace: of a prompt.
+        level: whose router does not score.
+    """
+    name = figures.level_name(trace, level, table(language()))
+    return say("no_scores", level=name, router=str(trace.routing.routers[level - 1]))
+
+
+def _scores(trace: Trace, level: int) -> None:
+    """The scores of a level, and how far what it kept is from the rule of training."""
+    if not trace.routing.scores_tokens(level):
+        st.info(plain(no_scores(trace, level)))
+        return
+    plot(st, figures.score_histogram(trace, level, table(language())), "histogram")
+    rules = rule_overlap(trace.routing, level)
+    st.caption(
+        say(
+            "rules",
+            kept=f"{rules.kept:,}",
+            share=f"{trace.routing.retention_ratios[level - 1]:.0%}",
+            highest=f"{rules.highest:,}",
+            overlap=f"{rules.overlap:.0%}",
+            differing=f"{len(rules.differing):,}",
+        )
+    )
+
+
 def _overview(trace: Trace) -> pd.DataFrame:
     """Kept tokens of every level, and how far the rule of training would be from that."""
-    rows = {}
-    for span in range(trace.num_spans):
-        rules = rule_overlap(trace, span)
-        reached, kept = int(trace.present[span].sum()), int(trace.kept[span].sum())
-        rows[figures.level_name(trace, span, table(language()))] = {
+    rows, routing = {}, trace.routing
+    for level in routing.levels:
+        row = level - 1
+        reached, kept = int(routing.reached[row].sum()), int(routing.kept[row].sum())
+        overlap = f"{rule_overlap(routing, level).overlap:.0%}" if routing.scores_tokens(level) else "–"
+        rows[figures.level_name(trace, level, table(language()))] = {
             say("overview_reached"): f"{reached:,}",
             say("overview_kept"): f"{kept:,}",
             say("overview_share"): f"{kept / reached:.1%}" if reached else "–",
-            say("overview_nominal"): f"{trace.retention_ratios[span]:.1%}",
-            say("overview_overlap"): f"{rules.overlap:.0%}",
+            say("overview_nominal"): f"{routing.retention_ratios[row]:.1%}",
+            say("overview_overlap"): overlap,
         }
     return pd.DataFrame.from_dict(rows, orient="index")
 
@@ -77,21 +98,39 @@ def continuation(trace: Trace) -> None:
     Args:
         trace: of a prompt.
     """
-    words = table(language())
     left, right = st.columns(2)
     with left:
         st.caption(say("next_tokens"))
-        columns = {
-            say("token"): [repr(str(p)) for p in trace.next_pieces],
-            say("probability"): trace.next_probabilities,
-        }
-        bar = st.column_config.ProgressColumn(format="percent", min_value=0, max_value=1)
-        st.dataframe(pd.DataFrame(columns), hide_index=True, height="content", column_config={say("probability"): bar})
+        _next_tokens(trace)
     with right:
-        st.caption(say("continuation", n=len(trace.new_ids)), help=say("continuation_help"))
-        st.text(trace.continuation or say("ends_here"))
-        if trace.num_spans and len(trace.new_ids):
-            kept = [
-                f"{figures.level_name(trace, s, words)}: {(row > 0).sum()}" for s, row in enumerate(trace.new_scores)
-            ]
-            st.caption(say("new_kept", n=len(trace.new_ids)) + " " + ", ".join(kept))
+        _continuation(trace)
+
+
+def _next_tokens(trace: Trace) -> None:
+    found = trace.predictions
+    if found is None:
+        st.text(say("unmeasured"))
+        return
+    columns = {
+        say("token"): [repr(str(piece)) for piece in found.next_pieces],
+        say("probability"): found.next_probabilities,
+    }
+    bar = st.column_config.ProgressColumn(format="percent", min_value=0, max_value=1)
+    st.dataframe(pd.DataFrame(columns), hide_index=True, height="content", column_config={say("probability"): bar})
+
+
+def _continuation(trace: Trace) -> None:
+    found = trace.continuation
+    if found is None:
+        st.caption(say("continuation_title"), help=say("continuation_help"))
+        st.text(say("continuation_none"))
+        return
+    words, count = table(language()), len(found.ids)
+    st.caption(say("continuation", n=count), help=say("continuation_help"))
+    st.text(found.text)
+    if trace.routing.num_levels:
+        kept = [
+            f"{figures.level_name(trace, level, words)}: {found.kept[level - 1].sum():,}"
+            for level in trace.routing.levels
+        ]
+        st.caption(say("new_kept", n=count) + " " + ", ".join(kept))

@@ -1,8 +1,8 @@
 """Measurements on this machine: what to measure, the run, and its tables and figures."""
 
 import shlex
-from collections.abc import Sequence
-from pathlib import Path
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 
 import pandas as pd
 import streamlit as st
@@ -10,18 +10,37 @@ import streamlit as st
 from analysis import AnalysisError, cost_figures
 from analysis.comparison import BASELINES, Comparison, Setting
 from analysis.efficiency import LENGTHS, facts_of, from_parquet, settings_of, to_parquet
-from analysis.record import silent
-from analysis.roofline import level_tokens, prefill_bytes, speedup
-from app import runs
+from analysis.roofline import Hardware, level_tokens, prefill_bytes, speedup
+from app import engine
 from app.messages import ProgressBar, plain, plot, show_error
 from app.settings import Settings, checkpoint_option
+from app.state import session
 from app.strings import language, say, table
-from subllm import SubllmError
-from subllm.checkpoints import read_config
+from subllm import SubllmConfig, SubllmError
 
 _BATCHES = (1, 2, 4, 8, 16, 32, 64)
 _SHARES = (0.0, 0.25, 0.4, 0.5, 0.64, 0.75, 0.9, 1.0)
 _LARGEST_FILE = 8  # MB, of measurements to open
+_Key = tuple[str, str, str, int, str]  # checkpoint, device, dtype, repeats, baseline
+
+
+@dataclass(frozen=True, eq=False)
+class Sweep:
+    """What was measured of one checkpoint against one baseline.
+
+    Attributes:
+        facts: that all of it has in common.
+        config: of the checkpoint.
+        rows: by setting.
+    """
+
+    facts: dict[str, str]
+    config: SubllmConfig
+    rows: dict[Setting, Comparison]
+
+    def sorted(self) -> list[Comparison]:
+        """The rows, in the order of their settings."""
+        return [self.rows[setting] for setting in sorted(self.rows)]
 
 
 def show(settings: Settings, choice: str, device: str, dtype: str) -> None:
@@ -51,27 +70,34 @@ def show(settings: Settings, choice: str, device: str, dtype: str) -> None:
     st.code(_command(choice, device, dtype, lengths, batches, shares, against, repeats), language="bash")
     pressed = st.button(say("measure"), type="primary", icon=":material/speed:", disabled=not asked)
     key = (choice, device, dtype, repeats, against)
-    found: dict[Setting, Comparison] = st.session_state.setdefault("measured", {}).setdefault(key, {})
+    sweeps: dict[_Key, Sweep] = session().found.setdefault("measured", (None, {}))[1]
     if pressed:
-        _measure(settings, key, asked, found)
-    if found:
-        rows = [found[setting] for setting in sorted(found)]
-        folder = settings.locate(choice, silent)
-        source = runs.Source("", False, choice, folder, device, dtype)
-        facts = facts_of(source.load()[0], against, repeats)
-        report(facts, rows, "")
-        _check(folder, device, dtype, rows)
+        _measure(settings, key, asked, sweeps)
+    sweep = sweeps.get(key)
+    if sweep is not None:
+        rows = sweep.sorted()
+        report(sweep.facts, rows, "")
+        _check(sweep.config, device, dtype, rows)
         st.download_button(
-            say("save_measured"), to_parquet(facts, rows), "efficiency.parquet", icon=":material/download:",
-            on_click="ignore",
+            say("save_measured"), lambda: to_parquet(sweep.facts, rows), "efficiency.parquet",
+            icon=":material/download:", on_click="ignore",
         )  # fmt: skip
     with st.expander(say("open_measured"), icon=":material/folder_open:"):
         file = st.file_uploader(say("open_measured_help"), type="parquet", max_upload_size=_LARGEST_FILE)
         if file is not None:
             try:
-                report(*from_parquet(file.getvalue()), "opened ")
+                report(*_opened(file.file_id, file.getvalue), "opened ")
             except AnalysisError as error:
                 show_error(error)
+
+
+def _opened(name: str, data: Callable[[], bytes]) -> tuple[dict[str, str], list[Comparison]]:
+    """Facts and measurements of an uploaded file, which is read once."""
+    own = session()
+    if own.recall("opened measurements", name) is None:
+        own.found["opened measurements"] = (name, from_parquet(data()))
+    found: tuple[dict[str, str], list[Comparison]] = own.recall("opened measurements", name)
+    return found
 
 
 def report(facts: dict[str, str], rows: Sequence[Comparison], key: str) -> None:
@@ -116,35 +142,35 @@ def report(facts: dict[str, str], rows: Sequence[Comparison], key: str) -> None:
     st.caption(plain(" · ".join(f"{name}: {value}" for name, value in facts.items())))
 
 
-def _measure(
-    settings: Settings,
-    key: tuple[str, str, str, int, str],
-    asked: Sequence[Setting],
-    found: dict[Setting, Comparison],
-) -> None:
+def _measure(settings: Settings, key: _Key, asked: Sequence[Setting], sweeps: dict[_Key, Sweep]) -> None:
     """Measure what is not known yet, or all of it again; what was measured stays when one stops."""
     choice, device, dtype, repeats, against = key
     try:
         with ProgressBar("stop measuring") as progress:
             folder = settings.locate(choice, progress)
-            if against not in BASELINES:
-                against = str(settings.locate(against, progress))
-            source = runs.Source("", False, choice, folder, device, dtype)
-            for setting in [one for one in asked if one not in found] or asked:
-                found[setting] = runs.compare_setting(source, setting, against, repeats, progress)
+            baseline = against if against in BASELINES else str(settings.locate(against, progress))
+            progress(0.0, "loading")
+            source = engine.Source("", False, choice, folder, device, dtype)
+            checkpoint, _ = source.load()
+            facts = facts_of(checkpoint, against, repeats)
+            known = sweeps.get(key)
+            rows = known.rows if known is not None and known.facts == facts else {}
+            for setting in [one for one in asked if one not in rows] or asked:
+                rows[setting] = engine.compare_setting(source, setting, baseline, repeats, progress)
+                sweeps[key] = Sweep(facts, checkpoint.model.config, rows)
     except (SubllmError, AnalysisError) as error:
         show_error(error)
 
 
-def _check(folder: Path, device: str, dtype: str, rows: Sequence[Comparison]) -> None:
+def _check(config: SubllmConfig, device: str, dtype: str, rows: Sequence[Comparison]) -> None:
     """Measured against predicted for this machine, with the error."""
-    key = ("calibrated", device, dtype)
+    own = session()
     if st.button(say("check"), icon=":material/balance:", help=say("check_help")):
-        st.session_state[str(key)] = runs.calibrate(device, dtype)
-    hardware = st.session_state.get(str(key))
+        with ProgressBar("stop checking") as progress:
+            own.found["this machine"] = ((device, dtype), engine.calibrate(device, dtype, progress))
+    hardware: Hardware | None = own.recall("this machine", (device, dtype))
     if hardware is None:
         return
-    config = read_config(folder)
     entries = []
     for row in rows:
         measured = row.ratio("dense", "subllm")

@@ -2,16 +2,21 @@
 
 import json
 import shlex
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from functools import cache
+from typing import Any
 
 import pandas as pd
 import streamlit as st
 
 from analysis import AnalysisError, cost_figures, roofline
-from analysis.paper import BATCH, batch_that_saves, paper_rows
-from analysis.predict import break_even, changed, needed_bytes, predict
-from app import runs
-from app.messages import plain, plot, show_error
+from analysis.paper import BATCH, Row, batch_that_saves, paper_rows
+from analysis.predict import Line, break_even, changed, needed_bytes, predict
+from app import engine
+from app.messages import ProgressBar, plain, plot, show_error
 from app.settings import checkpoint_option
+from app.state import session
 from app.strings import language, say, table
 from subllm import SubllmConfig
 
@@ -31,10 +36,9 @@ def show(config: SubllmConfig, choice: str) -> None:
         config: of the chosen checkpoint; its sizes are kept, its structure and retention can be changed.
         choice: of checkpoint.
     """
-    words = table(language())
     st.caption(say("predicted_help"))
-    own: list[dict[str, object]] = st.session_state.setdefault("own hardware", [])
-    rows = {row.name: row for row in [*roofline.load_hardware(), *map(roofline.Hardware.parse, own)]}
+    own: list[dict[str, object]] = session().found.setdefault("own hardware", (None, []))[1]
+    rows = {row.name: row for row in [*_listed(), *map(roofline.Hardware.parse, own)]}
     left, middle, right = st.columns(3)
     hardware = rows[left.selectbox(say("hardware"), list(rows), key="hardware", persist_state="session")]
     dtype = left.selectbox(say("dtype"), list(hardware.operations), key="hardware dtype", persist_state="session")
@@ -56,16 +60,59 @@ def show(config: SubllmConfig, choice: str) -> None:
         f"--retention {percent / 100}",
         language="bash",
     )
-    _numbers(config, hardware, dtype, tokens, batch)
+    found = _prediction(config, hardware, dtype, tokens, batch)
+    _numbers(found.lines, hardware)
     left, right = st.columns(2)
-    plot(left, cost_figures.predicted_speedup(config, hardware, dtype, _LENGTHS, batch, words), "predicted speed-up")
-    left.caption(say("curve_help") + " " + _pays(config, hardware, dtype, batch))
-    plot(right, cost_figures.predicted_cache(config, hardware, dtype, _LENGTHS, batch, words), "predicted cache")
+    plot(left, found.speedup, "predicted speed-up")
+    left.caption(say("curve_help") + " " + _pays(found.pays))
+    plot(right, found.cache, "predicted cache")
     right.caption(say("growth_predicted"))
-    plot(st, cost_figures.module_times(config, hardware, dtype, tokens, batch, words), "module times")
+    plot(st, found.modules, "module times")
     st.caption(say("modules_help"))
     st.subheader(say("paper"), help=say("paper_help"))
-    _paper(hardware)
+    _paper(found.paper)
+
+
+@cache
+def _listed() -> list[roofline.Hardware]:
+    """The hardware table that ships."""
+    return roofline.load_hardware()
+
+
+@dataclass(frozen=True, eq=False)
+class _Prediction:
+    """All that follows from the page's choices: a second of work that reruns do not do again.
+
+    Attributes:
+        lines: times and memory.
+        pays: context from which on the SUBLLM pays, by phase; None if it never does.
+        speedup, cache, modules: figures.
+        paper: what the paper reports, next to predictions.
+    """
+
+    lines: list[Line]
+    pays: dict[str, int | None]
+    speedup: Any
+    cache: Any
+    modules: Any
+    paper: list[Row]
+
+
+def _prediction(config: SubllmConfig, hardware: roofline.Hardware, dtype: str, tokens: int, batch: int) -> _Prediction:
+    own, words = session(), table(language())
+    key = (config.to_json_string(), repr(hardware), dtype, tokens, batch, language())
+    found: _Prediction | None = own.recall("prediction", key)
+    if found is None:
+        found = _Prediction(
+            predict(config, hardware, dtype, tokens, batch),
+            {phase: break_even(config, hardware, phase, batch, dtype) for phase in roofline.PHASES},
+            cost_figures.predicted_speedup(config, hardware, dtype, _LENGTHS, batch, words),
+            cost_figures.predicted_cache(config, hardware, dtype, _LENGTHS, batch, words),
+            cost_figures.module_times(config, hardware, dtype, tokens, batch, words),
+            paper_rows(hardware),
+        )
+        own.found["prediction"] = (key, found)
+    return found
 
 
 def _own_hardware(own: list[dict[str, object]], dtype: str) -> None:
@@ -82,7 +129,8 @@ def _own_hardware(own: list[dict[str, object]], dtype: str) -> None:
             }
             added = st.form_submit_button(say("own_add"))
         if st.button(say("own_measure"), icon=":material/speed:", help=say("check_help")):
-            entry, added = _entry(runs.calibrate(runs.devices()[0], dtype)), True
+            with ProgressBar("stop calibrating") as progress:
+                entry, added = _entry(engine.calibrate(engine.devices()[0], dtype, progress)), True
         if added:
             try:
                 roofline.Hardware.parse(entry)
@@ -109,8 +157,7 @@ def _entry(hardware: roofline.Hardware) -> dict[str, object]:
     }
 
 
-def _numbers(config: SubllmConfig, hardware: roofline.Hardware, dtype: str, tokens: int, batch: int) -> None:
-    lines = predict(config, hardware, dtype, tokens, batch)
+def _numbers(lines: Sequence[Line], hardware: roofline.Hardware) -> None:
     rows = [
         {
             "SUBLLM": f"{line.ours:,.2f}",
@@ -126,17 +173,16 @@ def _numbers(config: SubllmConfig, hardware: roofline.Hardware, dtype: str, toke
         st.warning(say("too_big", need=f"{needed / 1e9:,.1f}", have=f"{hardware.memory / 1e9:,.1f}"))
 
 
-def _pays(config: SubllmConfig, hardware: roofline.Hardware, dtype: str, batch: int) -> str:
+def _pays(lengths: Mapping[str, int | None]) -> str:
     cells = []
-    for phase in roofline.PHASES:
-        length = break_even(config, hardware, phase, batch, dtype)
+    for phase, length in lengths.items():
         name = say(f"phase_what_{phase}")
         key = "pays_predicted_never" if length is None else "pays_predicted_always" if length == 1 else "pays_predicted"
         cells.append(say(key, phase=name, tokens=f"{length or 0:,}"))
     return say("pays_predicted_title", cells="; ".join(cells))
 
 
-def _paper(hardware: roofline.Hardware) -> None:
+def _paper(reported: Sequence[Row]) -> None:
     rows = [
         {
             say("paper_what"): say(f"paper_{row.what}", tokens=f"{row.tokens:,}"),
@@ -145,7 +191,7 @@ def _paper(hardware: roofline.Hardware) -> None:
                 f"{say(f'paper_phase_{phase}')} {ratio:.2f}×" for phase, ratio in row.predicted.items()
             ),
         }
-        for row in paper_rows(hardware)
+        for row in reported
     ]
     st.table(pd.DataFrame(rows).set_index(say("paper_what")))
     batches = {what: f"{batch_that_saves(what):.1f}" for what in ("training", "inference")}

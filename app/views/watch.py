@@ -1,16 +1,19 @@
 """A training run, live or finished: its curves, and the routing of fixed prompts from step to step."""
 
+from pathlib import Path
+
 import numpy as np
 import streamlit as st
 
-from analysis import AnalysisError, figures, training_figures
-from analysis.training import Run, load_snapshots, read_run, routing_history, snapshot_trace
+from analysis import AnalysisError, Trace, figures, training_figures
+from analysis.training import Run, snapshot_trace
 from app.components.routing_view import Shown, routing_view
+from app.files import Recorded, recorded, training_run
 from app.messages import plain, plot, show_error
 from app.settings import SHIPPED_BESIDE, SHIPPED_RUN, Settings
+from app.state import session
 from app.strings import language, say, table
-from app.views import beside, chooser
-from subllm.snapshots import RoutingSnapshot
+from app.views import beside, chooser, levels
 
 _SECONDS = 5  # between two looks at a run that goes on
 _FRAME = 1.2  # seconds per snapshot while playing
@@ -33,32 +36,28 @@ def show() -> None:
     possible = [other for other in folders if other != name]
     first = [other for other in possible if other == SHIPPED_BESIDE["llama"] and name == SHIPPED_RUN]
     others = right.multiselect(say("watch_others"), possible, first, key=f"watched beside {name}")
+    shown = {each: folders[each] for each in (name, *others)}
     try:
-        run = read_run(folders[name])
-        runs = {name: run} | {other: read_run(folders[other]) for other in others}
+        run = training_run(folders[name])
+        if run.step < run.config["steps"]:
+            st.fragment(_curves, run_every=_SECONDS)(shown)
+        else:
+            _curves(shown)
+        if not run.snapshots:
+            st.info(say("watch_no_snapshots"), icon=":material/info:")
+            return
+        found = recorded(folders[name])
     except AnalysisError as error:
         show_error(error)
         return
-    if run.step < run.config["steps"]:
-        st.fragment(_curves, run_every=_SECONDS)({name: folders[name]} | {other: folders[other] for other in others})
-    else:
-        _draw_curves(runs)
-    if not run.snapshots:
-        st.info(say("watch_no_snapshots"), icon=":material/info:")
-        return
-    try:
-        snapshots = load_snapshots(run)
-    except AnalysisError as error:
-        show_error(error)
-        return
-    _history(run, snapshots)
-    _steps(name, run, snapshots)
+    _history(found)
+    _steps(name, found)
 
 
-def _curves(folders: dict) -> None:  # type: ignore[type-arg]
-    """The curves of a run that goes on, read again and again."""
+def _curves(folders: dict[str, Path]) -> None:
+    """The curves of runs, by name; of one that goes on they are drawn again and again."""
     try:
-        _draw_curves({name: read_run(folder) for name, folder in folders.items()})
+        _draw_curves({name: training_run(folder) for name, folder in folders.items()})
     except AnalysisError as error:
         show_error(error)
 
@@ -85,46 +84,56 @@ def _draw_curves(runs: dict[str, Run]) -> None:
     right.caption(say("watch_speed_help"))
 
 
-def _history(run: Run, snapshots: list[RoutingSnapshot]) -> None:
+def _history(found: Recorded) -> None:
     """How the routing of all prompts changed."""
-    words = table(language())
+    words, run, snapshots, history = table(language()), found.run, found.snapshots, found.history
     st.subheader(say("watch_routing"))
     st.caption(say("watch_routing_help", n=len(run.offsets), tokens=f"{len(snapshots[0].token_ids):,}"))
-    history = routing_history(run, snapshots)
     first = snapshot_trace(run, snapshots[0], 0)
-    names = [figures.level_name(first, span, words) for span in range(first.num_spans)]
+    names = {level: figures.level_name(first, level, words) for level in first.routing.levels}
+    labels = list(names.values())
     left, right = st.columns(2)
     retention = training_figures.level_curves(
-        history, history.retention, names, words["figure_kept_share"], run.retention_ratios, words
+        history, history.retention, labels, words["figure_kept_share"], run.retention_ratios, words
     )
     plot(left, retention, "watch retention")
     left.caption(say("watch_retention_help"))
-    overlap = training_figures.level_curves(history, history.to_last, names, words["figure_overlap_last"], (), words)
+    overlap = training_figures.level_curves(history, history.to_last, labels, words["figure_overlap_last"], (), words)
     plot(right, overlap, "watch overlap")
     right.caption(say("watch_overlap_help"))
-    span = st.selectbox(say("edit_level"), range(len(names)), format_func=names.__getitem__, key="watch level")
+    level = st.selectbox(say("edit_level"), list(names), format_func=names.__getitem__, key="watch level")
     columns = st.columns(3)
-    scores = training_figures.quantile_bands(history.steps, history.scores[:, span], words["figure_score"], 0.0, words)
-    plot(columns[0], scores, "watch scores")
-    plot(columns[1], training_figures.kind_curves(history, span, words), "watch kinds")
-    scales = training_figures.quantile_bands(history.steps, history.scales[:, span], words["figure_scale"], None, words)
-    plot(columns[2], scales, "watch scales")
-    for column, key in zip(columns, ("watch_scores_help", "watch_kinds_help", "watch_scales_help"), strict=True):
-        column.caption(say(key))
+    scores, scales = history.scores[:, level - 1], history.scales[:, level - 1]
+    if first.routing.scores_tokens(level):
+        thresholds = history.thresholds[:, level - 1]
+        figure = training_figures.quantile_bands(history.steps, scores, words["figure_score"], thresholds, words)
+        plot(columns[0], figure, "watch scores")
+        columns[0].caption(say("watch_scores_help"))
+    else:
+        columns[0].info(plain(levels.no_scores(first, level)))
+    plot(columns[1], training_figures.kind_curves(history, level, words), "watch kinds")
+    columns[1].caption(say("watch_kinds_help"))
+    plot(
+        columns[2],
+        training_figures.quantile_bands(history.steps, scales, words["figure_scale"], None, words),
+        "watch scales",
+    )
+    columns[2].caption(say("watch_scales_help"))
 
 
-def _steps(name: str, run: Run, snapshots: list[RoutingSnapshot]) -> None:
+def _steps(name: str, found: Recorded) -> None:
     """One prompt under a slider of steps that plays."""
-    prompts = run.config["prompts"]
+    prompts = found.run.config["prompts"]
     labels = [f"{number} · {prompt[:90]}" for number, prompt in enumerate(prompts, 1)]  # no two alike
     key = f"watch prompt of {name}"  # the browser goes on showing a key's choice when the options change
     prompt = st.selectbox(say("watch_prompt"), range(len(labels)), format_func=labels.__getitem__, key=key)
     playing = st.toggle(say("watch_play"), key="watch playing")
-    st.fragment(_frame, run_every=_FRAME if playing else None)(run, snapshots, prompt, playing)
+    st.fragment(_frame, run_every=_FRAME if playing else None)(found, prompt, playing)
 
 
-def _frame(run: Run, snapshots: list[RoutingSnapshot], prompt: int, playing: bool) -> None:
+def _frame(found: Recorded, prompt: int, playing: bool) -> None:
     """The routing at the step of the slider; the next step at every call while it plays."""
+    run, snapshots = found.run, found.snapshots
     steps = [snapshot.step for snapshot in snapshots]
     if st.session_state.get("watch step") not in steps:
         st.session_state["watch step"] = steps[-1]
@@ -134,12 +143,24 @@ def _frame(run: Run, snapshots: list[RoutingSnapshot], prompt: int, playing: boo
     left, right = st.columns(2)
     step = left.select_slider(say("watch_at"), steps, key="watch step", format_func=lambda n: f"{n:,}")
     before = right.select_slider(say("watch_against"), steps, value=steps[0], format_func=lambda n: f"{n:,}")
-    shown = st.session_state.setdefault("watch shown", Shown())
     trace = snapshot_trace(run, snapshots[steps.index(step)], prompt)
-    shown = routing_view(trace, Shown.parse(vars(shown), trace), table(language()), key="watch view")
-    st.session_state["watch shown"] = shown
+    _view(trace)
     perplexity = "–" if np.isnan(trace.perplexity) else f"{trace.perplexity:,.1f}"
     st.caption(say("watch_perplexity", perplexity=perplexity))
     if not playing and before != step:
         st.markdown(f"**{say('watch_compare')}**")
-        beside.compare(trace, snapshot_trace(run, snapshots[steps.index(before)], prompt))
+        other = snapshot_trace(run, snapshots[steps.index(before)], prompt)
+        beside.compare(trace, other, (trace.provenance.checkpoint, other.provenance.checkpoint))
+
+
+def _view(trace: Trace) -> None:
+    """Text and map. Level and colour are those of every page; tokens are not, since the prompts are others."""
+    own = session()
+    tokens = own.recall("watched tokens", None) or {"selected": None, "until": None}
+    told = Shown.parse({**own.shown, **tokens}, trace)
+    said = routing_view(trace, told, table(language()), key="watch view")
+    if said == told:  # a look changes nothing, not even where this run has no such level or colour
+        return
+    own.found["watched tokens"] = (None, {"selected": said.selected, "until": said.until})
+    changed = {key: getattr(said, key) for key in ("level", "colour") if getattr(said, key) != getattr(told, key)}
+    own.shown = {**own.shown, **changed}

@@ -1,0 +1,84 @@
+"""What pages read from files: once, and again when a file has changed. A rerun that changed nothing opens none."""
+
+import os
+from contextlib import suppress
+from dataclasses import dataclass
+from functools import lru_cache
+from pathlib import Path
+
+from analysis.training import RoutingHistory, Run, load_snapshots, read_run, routing_history
+from subllm import SubllmConfig
+from subllm.checkpoints import read_config
+from subllm.run_files import LOG_FILE, RUN_FILE, SNAPSHOTS
+from subllm.snapshots import SUFFIX, RoutingSnapshot
+
+Stamp = tuple[tuple[str, int, int], ...]
+_CONFIG = "config.json"
+
+
+@dataclass(frozen=True, eq=False)
+class Recorded:
+    """The routing that a training run has recorded.
+
+    Attributes:
+        run: with at least one snapshot.
+        snapshots: all of them, in the order of their steps.
+        history: of all.
+    """
+
+    run: Run
+    snapshots: list[RoutingSnapshot]
+    history: RoutingHistory
+
+
+def stamp(folder: Path, ends: tuple[str, ...]) -> Stamp:
+    """Names, sizes and times of files; another one when one of them is. Nothing is opened.
+
+    Args:
+        folder: of the files; without one there are none.
+        ends: of the names that count.
+    """
+    found = []
+    with suppress(OSError), os.scandir(folder) as entries:
+        for entry in entries:
+            if entry.name.endswith(ends):
+                with suppress(OSError):
+                    status = entry.stat()
+                    found.append((entry.name, status.st_size, status.st_mtime_ns))
+    return tuple(sorted(found))
+
+
+def configuration(folder: Path) -> SubllmConfig:
+    """A checkpoint's configuration, which is not to be changed; errors are those of `read_config`."""
+    return _configuration(folder, stamp(folder, (_CONFIG,)))
+
+
+def training_run(folder: Path) -> Run:
+    """A run as its files say; errors are those of `analysis.training.read_run`."""
+    return _run(folder, stamp(folder, (RUN_FILE, LOG_FILE)), stamp(folder / SNAPSHOTS, (SUFFIX,)))
+
+
+def recorded(folder: Path) -> Recorded:
+    """The routing that a run has recorded; errors are those of `read_run` and `load_snapshots`.
+
+    Args:
+        folder: of a run with snapshots.
+    """
+    return _recorded(folder, stamp(folder, (RUN_FILE,)), stamp(folder / SNAPSHOTS, (SUFFIX,)))
+
+
+@lru_cache(maxsize=32)
+def _configuration(folder: Path, _: Stamp) -> SubllmConfig:
+    return read_config(folder)
+
+
+@lru_cache(maxsize=16)
+def _run(folder: Path, *_: Stamp) -> Run:
+    return read_run(folder)
+
+
+@lru_cache(maxsize=4)  # all snapshots of a run
+def _recorded(folder: Path, *_: Stamp) -> Recorded:
+    run = read_run(folder)
+    snapshots = load_snapshots(run)
+    return Recorded(run, snapshots, routing_history(run, snapshots))
