@@ -37,8 +37,19 @@ def show(run: Run, settings: Settings) -> None:
         st.info(say("why_select"), icon=":material/touch_app:")
         return
     st.subheader(say("why_token", n=f"{shown.selected:,}"))
+    if trace.provenance.edits:
+        st.info(say("why_edited"), icon=":material/edit_off:")
+    else:
+        _attribution(run, shown.selected)
+    token.show(run, shown, settings)
+    _attention(run, shown.selected)
+
+
+def _attribution(run: Run, token: int) -> None:
+    """Ask what made a number what it is; the answer stays until the next one."""
+    own, trace = session(), run.trace
     with st.form("why form", border=True):
-        question, options = _form(trace, shown.selected)
+        question, options = _form(trace, token)
         pressed = st.form_submit_button(say("why_run"), type="primary", icon=":material/psychology:")
     if pressed:
         try:
@@ -50,8 +61,6 @@ def show(run: Run, settings: Settings) -> None:
     known = own.recall("attribution", trace.run)
     if known is not None:
         _results(trace, *known)
-    token.show(run, shown, settings)
-    _attention(run, shown.selected)
 
 
 def _form(trace: Trace, token: int) -> tuple[Question, dict[str, Any]]:
