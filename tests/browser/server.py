@@ -37,17 +37,18 @@ def executable() -> str:
 
 
 @contextmanager
-def serve(log: Path, variables: Mapping[str, str]) -> Iterator[str]:
+def serve(log: Path, variables: Mapping[str, str], script: str = "app/main.py") -> Iterator[str]:
     """Start the app on a free port; its address. If it dies, its output is in the error.
 
     Args:
         log: file for its output.
         variables: of its environment.
+        script: to be served.
     """
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         port = free.getsockname()[1]
-    command = [sys.executable, "-m", "streamlit", "run", "app/main.py", "--server.port", str(port)]
+    command = [sys.executable, "-m", "streamlit", "run", script, "--server.port", str(port)]
     with log.open("w") as output:
         process = subprocess.Popen(command, cwd=ROOT, env=os.environ | variables, stdout=output, stderr=output)
     address = f"http://127.0.0.1:{port}"

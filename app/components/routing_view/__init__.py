@@ -9,12 +9,15 @@ from typing import Any
 import numpy as np
 import streamlit as st
 
-from analysis import Trace
+from analysis import Routing, Trace
+from analysis.edits import NAMING, Edit
 from analysis.figures import level_name
+from analysis.trace import UNTOUCHED
 
 _FOLDER = Path(__file__).parent
 _HTML, _CSS = ((_FOLDER / f"view.{kind}").read_text() for kind in ("html", "css"))
 _JS = "\n".join((_FOLDER / f"{part}.js").read_text() for part in ("model", "canvas", "text", "map", "lane", "view"))
+_DIGITS = 9  # of a number in an event or a link
 
 
 @dataclass(frozen=True)
@@ -22,24 +25,24 @@ class Shown:
     """What the browser shows of a trace.
 
     Attributes:
-        level: number of the span.
-        selected: token, or -1.
+        level: number of the level, from 1.
+        selected: token; None if none is.
         until: other end of what is selected; `selected` itself if that is one token.
         colour: key of the channel that colours text and map.
     """
 
-    level: int = 0
-    selected: int = -1
-    until: int = -1
+    level: int = 1
+    selected: int | None = None
+    until: int | None = None
     colour: str = "score"
 
     @property
     def tokens(self) -> tuple[int, ...]:
         """All that are selected."""
-        if self.selected < 0:
+        if self.selected is None:
             return ()
-        first, last = sorted((self.selected, max(self.until, 0)))
-        return tuple(range(first, last + 1))
+        until = self.selected if self.until is None else self.until
+        return tuple(range(min(self.selected, until), max(self.selected, until) + 1))
 
     @classmethod
     def parse(cls, value: Any, trace: Trace) -> "Shown":
@@ -50,14 +53,13 @@ class Shown:
             trace: that it is about.
         """
         fields = value if isinstance(value, Mapping) else {}
-        colour = str(fields.get("colour", ""))
-        selected = _within(fields.get("selected"), -1, trace.num_tokens - 1)
-        until = _within(fields.get("until"), -1, trace.num_tokens - 1)
+        colours, colour = cls.colours(trace), fields.get("colour", cls.colour)
+        selected, until = (_number(fields.get(name), 0, trace.num_tokens - 1) for name in ("selected", "until"))
         return cls(
-            _within(fields.get("level"), 0, trace.num_spans - 1),
-            selected,
-            until if min(selected, until) >= 0 else selected,
-            colour if colour in cls.colours(trace) else cls.colour,
+            level=_number(fields.get("level"), 1, trace.routing.num_levels) or cls.level,
+            selected=selected,
+            until=selected if selected is None or until is None else until,
+            colour=colour if isinstance(colour, str) and colour in colours else colours[0],
         )
 
     @staticmethod
@@ -67,7 +69,7 @@ class Shown:
         Args:
             trace: of a prompt.
         """
-        return list(_channels(trace))
+        return [channel.key for channel in _channels(trace)]
 
 
 def routing_view(trace: Trace, shown: Shown, words: Mapping[str, str], key: str) -> Shown:
@@ -75,22 +77,24 @@ def routing_view(trace: Trace, shown: Shown, words: Mapping[str, str], key: str)
 
     Args:
         trace: of a prompt.
-        shown: what to begin with when the trace is new; after that the browser decides.
+        shown: what is to be shown. The browser takes it over if it is not what this element said last.
         words: labels by key.
         key: of the element.
 
     Returns:
         What the browser shows now.
     """
-    first = st.session_state.setdefault(f"{key} begins with", {})
-    if trace.digest not in first:
-        first.clear()
-        first[trace.digest] = shown
-    # the same bytes at every rerun, which Streamlit then does not send again
-    data = view_data(trace, first[trace.digest], words)
-    result = _component()(data=data, key=key, height="content", on_shown_change=lambda: None)
-    said = result.shown or {}
-    return Shown.parse(said, trace) if said.get("id") == trace.digest else first[trace.digest]
+    memory = f"{key} told"  # of this element, like a widget's value: what it was told to show, and what it said last
+    subject, told, said = st.session_state.get(memory, ("", shown, shown))
+    if subject != trace.subject or shown != said or key not in st.session_state:  # nor is it on a page opened again
+        told = shown
+    # the same bytes at every rerun that changes nothing, which Streamlit then does not send again
+    result = _component()(data=view_data(trace, told, words), key=key, height="content", on_shown_change=lambda: None)
+    answer = result.shown if isinstance(result.shown, Mapping) else {}
+    heard = answer.get("id") == trace.subject and answer.get("told") == vars(told)
+    said = Shown.parse(answer, trace) if heard else told
+    st.session_state[memory] = (trace.subject, told, said)
+    return said
 
 
 @st.cache_resource(show_spinner=False)
@@ -102,65 +106,49 @@ def view_data(trace: Trace, shown: Shown, words: Mapping[str, str]) -> bytes:
     """What the component needs: the length of a header (uint32), the header (JSON), and the arrays one after another.
 
     The header's `arrays` says of each its type ("u1", "u4", "f2", "f4", little-endian), where it begins after the
-    header, and its bytes.
+    header, and its bytes. Its `id` stays while the prompt is read with other edits, its `version` with every array.
 
     Args:
         trace: of a prompt.
         shown: what to begin with.
         words: labels by key.
     """
-    offsets = _utf16_offsets(trace.prompt)
-    spans = []
-    for span in range(trace.num_spans):
-        inside = _inside(trace, span).nonzero()[0]
-        name = level_name(trace, span, words)
-        kept, reached = f"{trace.kept[span].sum():,}", f"{trace.present[span].sum():,}"
-        spans.append(
-            {
-                "name": name,
-                "title": words["view_kept_of"].format(level=name, kept=kept, reached=reached),
-                "parent": int(trace.span_parents[span]),
-                "depth": _depth(trace, span),
-                "first": int(inside.min(initial=trace.num_blocks)),
-                "last": int(inside.max(initial=-1)),
-            }
-        )
+    prompt, routing = trace.prompt, trace.routing
+    offsets = _utf16_offsets(prompt.text)
     channels = _channels(trace)
     arrays: dict[str, tuple[str, int, int]] = {}
     parts: list[bytes] = []
     for name, kind, values in (
-        ("ids", "u4", trace.token_ids),
-        ("starts", "u4", offsets[trace.starts]),
-        ("ends", "u4", offsets[trace.ends]),
-        ("kept", "u1", trace.kept),
-        *(
-            (key, "f2" if values.dtype == np.float16 else "f4", values)
-            for key, (_, values) in channels.items()
-            if key != "kept"
-        ),
+        ("ids", "u4", prompt.token_ids),
+        ("starts", "u4", offsets[prompt.starts]),
+        ("ends", "u4", offsets[prompt.ends]),
+        ("reached", "u1", routing.reached),
+        ("kept", "u1", routing.kept),
+        ("edited", "u1", routing.edited),
+        *((each.key, each.kind, each.values) for each in channels if each.values is not routing.kept),
     ):
         parts.append(np.ascontiguousarray(values, dtype=f"<{kind}").tobytes())
         arrays[name] = (kind, sum(map(len, parts[:-1])), len(parts[-1]))
     header = {
-        "id": trace.digest,
-        "version": f"{trace.digest} {words['view_token']} {' '.join(channels)}",
-        "text": trace.prompt,
+        "id": trace.subject,
+        "version": f"{trace.digest} {words['view_token']}",
+        "text": prompt.text,
         "tokens": trace.num_tokens,
         # only those that the text itself does not say: parts of characters, and tokens without text
         "pieces": {
             index: piece
             for index, (piece, start, end) in enumerate(
-                zip(trace.pieces.tolist(), trace.starts.tolist(), trace.ends.tolist(), strict=True)
+                zip(prompt.pieces.tolist(), prompt.starts.tolist(), prompt.ends.tolist(), strict=True)
             )
-            if piece != trace.prompt[start:end]
+            if piece != prompt.text[start:end]
         },
         "arrays": arrays,
         "channels": [
-            {"key": key, "rows": rows, "label": words[f"channel_{key}"], "help": words[f"help_{key}"]}
-            for key, (rows, _) in channels.items()
+            {"key": each.key, "rows": each.rows, "label": words[each.label], "help": words[each.help]}
+            for each in channels
         ],
-        "blocks": trace.block_spans.tolist(),
-        "spans": spans,
+        "blocks": routing.block_levels.tolist(),
+        "levels": _levels(trace, words),
         "labels": {key.removeprefix("view_"): text for key, text in words.items() if key.startswith("view_")},
         "shown": vars(shown),
     }
@@ -168,48 +156,114 @@ def view_data(trace: Trace, shown: Shown, words: Mapping[str, str]) -> bytes:
     return b"".join([len(encoded).to_bytes(4, "little"), encoded, *parts])
 
 
-def _channels(trace: Trace) -> dict[str, tuple[str, np.ndarray]]:
-    """What text and map can be coloured by: key, what its rows are, values."""
-    channels = {
-        "score": ("levels", trace.scores),
-        "weight": ("levels", np.where(trace.present, trace.weights, np.nan)),
-        "bypass": ("levels", trace.contribution_share),
-        "change": ("blocks", trace.change),
-        "kept": ("levels", trace.kept),
-    }
-    if not np.isnan(trace.confidence).all():
-        channels["confidence"] = ("blocks", trace.confidence)
-    if not np.isnan(trace.divergence).all():
-        channels |= {"surprisal": ("all", trace.surprisal), "divergence": ("all", trace.divergence)}
+@dataclass(frozen=True, eq=False)
+class _Channel:
+    """What text and map can be coloured by.
+
+    Attributes:
+        key: of the channel.
+        rows: what the rows of the values are: "levels", "blocks", or "all" for one row.
+        values: (rows, T), or (T,).
+        reference: what the values are measured against, where that is said.
+    """
+
+    key: str
+    rows: str
+    values: np.ndarray
+    reference: str = ""
+
+    @property
+    def kind(self) -> str:
+        """Type of the values in the browser."""
+        return "f2" if self.values.dtype == np.float16 else "f4"
+
+    @property
+    def label(self) -> str:
+        """Key of the label."""
+        return f"channel_{self.key}{self.reference}"
+
+    @property
+    def help(self) -> str:
+        """Key of the help."""
+        return f"help_{self.key}{self.reference}"
+
+
+def _channels(trace: Trace) -> list[_Channel]:
+    """Those that the trace has; the first ones have rows for levels."""
+    routing, blocks = trace.routing, trace.blocks
+    channels = [_Channel("score", "levels", routing.scores)] if any(map(routing.scores_tokens, routing.levels)) else []
+    channels += [
+        _Channel("weight", "levels", routing.weights),
+        _Channel("bypass", "levels", routing.contribution_share),
+        _Channel("kept", "levels", routing.kept),
+    ]
+    if blocks is not None:
+        channels.append(_Channel("change", "blocks", blocks.change))
+        if blocks.confidence is not None:
+            channels.append(_Channel("confidence", "blocks", blocks.confidence))
+    if trace.likelihood is not None:
+        channels.append(_Channel("surprisal", "all", trace.likelihood.surprisal))
+    if trace.agreement is not None:
+        reference = "_untouched" if trace.agreement.reference == UNTOUCHED else ""
+        channels.append(_Channel("divergence", "all", trace.agreement.divergence, reference))
     return channels
 
 
-def _within(value: Any, low: int, high: int) -> int:
-    """A whole number inside of limits; the lower one for anything else."""
-    try:
-        number = int(value)
-    except (TypeError, ValueError, OverflowError):
-        return low
-    return number if low <= number <= high else low
+def _levels(trace: Trace, words: Mapping[str, str]) -> list[dict[str, Any]]:
+    """What the header says of each level."""
+    routing, edited = trace.routing, _edited_levels(trace)
+    block_levels, depths = routing.block_levels, [0]
+    levels = []
+    for level, parent in zip(routing.levels, routing.parents.tolist(), strict=True):
+        depths.append(depths[parent] + 1)
+        inside = np.isin(block_levels, _with_inner(routing, level)).nonzero()[0]
+        name = level_name(trace, level, words)
+        kept, reached = (f"{each[level - 1].sum():,}" for each in (routing.kept, routing.reached))
+        title = words["view_kept_of"].format(level=name, kept=kept, reached=reached)
+        levels.append(
+            {
+                "level": level,
+                "name": name,
+                "title": words["view_levelEdited"].format(title=title) if level in edited else title,
+                "parent": parent,
+                "depth": depths[level],
+                "first": int(inside.min(initial=routing.num_blocks)),
+                "last": int(inside.max(initial=-1)),
+                "router": str(routing.routers[level - 1]),
+                "threshold": float(routing.thresholds[level - 1]) if routing.scores_tokens(level) else None,
+                "edited": level in edited,
+            }
+        )
+    return levels
+
+
+def _edited_levels(trace: Trace) -> set[int]:
+    """Levels that an edit changes as a whole: threshold, retention, bypass, or density."""
+    edits = [Edit.parse(edit) for edit in trace.provenance.edits]
+    return {
+        level for level in trace.routing.levels for edit in edits if edit.kind not in NAMING and edit.applies(level)
+    }
+
+
+def _with_inner(routing: Routing, level: int) -> list[int]:
+    """A level and those inside it."""
+    found = [level]
+    for other in routing.levels[level:]:
+        if routing.parents[other - 1] in found:
+            found.append(other)
+    return found
+
+
+def _number(value: Any, low: int, high: int) -> int | None:
+    """A whole number inside of limits; None for anything else."""
+    if isinstance(value, str) and value.isascii() and value.isdigit() and len(value) <= _DIGITS:
+        value = int(value)
+    if isinstance(value, float) and value.is_integer():
+        value = int(value)
+    return value if isinstance(value, int) and not isinstance(value, bool) and low <= value <= high else None
 
 
 def _utf16_offsets(text: str) -> np.ndarray:
     """(len + 1,) position of every character in the text as a browser counts: characters beyond U+FFFF are two."""
     codes = np.frombuffer(text.encode("utf-32-le"), dtype=np.uint32)
     return np.concatenate([[0], np.cumsum(1 + (codes > 0xFFFF))])
-
-
-def _inside(trace: Trace, span: int) -> np.ndarray:
-    """(L,) True for the blocks inside a span, nested spans included."""
-    members = {span}
-    for other in range(span + 1, trace.num_spans):
-        if int(trace.span_parents[other]) in members:
-            members.add(other)
-    return np.isin(trace.block_spans, list(members))
-
-
-def _depth(trace: Trace, span: int) -> int:
-    depth = 1
-    while (span := int(trace.span_parents[span])) >= 0:
-        depth += 1
-    return depth

@@ -4,6 +4,7 @@ const LEFT = 46; // pixels left of the cells, for block numbers, level brackets 
 const BLUE = [47, 111, 179];
 const ORANGE = [200, 100, 30];
 const SELECTED = "#f2a900";
+const EDITED = "#b0279a"; // as in view.css
 
 // Size a canvas in CSS pixels; its context, in the frame's text colour.
 function place(canvas, left, top, width, height) {
@@ -31,6 +32,11 @@ function drawColumns(canvas, { from, to }, selected, hovered) {
     context.strokeRect((token - from) * width, 0, Math.max(width, 2), canvas.height / ratio);
   }
   return context;
+}
+
+// A number with no more decimals than it needs, three at most.
+function short(number) {
+  return String(Number(number.toFixed(3)));
 }
 
 function columnAt(event, canvas, { from, to }) {

@@ -18,10 +18,16 @@ class LaneView {
     place(this.cursor, LEFT, 0, width, LANE);
     const { from, to } = window;
     const values = data.row(channel, level);
-    let [low, high] = channel.key === "score" ? [0, 0] : [Infinity, -Infinity];
+    const threshold = data.levels.length && channel.key === "score" ? data.levels[level - 1].threshold : null;
+    // kept and dropped tokens that have a value; without levels, all do as kept ones do
+    const groups = { kept: [], dropped: [] };
+    let [low, high] = threshold === null ? [Infinity, -Infinity] : [threshold, threshold];
     for (let token = from; token < to; token++) {
-      if (values[token] < low) low = values[token];
-      if (values[token] > high) high = values[token];
+      const state = data.levels.length ? data.state(level, token) : "kept";
+      if (Number.isNaN(values[token]) || (state === "absent" && channel.rows === "levels")) continue;
+      groups[state === "kept" ? "kept" : "dropped"].push(token);
+      low = Math.min(low, values[token]);
+      high = Math.max(high, values[token]);
     }
     if (!(high >= low)) return;
     const size = (to - from) * 4 > width ? 2 : 4;
@@ -31,24 +37,21 @@ class LaneView {
     context.textAlign = "right";
     context.fillText(high.toFixed(2), LEFT - 4, 10);
     if (high > low) context.fillText(low.toFixed(2), LEFT - 4, LANE - 3);
-    if (channel.key === "score") {
+    if (threshold !== null) {
+      const at = y(threshold);
       context.setLineDash([5, 4]);
       context.beginPath();
-      context.moveTo(LEFT, y(0));
-      context.lineTo(LEFT + width, y(0));
+      context.moveTo(LEFT, at);
+      context.lineTo(LEFT + width, at);
       context.stroke();
       context.setLineDash([]);
-      if (y(0) > 22 && y(0) < LANE - 16) context.fillText("0", LEFT - 4, y(0) + 4);
+      if (at > 22 && at < LANE - 16) context.fillText(short(threshold), LEFT - 4, at + 4);
     }
-    const dense = !data.spans.length;
     context.fillStyle = `rgb(${BLUE})`;
-    for (let token = from; token < to; token++) {
-      if (dense || data.state(level, token) === "kept") context.fillRect(x(token) - size / 2, y(values[token]) - size / 2, size, size);
-    }
-    context.fillStyle = context.strokeStyle = `rgb(${ORANGE})`;
+    for (const token of groups.kept) context.fillRect(x(token) - size / 2, y(values[token]) - size / 2, size, size);
+    context.strokeStyle = `rgb(${ORANGE})`;
     context.beginPath();
-    for (let token = from; token < to; token++) {
-      if (dense || data.state(level, token) === "kept" || Number.isNaN(values[token])) continue;
+    for (const token of groups.dropped) {
       const [left, top] = [x(token), y(values[token])];
       context.moveTo(left - size / 2, top - size / 2);
       context.lineTo(left + size / 2, top + size / 2);

@@ -35,9 +35,9 @@ class MapView {
     const context = image.getContext("2d");
     const pixels = context.createImageData(image.width, image.height);
     const every = (to - from) / columns;
-    data.blocks.forEach((span, block) => {
-      const plain = span < 0 && channel.rows === "levels";
-      const bins = plain ? null : data.bins(channel, channel.rows === "blocks" ? block : span);
+    data.blocks.forEach((level, block) => {
+      const plain = level === 0 && channel.rows === "levels";
+      const bins = plain ? null : data.bins(channel, channel.rows === "blocks" ? block : level);
       for (let column = 0; column < columns; column++) {
         const first = Math.floor(from + column * every);
         const last = Math.max(first + 1, Math.floor(from + (column + 1) * every));
@@ -74,6 +74,7 @@ class MapView {
     const image = this.raster(this.from, this.to, this.cells.width);
     cells.imageSmoothingEnabled = false;
     cells.drawImage(image, 0, 0, width, height);
+    this.drawEdited(cells, width);
     this.drawAxis(cells, width, height);
     this.drawBrackets(place(this.brackets, 0, 0, LEFT, height + AXIS), height);
     place(this.cursor, LEFT, 0, width, height);
@@ -88,7 +89,21 @@ class MapView {
     this.onWindow();
   }
 
+  // A bar above a token's cells in a level where an edit named it.
+  drawEdited(context, width) {
+    const { data, from, to } = this;
+    const column = width / (to - from);
+    context.fillStyle = EDITED;
+    for (const { level, first, parent } of data.levels) {
+      const shared = parent > 0 && data.levels[parent - 1].first === first; // then below the bars of the outer level
+      for (let token = from; token < to; token++) {
+        if (data.isEdited(level, token)) context.fillRect((token - from) * column, first * ROW + (shared ? 3 : 0), Math.max(column - 1, 1), 3);
+      }
+    }
+  }
+
   drawAxis(context, width, height) {
+    context.fillStyle = getComputedStyle(this.frame).color;
     const shown = this.to - this.from;
     const ticks = Math.min(8, shown, Math.floor(width / 60));
     for (let i = 0; i < ticks; i++) {
@@ -104,13 +119,13 @@ class MapView {
     this.data.blocks.forEach((_, block) => {
       if (block % 5 === 0) context.fillText(String(block), 0, block * ROW + ROW);
     });
-    for (const span of this.data.spans) {
-      const x = 16 + 7 * span.depth;
+    for (const { depth, first, last } of this.data.levels) {
+      const x = 16 + 7 * depth;
       context.beginPath();
-      context.moveTo(x + 4, span.first * ROW + 1);
-      context.lineTo(x, span.first * ROW + 1);
-      context.lineTo(x, (span.last + 1) * ROW - 1);
-      context.lineTo(x + 4, (span.last + 1) * ROW - 1);
+      context.moveTo(x + 4, first * ROW + 1);
+      context.lineTo(x, first * ROW + 1);
+      context.lineTo(x, (last + 1) * ROW - 1);
+      context.lineTo(x + 4, (last + 1) * ROW - 1);
       context.stroke();
     }
     context.globalAlpha = 0.7;

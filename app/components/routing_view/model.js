@@ -7,7 +7,7 @@ class RoutingData {
   // `bytes`: length of the header (uint32), header (JSON), arrays at the offsets that the header gives.
   constructor(bytes) {
     const start = 4 + new DataView(bytes.buffer, bytes.byteOffset).getUint32(0, true);
-    Object.assign(this, JSON.parse(new TextDecoder().decode(bytes.subarray(4, start)))); // text, tokens, blocks, spans, …
+    Object.assign(this, JSON.parse(new TextDecoder().decode(bytes.subarray(4, start)))); // text, tokens, blocks, levels, …
     for (const [name, [type, offset, size]] of Object.entries(this.arrays)) {
       const buffer = bytes.slice(start + offset, start + offset + size).buffer;
       this[name] = type === "f2" ? halfFloats(new Uint16Array(buffer)) : new { u1: Uint8Array, u4: Uint32Array, f4: Float32Array }[type](buffer);
@@ -20,21 +20,26 @@ class RoutingData {
     return this.channels.find((c) => c.key === key) ?? this.channels[0];
   }
 
-  // "kept", "dropped", or "absent" if an outer level dropped the token already.
+  // "kept", "dropped", or "absent" if the token did not reach the level.
   state(level, token) {
-    const at = level * this.tokens + token;
+    const at = (level - 1) * this.tokens + token;
     if (this.kept[at]) return "kept";
-    return Number.isNaN(this.score[at]) ? "absent" : "dropped";
+    return this.reached[at] ? "dropped" : "absent";
+  }
+
+  // Whether an edit named the token at a level.
+  isEdited(level, token) {
+    return this.edited[(level - 1) * this.tokens + token] === 1;
   }
 
   processed(block, token) {
-    const span = this.blocks[block];
-    return span < 0 || this.kept[span * this.tokens + token] === 1;
+    const level = this.blocks[block];
+    return level === 0 || this.kept[(level - 1) * this.tokens + token] === 1;
   }
 
-  // Row of a channel: rows are levels, blocks, or one row for all.
+  // Row of a channel, by number of the level (from 1) or of the block (from 0); or its only row.
   row(channel, index) {
-    const from = channel.rows === "all" ? 0 : index * this.tokens;
+    const from = channel.rows === "all" ? 0 : (channel.rows === "levels" ? index - 1 : index) * this.tokens;
     return this[channel.key].subarray(from, from + this.tokens);
   }
 
@@ -59,20 +64,20 @@ class RoutingData {
       const levels = channel.rows === "levels";
       const values = levels ? this.row(channel, index) : this[channel.key];
       const step = Math.ceil(values.length / SAMPLE);
-      const shown = values.filter((v, i) => i % step === 0 && !Number.isNaN(v) && (!levels || this.kept[index * this.tokens + i])).sort();
+      const shown = values.filter((v, i) => i % step === 0 && !Number.isNaN(v) && (!levels || this.kept[(index - 1) * this.tokens + i])).sort();
       this.edgesOf.set(name, [0.2, 0.4, 0.6, 0.8].map((q) => shown[Math.floor(q * (shown.length - 1))] ?? Infinity));
     }
     return this.edgesOf.get(name);
   }
 
-  // Place of a token's score among those that reached a level, the highest first.
+  // Place of a token's score among those that reached a level whose router scores, the highest first.
   rank(level, token) {
     const scores = this.row(this.channel("score"), level);
     return 1 + scores.reduce((above, score) => above + (score > scores[token]), 0);
   }
 
-  reached(level) {
-    return this.row(this.channel("score"), level).reduce((count, score) => count + !Number.isNaN(score), 0);
+  countReached(level) {
+    return this.reached.subarray((level - 1) * this.tokens, level * this.tokens).reduce((count, one) => count + one, 0);
   }
 
   piece(token) {

@@ -4,6 +4,7 @@
 
 const STATES = ["dropped", "absent"];
 for (let bin = 0; bin < BINS; bin++) STATES.push(`kept-${bin}a`, `kept-${bin}b`);
+const EDITED_TEXT = "edited";
 const FOUND = "found";
 const PIECE = 128; // tokens
 const MARGIN = 0.5; // heights of the view that are coloured above and below it
@@ -24,7 +25,7 @@ class TextView {
   }
 
   close() {
-    for (const name of [...STATES, FOUND]) CSS.highlights?.delete(`routing-${name}`);
+    for (const name of [...STATES, EDITED_TEXT, FOUND]) CSS.highlights?.delete(`routing-${name}`);
   }
 
   // With `visible`, white space and tokens without text get a sign; the text is then no longer the prompt to copy.
@@ -78,11 +79,12 @@ class TextView {
   // Colour the tokens in view, or all of them.
   colour(all = false) {
     const { data } = this;
-    if (!CSS.highlights || !data.spans.length) return this.close();
+    if (!CSS.highlights || !data.levels.length) return this.close();
     const [from, to] = all ? [0, data.tokens] : this.inView(0);
     if (from >= this.from && to <= this.to) return;
     [this.from, this.to] = all ? [from, to] : this.inView(MARGIN);
-    const highlights = Object.fromEntries(STATES.map((name) => [name, new Highlight()]));
+    const highlights = Object.fromEntries([...STATES, EDITED_TEXT].map((name) => [name, new Highlight()]));
+    highlights[EDITED_TEXT].priority = 1;
     const bins = data.bins(this.channel, this.level);
     for (let token = this.from; token < this.to; token++) {
       const again = token && this.starts[token] === this.starts[token - 1] && this.ends[token] === this.ends[token - 1];
@@ -90,8 +92,9 @@ class TextView {
       if (!range) continue;
       const state = data.state(this.level, token);
       highlights[state === "kept" ? `kept-${bins[token]}${token % 2 ? "b" : "a"}` : state].add(range);
+      if (data.isEdited(this.level, token)) highlights[EDITED_TEXT].add(range);
     }
-    for (const name of STATES) CSS.highlights.set(`routing-${name}`, highlights[name]);
+    for (const name of [...STATES, EDITED_TEXT]) CSS.highlights.set(`routing-${name}`, highlights[name]);
   }
 
   // First token in view and the one after the last, with so many frames more above and below.
@@ -112,7 +115,7 @@ class TextView {
 
   markFound(tokens) {
     const highlight = new Highlight(...tokens.map((token) => this.range(token)).filter(Boolean));
-    highlight.priority = 1;
+    highlight.priority = 2;
     CSS.highlights?.set(`routing-${FOUND}`, highlight);
   }
 

@@ -24,8 +24,8 @@ class RoutingView {
     this.text = new TextView(root.querySelector(".text"), root);
     this.lane = new LaneView(root.querySelector(".lane"));
     this.map = new MapView(root.querySelector(".map"), () => this.drawLane());
-    this.level = 0;
-    this.selected = this.until = -1; // the ends of what is selected
+    this.level = 1;
+    this.selected = this.until = -1; // the ends of what is selected; -1 if nothing is
     this.found = [];
     const { cells, mini } = this.map;
     this.listen(this.text.element, (event) => this.text.tokenAt(event));
@@ -89,27 +89,36 @@ class RoutingView {
     this.resize.observe(this.map.frame);
     addEventListener("beforeprint", this.print);
     const data = new RoutingData(bytes);
-    if (this.data?.version === data.version) return this.paint();
-    const same = this.data?.id === data.id; // then only numbers were added, or the language changed
+    if (this.data?.version === data.version && JSON.stringify(this.data.shown) === JSON.stringify(data.shown)) return this.paint();
+    const same = this.data?.id === data.id; // then these are numbers of other edits, or more of them, or in another language
+    const told = !same || JSON.stringify(this.data.shown) !== JSON.stringify(data.shown);
     const added = same && data.channels.find(({ key, rows }) => rows === "blocks" && !this.data[key]);
     this.data = data;
     this.map.setData(data, same);
     if (!same) {
-      this.level = Math.max(0, Math.min(data.shown.level, data.spans.length - 1));
-      this.selected = Math.min(data.shown.selected, data.tokens - 1);
-      this.until = data.shown.until < 0 ? this.selected : Math.min(data.shown.until, data.tokens - 1);
       this.map.block = -1;
       this.search.value = "";
     }
-    this.label(added ? added.key : same ? this.colour.value : data.shown.colour);
+    if (told) {
+      this.level = data.shown.level;
+      this.selected = data.shown.selected ?? -1;
+      this.until = data.shown.until ?? this.selected;
+    }
+    this.label(told ? data.shown.colour : added ? added.key : this.colour.value);
     this.write();
-    if (!same && this.selected >= 0) this.select(this.until, this.selected);
+    if (told && this.selected >= 0) this.select(this.until, this.selected);
+  }
+
+  // What is shown, as the page says it.
+  get shown() {
+    const orNull = (token) => (token < 0 ? null : token);
+    return { level: this.level, selected: orNull(this.selected), until: orNull(this.until), colour: this.colour.value };
   }
 
   // Labels, in the language of the page, and the choice of colours, with the one to begin with.
   label(colour) {
-    const { labels, channels, spans } = this.data;
-    this.token.style.setProperty("--lines", spans.length + 2);
+    const { labels, channels, levels } = this.data;
+    this.token.style.setProperty("--lines", levels.length + 2);
     for (const element of this.root.querySelectorAll("[data-label]")) {
       const label = labels[element.dataset.label];
       if (element.tagName === "BUTTON") element.setAttribute("aria-label", (element.title = label));
@@ -135,7 +144,7 @@ class RoutingView {
   // The channel that colours text and lane: they have no rows for blocks.
   get tokenChannel() {
     const channel = this.data.channel(this.colour.value);
-    return channel.rows === "blocks" ? this.data.channel("score") : channel;
+    return channel.rows === "blocks" ? this.data.channels[0] : channel;
   }
 
   paint() {
@@ -143,20 +152,23 @@ class RoutingView {
     this.drawControls(channel);
     this.text.paint(this.level, this.tokenChannel);
     this.map.paint(channel);
+    const bars = this.data.edited.includes(1) ? this.data.labels.mapEdited : "";
     this.title.textContent = this.data.labels.mapTitle
-      .replace("{blocks}", this.data.blocks.length).replace("{tokens}", this.data.tokens.toLocaleString()).replace("{colour}", channel.label);
+      .replace("{blocks}", this.data.blocks.length).replace("{tokens}", this.data.tokens.toLocaleString()).replace("{colour}", channel.label) + bars;
     this.mark();
     this.report();
   }
 
   drawLane() {
     const { data, tokenChannel: channel } = this;
-    const empty = !data.spans.length && channel.rows === "levels";
+    const empty = !data.levels.length && channel.rows === "levels";
     this.lane.frame.hidden = this.laneTitle.hidden = empty;
     if (empty) return;
     this.lane.draw(data, this.level, channel, this.map);
-    const level = channel.rows === "levels" ? `, ${data.spans[this.level].name}` : "";
-    this.laneTitle.textContent = data.labels.laneTitle.replace("{colour}", channel.label) + level;
+    const { name, threshold } = data.levels[this.level - 1] ?? { name: "", threshold: null };
+    const line = channel.key === "score" && threshold !== null ? data.labels.laneThreshold.replace("{threshold}", short(threshold)) : "";
+    const level = channel.rows === "levels" ? `, ${name}` : "";
+    this.laneTitle.textContent = data.labels.laneTitle.replace("{colour}", channel.label) + line + level;
     this.lane.drawCursor(this.selected, -1);
   }
 
@@ -165,30 +177,30 @@ class RoutingView {
     const { labels } = data;
     this.colour.title = channel.help;
     this.levels.replaceChildren(
-      ...data.spans.map((span, index) => {
+      ...data.levels.map(({ level, title }) => {
         const button = document.createElement("button");
         button.type = "button";
         button.setAttribute("role", "radio");
-        button.setAttribute("aria-checked", String(index === this.level));
-        button.tabIndex = index === this.level ? 0 : -1;
-        button.textContent = span.title;
+        button.setAttribute("aria-checked", String(level === this.level));
+        button.tabIndex = level === this.level ? 0 : -1;
+        button.textContent = title;
         button.title = labels.levelHelp;
-        const choose = (level) => {
-          this.level = level;
+        const choose = (other) => {
+          this.level = other;
           this.paint();
-          this.levels.children[level].focus();
+          this.levels.children[other - 1].focus();
         };
-        button.addEventListener("click", () => choose(index));
+        button.addEventListener("click", () => choose(level));
         button.addEventListener("keydown", (event) => {
           const step = { ArrowRight: 1, ArrowDown: 1, ArrowLeft: -1, ArrowUp: -1 }[event.key];
           if (!step) return;
           event.preventDefault();
-          choose((index + step + data.spans.length) % data.spans.length);
+          choose(1 + ((level - 1 + step + data.levels.length) % data.levels.length));
         });
         return button;
       }),
     );
-    if (!data.spans.length) {
+    if (!data.levels.length) {
       this.legend.textContent = labels.dense;
       return;
     }
@@ -201,9 +213,12 @@ class RoutingView {
       kept.append(swatch);
     }
     const entries = [kept];
-    for (const name of data.spans[this.level].parent < 0 ? ["dropped"] : ["dropped", "absent"]) {
+    const others = ["dropped"];
+    if (data.levels[this.level - 1].parent > 0) others.push("absent");
+    if (data.edited.includes(1)) others.push("edited");
+    for (const name of others) {
       const item = document.createElement("li");
-      const sample = document.createElement("s");
+      const sample = document.createElement(name === "edited" ? "u" : "s");
       sample.className = name;
       sample.textContent = labels[name];
       item.title = labels[`${name}Help`];
@@ -272,7 +287,7 @@ class RoutingView {
       this.map.block = limit(this.map.block + down, this.data.blocks.length - 1);
       this.mark();
     } else if (down !== undefined) {
-      this.level = limit(this.level + down, Math.max(0, this.data.spans.length - 1));
+      this.level = 1 + limit(this.level - 1 + down, Math.max(0, this.data.levels.length - 1));
       this.paint();
     } else {
       const from = event.shiftKey ? this.until : this.selected;
@@ -296,7 +311,7 @@ class RoutingView {
   // Tell the page what is shown, once it has stayed so for a moment: for links and for what Python draws.
   report() {
     clearTimeout(this.pending);
-    const shown = { id: this.data.id, level: this.level, selected: this.selected, until: this.until, colour: this.colour.value };
+    const shown = { id: this.data.id, told: this.data.shown, ...this.shown };
     if (JSON.stringify(shown) === this.reported) return;
     this.pending = setTimeout(() => {
       this.reported = JSON.stringify(shown);
@@ -343,13 +358,15 @@ class RoutingView {
     if (data.surprisal && !Number.isNaN(data.surprisal[token])) {
       this.token.append(", ", term("surprise", "surprisal"), ` ${data.surprisal[token].toFixed(2)} nats`);
     }
-    data.spans.forEach((span, index) => {
-      const state = data.state(index, token);
-      const at = (key) => data.value(data.channel(key), index, token);
-      this.token.append(`\n${span.name}: ${labels[`${state}State`]}`);
+    data.levels.forEach(({ level, name: levelName, threshold }) => {
+      const state = data.state(level, token);
+      const at = (key) => data.value(data.channel(key), level, token);
+      this.token.append(`\n${levelName}: ${labels[`${state}State`]}${data.isEdited(level, token) ? ` (${labels.edited})` : ""}`);
       if (state === "absent") return;
-      const rank = labels.rank.replace("{rank}", data.rank(index, token).toLocaleString()).replace("{n}", data.reached(index).toLocaleString());
-      this.token.append(", ", term("score", "score"), ` ${at("score").toFixed(3)} (${labels.threshold} 0, ${rank})`);
+      if (threshold !== null) {
+        const rank = labels.rank.replace("{rank}", data.rank(level, token).toLocaleString()).replace("{n}", data.countReached(level).toLocaleString());
+        this.token.append(", ", term("score", "score"), ` ${at("score").toFixed(3)} (${labels.threshold} ${short(threshold)}, ${rank})`);
+      }
       if (state !== "kept") return;
       this.token.append(", ", term("weight", "weight"), ` ${at("weight").toFixed(3)}, `);
       this.token.append(term("added", "bypass"), ` ${(100 * at("bypass")).toFixed(1)}%`);

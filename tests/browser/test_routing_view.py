@@ -1,0 +1,244 @@
+"""The component alone, in a real Chromium: draws what the trace says, keeps the selection, and says what it shows."""
+
+import base64
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from app.components import routing_view as component
+from app.components.routing_view import Shown, view_data
+from app.strings import table
+from tests.analysis.test_trace import make_trace
+
+from .server import serve
+
+FOLDER = Path(component.__file__).parent
+PAGE = """<!doctype html><style>:host, :root {{ --st-text-color: #222; }} body {{ color: #222; }} {css}</style>
+<div id="root">{html}</div><script type="module">{js}
+const said = [];
+window.said = said;
+window.show = (text) => {{
+  const data = Uint8Array.from(atob(text), (character) => character.charCodeAt(0));
+  const parentElement = document.getElementById("root");
+  parentElement.elementFromPoint ??= document.elementFromPoint.bind(document);
+  show({{ data, parentElement, setStateValue: (_, value) => said.push(value) }});
+}};
+window.ready = true;
+</script>"""
+
+
+@pytest.fixture
+def view(browser):
+    """Shows a trace on an empty page; the page."""
+    page = browser.new_page(viewport={"width": 900, "height": 900})
+    faults = []
+    page.on("pageerror", lambda error: faults.append(str(error)))
+    source = component._JS.replace("export default function (component)", "function show(component)")
+    page.set_content(PAGE.format(css=component._CSS.replace(":host", ":root"), html=component._HTML, js=source))
+    page.wait_for_function("window.ready")
+
+    def show(trace, shown=None, language="en"):
+        data = view_data(trace, shown or Shown(), table(language))
+        page.evaluate("(text) => show(text)", base64.b64encode(data).decode())
+        page.wait_for_function("text => said.at(-1)?.id === text", arg=trace.subject)
+        return page
+
+    yield show
+    assert faults == []
+    page.close()
+
+
+def marked(page, name):
+    """Texts that have a highlight."""
+    return page.evaluate(
+        """(name) => [...CSS.highlights.get(`routing-${name}`)].map(
+        (range) => range.startContainer.data.slice(range.startOffset, range.endOffset))""",
+        name,
+    )
+
+
+def texts(trace, tokens):
+    return [trace.prompt.text[trace.prompt.starts[n] : trace.prompt.ends[n]] for n in np.flatnonzero(tokens)]
+
+
+def legend(page):
+    return page.locator(".legend li").all_inner_texts()
+
+
+def said(page, expected):
+    """Wait for what the view says; a part of it is given."""
+    page.wait_for_function(
+        "expected => Object.entries(expected).every(([key, value]) => said.at(-1)?.[key] === value)", arg=expected
+    )
+
+
+@pytest.mark.parametrize("level", [1, 2, 3])
+def test_text_and_legend_tell_kept_dropped_unreached_and_edited_apart_as_recorded(view, level):
+    trace = make_trace(tokens=12, seed=3)
+    page = view(trace, Shown(level=level))
+    routing = trace.routing
+    row = level - 1
+    assert marked(page, "edited") == texts(trace, routing.edited[row])
+    assert marked(page, "dropped") == texts(trace, routing.dropped[row])
+    assert marked(page, "absent") == texts(trace, ~routing.reached[row])
+    assert legend(page)[1:] == ["dropped here", *(["dropped at an outer level"] if level == 2 else []), "edited"]
+
+
+def test_without_edits_nothing_is_marked_as_edited(view):
+    trace = make_trace(tokens=12)
+    none = replace(trace, routing=replace(trace.routing, edited=np.zeros_like(trace.routing.edited)))
+    page = view(none)
+    assert marked(page, "edited") == []
+    assert legend(page)[1:] == ["dropped here"]
+    coloured = """(canvas) => {
+        const { data } = canvas.getContext("2d").getImageData(0, 0, canvas.width, canvas.height);
+        let count = 0;
+        for (let i = 0; i < data.length; i += 4) {
+          count += data[i] === 176 && data[i + 1] === 39 && data[i + 2] === 154 && data[i + 3] === 255;
+        }
+        return count;
+    }"""
+    assert page.locator(".cells").evaluate(coloured) == 0
+    view(trace)
+    assert page.locator(".cells").evaluate(coloured) > 0
+
+
+def test_a_tokens_numbers_are_the_recorded_ones(view):
+    trace = make_trace(tokens=12, seed=3)
+    routing = trace.routing
+    token = int((routing.kept[0] & routing.kept[2] & routing.edited[0]).nonzero()[0][0])
+    page = view(trace, Shown(selected=token))
+    shown = page.locator(".token").inner_text().splitlines()
+    assert len(shown) == 4
+    assert shown[1].startswith("Level 1: kept (edited), score")
+    assert f"score {routing.scores[0, token]:.3f} (threshold 0.1, rank" in shown[1]
+    assert f"weight {routing.weights[0, token]:.3f}" in shown[1]
+    assert "score" not in shown[2], "the router of Level 2 does not score"
+    assert f"score {routing.scores[2, token]:.3f} (threshold 0, rank" in shown[3]
+    assert f"weight {routing.weights[2, token]:.3f}" in shown[3]
+
+
+def test_the_lane_names_the_recorded_threshold_and_none_where_there_is_none(view):
+    trace = make_trace(tokens=12)
+    page = view(trace)
+    title = page.locator(".laneTitle")
+    assert title.inner_text().endswith("dashed: threshold 0.1, Level 1")
+    page.get_by_role("radio").nth(1).click()
+    assert "dashed" not in title.inner_text()
+    page.get_by_role("radio").nth(2).click()
+    assert title.inner_text().endswith("dashed: threshold 0, Level 3")
+    page.locator(".colour").select_option("weight")
+    assert "dashed" not in title.inner_text()
+
+
+def test_levels_that_an_edit_changed_say_so(view):
+    trace = make_trace()
+    trace = replace(trace, provenance=replace(trace.provenance, edits=("threshold 0.3@2", "drop 1@1")))
+    page = view(trace)
+    edited = [title.endswith("(edited)") for title in page.get_by_role("radio").all_inner_texts()]
+    assert edited == [False, True, False]
+
+
+def test_what_is_selected_survives_an_edit_and_what_the_page_tells_is_taken_over(view):
+    trace = make_trace(tokens=12)
+    kept = trace.routing.kept & (np.arange(12) != 5)
+    edited = replace(
+        trace,
+        routing=replace(trace.routing, kept=kept, weights=trace.routing.weights * kept),
+        provenance=replace(trace.provenance, edits=("drop 5@*",)),
+    )
+    begin = Shown(level=1, selected=2, until=2)
+    page = view(trace, begin)
+    said(page, {"level": 1, "selected": 2, "until": 2, "colour": "score"})
+    page.get_by_role("radio").nth(2).click()
+    page.locator(".text").press("ArrowRight")
+    said(page, {"level": 3, "selected": 3, "until": 3})
+    assert page.evaluate("said.at(-1).told") == vars(begin)
+    view(edited, begin)
+    said(page, {"level": 3, "selected": 3, "until": 3})
+    assert len(marked(page, "dropped")) == edited.routing.dropped[2].sum()
+    told = Shown(level=2, selected=4, until=6, colour="weight")
+    view(edited, told)
+    said(page, vars(told))
+    assert page.evaluate("said.at(-1).told") == vars(told)
+    page.locator(".text").press("Escape")
+    said(page, {"selected": None, "until": None})
+    another = make_trace(tokens=7, seed=5)
+    view(another, Shown())
+    said(page, {"id": another.subject, **vars(Shown())})
+
+
+def test_a_trace_without_levels_is_shown_without_controls_for_them(view):
+    page = view(make_trace("TT", tokens=8))
+    assert page.locator(".legend").inner_text() == table("en")["view_dense"]
+    assert page.locator(".lane").is_hidden()
+    page.locator(".colour").select_option("surprisal")
+    assert page.locator(".lane").is_visible()
+    page.locator(".text").press("ArrowDown")
+    said(page, {"level": 1, "colour": "surprisal"})
+
+
+SCRIPT = """
+from dataclasses import replace
+
+import streamlit as st
+
+from app.components.routing_view import Shown, routing_view
+from app.strings import table
+from tests.analysis.test_trace import make_trace
+
+trace = make_trace(tokens=12)
+edited = replace(trace, provenance=replace(trace.provenance, edits=("threshold 0.3@1",)))
+shown = st.session_state.setdefault("shown", Shown(selected=2, until=2))
+place = st.radio("Place", ["first", "second"])
+if st.button("Select token 7"):
+    shown = Shown(2, 7, 8, "weight")
+key = "one" if place == "first" else "two"
+shown = routing_view(edited if st.toggle("Edit") else trace, shown, table("en"), key=key)
+st.session_state["shown"] = shown
+st.text(f"{place}: {shown.level} {shown.selected} {shown.until} {shown.colour}")
+"""
+
+
+@pytest.fixture(scope="module")
+def served(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("served")
+    (folder / "page.py").write_text(SCRIPT)
+    with serve(folder / "log", {"SUBLLM_HOME": str(folder)}, str(folder / "page.py")) as address:
+        yield address
+    assert "Traceback" not in (folder / "log").read_text()
+
+
+def test_the_selection_stays_through_edits_and_other_places_and_the_page_can_change_it(browser, served):
+    page = browser.new_page(viewport={"width": 1000, "height": 900})
+    page.set_default_timeout(30_000)
+    page.goto(served)
+
+    def both_show(level, selected, until, colour="score", place="first"):
+        """The page and the browser say the same."""
+        page.get_by_text(f"{place}: {level} {selected} {until} {colour}", exact=True).wait_for()
+        page.get_by_role("status").filter(has_text=f"Token {selected} ").wait_for()
+        assert page.get_by_role("radio", name=f"Level {level}").get_attribute("aria-checked") == "true"
+
+    both_show(1, 2, 2)
+    text = page.locator(".routing .text")
+    text.press("ArrowRight")
+    both_show(1, 3, 3)
+    text.press("ArrowDown")
+    both_show(2, 3, 3)
+    page.get_by_text("Edit", exact=True).click()
+    page.get_by_role("radio", name="(edited)").wait_for()
+    both_show(2, 3, 3)
+    page.get_by_text("second", exact=True).click()
+    both_show(2, 3, 3, place="second")
+    text.press("ArrowRight")
+    both_show(2, 4, 4, place="second")
+    page.get_by_text("first", exact=True).click()
+    both_show(2, 4, 4)
+    page.get_by_role("button", name="Select token 7").click()
+    both_show(2, 7, 8, "weight")
+    text.press("ArrowLeft")
+    both_show(2, 6, 6, "weight")
+    page.close()
