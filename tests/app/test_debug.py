@@ -3,7 +3,7 @@
 import pytest
 from streamlit.testing.v1 import AppTest
 
-from app import runs
+from app import engine
 
 SCRIPT = "from app.views import debug\ndebug.show()\n"
 TEXT = "the cat sat on the mat and then the dog sat on the cat"
@@ -14,21 +14,48 @@ def linked(tiny_checkpoint, monkeypatch):
     """The page, opened by a link with an edit; and how often the model has run with edits."""
     monkeypatch.setenv("SUBLLM_ROOTS", str(tiny_checkpoint.parent))
     counted = []
-    real = runs.intervene
-    monkeypatch.setattr(runs, "intervene", lambda *arguments: counted.append(arguments) or real(*arguments))
+    real = engine.stages
+    monkeypatch.setattr(engine, "stages", lambda *arguments: counted.append(arguments) or real(*arguments))
     app = AppTest.from_string(SCRIPT, default_timeout=60)
-    app.session_state["checkpoint"] = "tiny"
-    app.query_params.update({"prompt": TEXT, "edits": "drop 2-4@0"})
+    app.query_params.update({"v": "2", "checkpoint": "tiny", "prompt": TEXT, "edits": "drop 2-4@1"})
     app.run()
     assert not app.exception and not app.error
     return app, counted
 
 
+def in_force(page):
+    own = page.session_state["session"]
+    return [str(edit) for edit in own.edits_of(own.run().trace).edits]
+
+
 def test_a_link_restores_its_edits(linked):
     page, counted = linked
-    assert [str(edit) for edit in counted[-1][1]] == ["drop 2-4@0"]
+    assert [str(edit) for edit in counted[-1][1]] == in_force(page) == ["drop 2-4@1"]
     assert any("Edits in force" in text.value for text in page.markdown)
     assert any("Other tokens that changed sides" in text.value for text in page.markdown)
+
+
+def test_a_link_of_the_old_numbering_is_converted_and_rewritten(tiny_checkpoint, monkeypatch):
+    monkeypatch.setenv("SUBLLM_ROOTS", str(tiny_checkpoint.parent))
+    page = AppTest.from_string(SCRIPT, default_timeout=60)
+    page.query_params.update({"checkpoint": "tiny", "prompt": TEXT, "level": "1", "edits": "drop 2-4@0;dense@1"})
+    page.run()
+    assert not page.exception and not page.error
+    assert in_force(page) == ["drop 2-4@1", "dense@2"]
+    address = {key: values[0] if isinstance(values, list) else values for key, values in page.query_params.items()}
+    assert (address["v"], address["level"], address["edits"]) == ("2", "2", "drop 2-4@1;dense@2")
+
+
+def test_edits_belong_to_the_run_they_were_made_for(linked):
+    page, _ = linked
+    page.text_area(key="debug prompt").set_value("another text with 12 numbers")
+    next(button for button in page.button if button.label == "Read").click().run()
+    assert not page.exception and not page.error
+    assert in_force(page) == []
+    own = page.session_state["session"]
+    own.choose(own.runs[-1].trace.run)
+    page.run()
+    assert in_force(page) == ["drop 2-4@1"]
 
 
 def test_the_model_runs_again_for_other_edits_only(linked):
@@ -53,7 +80,7 @@ def test_a_mistake_stays_on_screen_until_the_next_edit(linked):
     assert "names no tokens" in page.error[0].value
     page.text_input(key="new edit tokens").set_value("5")
     next(button for button in page.button if button.label == "Add").click().run()
-    assert not page.error and [str(edit) for edit in page.session_state["edits"]] == ["drop 2-4@0", "drop 5@0"]
+    assert not page.error and in_force(page) == ["drop 2-4@1", "drop 5@1"]
 
 
 def test_the_first_edit_of_a_session_stays_in_force(tiny_checkpoint, monkeypatch):
@@ -65,5 +92,5 @@ def test_the_first_edit_of_a_session_stays_in_force(tiny_checkpoint, monkeypatch
     next(button for button in page.button if button.label == "Read").click().run()
     page.selectbox(key="new edit kind").set_value("dense")
     next(button for button in page.button if button.label == "Add").click().run()
-    assert not page.exception and [str(edit) for edit in page.session_state["edits"]] == ["dense@0"]
-    assert page.query_params["edits"] == "dense@0"
+    assert not page.exception and in_force(page) == ["dense@1"]
+    assert "dense@1" in page.query_params["edits"]

@@ -46,11 +46,11 @@ def test_a_prompt_runs_and_its_numbers_are_shown(page):
 
 def test_a_rerun_does_not_run_the_model_again(page, monkeypatch):
     run(page, "the cat sat on the mat")
-    before = page.session_state["traces"][0]
+    before = page.session_state["session"].runs[0].trace
     run(page, "the cat sat on the mat")
-    assert page.session_state["traces"][0] is before
+    assert page.session_state["session"].runs[0].trace is before
     run(page, "the dog sat on the mat")
-    assert page.session_state["traces"][0] is not before
+    assert page.session_state["session"].runs[0].trace is not before
 
 
 @pytest.mark.parametrize(("text", "message"), [("", "is empty"), ("  \n ", "white space only")])
@@ -80,6 +80,11 @@ def test_the_time_limit_is_said(page, monkeypatch):
 
 
 def test_markdown_in_text_is_shown_as_it_is(page):
-    run(page, "$x$ **bold** <b>html</b> `code` :smile:")
-    assert not page.exception
-    assert not page.error
+    text = "$x$ **bold** <b>html</b> `code` :smile:"
+    run(page, text)
+    run(page, "another")  # then the first one is a choice of the selector, and its text is on the page
+    assert not page.exception and not page.error
+    (selector,) = [box for box in page.selectbox if box.label == "Earlier runs of this session"]
+    assert any(repr(text) in option for option in selector.options)
+    shown = [element.value for kind in ("markdown", "caption") for element in getattr(page, kind)]
+    assert not any("**bold**" in value or "<b>" in value or "$x$" in value for value in shown)
