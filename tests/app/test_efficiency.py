@@ -1,12 +1,17 @@
 """The page about savings, run by Streamlit's own test runner on a real checkpoint."""
 
+import json
 import re
+import shutil
 from pathlib import Path
 
 import pytest
 from streamlit.testing.v1 import AppTest
 
-MAIN = str(Path(__file__).parents[2] / "app" / "main.py")
+import app.views.predicted
+from app.settings import DEMO
+from app.strings import table
+from subllm.demo import ASSETS, demo_folder
 
 
 def page(function):
@@ -18,6 +23,25 @@ def efficiency():
     from app.views import efficiency
 
     efficiency.show()
+
+
+def measured(page):
+    """The one sweep of the session."""
+    (sweep,) = page.session_state["session"].found["measured"][1].values()
+    return sweep
+
+
+def measure(page):
+    next(button for button in page.button if button.label == "Measure").click().run()
+    assert not page.exception and not page.error
+
+
+def predicted(page):
+    """The page with its other tab open."""
+    page.session_state["efficiency"] = "Predicted"
+    page.run()
+    assert not page.exception
+    return page
 
 
 @pytest.fixture
@@ -38,13 +62,13 @@ def test_lengths_that_the_operator_allows_are_measured_and_kept(opened):
     opened.slider(key="repeats").set_value(1).run()
     next(b for b in opened.button if b.label == "Measure").click().run()
     assert not opened.exception
-    table, levels = opened.table
-    assert list(table.value.index) == ["512"]
+    numbers, levels = opened.table
+    assert list(numbers.value.index) == ["512"]
     assert len(levels.value) == 4, "outside, two levels, dense"
-    assert re.fullmatch(r"\d\.\d\d×", table.value.iloc[0]["Reading, speed-up"])
-    ((before,),) = [found.values() for found in opened.session_state["measured"].values() if found]
+    assert re.fullmatch(r"\d\.\d\d×", numbers.value.iloc[0]["Reading, speed-up"])
+    (before,) = measured(opened).sorted()
     next(b for b in opened.button if b.label == "Measure").click().run()
-    ((again,),) = [found.values() for found in opened.session_state["measured"].values() if found]
+    (again,) = measured(opened).sorted()
     assert again.seconds != before.seconds
 
 
@@ -71,9 +95,86 @@ def test_a_sweep_goes_on_where_it_was_and_opens_again(opened, monkeypatch):
     assert not opened.exception
     assert len(opened.table[0].value) == 8
     assert "2 × 64 at 50%" in opened.table[0].value.index
-    (found,) = [each for each in opened.session_state["measured"].values() if each]
+    found = measured(opened).rows
     monkeypatch.setattr("analysis.comparison.free_bytes", lambda device: 1000)
     opened.multiselect(key="batches").set_value([4]).run()
     next(b for b in opened.button if b.label == "Measure").click().run()
     assert "take a smaller batch" in opened.error[0].value
     assert len(found) == 8, "what was measured is kept"
+
+
+def test_a_rerun_that_changed_nothing_opens_no_file_and_builds_none(opened, opened_files, tiny_checkpoint, monkeypatch):
+    built = []
+    monkeypatch.setattr("app.views.measured.to_parquet", lambda *arguments: built.append(arguments))
+    opened.slider(key="repeats").set_value(1).run()
+    measure(opened)
+    tables = len(opened.table)
+    predicted(opened)
+    opened_files.clear()
+    for tab in ("Predicted", table("en")["measured_tab"], "Predicted"):
+        opened.session_state["efficiency"] = tab
+        opened.run()
+        assert not opened.exception and not opened.error
+        assert len(opened.table) == (2 if tab == "Predicted" else tables)
+    places = (tiny_checkpoint.resolve(), ASSETS.parent, Path("/proc"))
+    assert [path for path in opened_files if {*path.resolve().parents} & {*places}] == []
+    assert not built, "the file to download is made when it is asked for"
+
+
+def test_a_prediction_is_worked_out_once_for_the_same_choices(opened, monkeypatch):
+    asked = []
+    real = app.views.predicted.break_even
+    monkeypatch.setattr(app.views.predicted, "break_even", lambda *given: asked.append(given) or real(*given))
+    predicted(opened)
+    first = len(asked)
+    opened.run()
+    assert first and len(asked) == first
+    opened.slider(key="share").set_value(50).run()
+    assert len(asked) == 2 * first
+
+
+def test_a_prediction_for_the_demo_builds_and_fetches_nothing(opened, monkeypatch):
+    monkeypatch.setattr("app.settings.build_demo", lambda progress: pytest.fail("it was built"))
+    opened.selectbox(key="checkpoint").set_value(DEMO).run()
+    predicted(opened)
+    assert len(opened.table) == 2 and not opened.error
+    assert opened.text_input(key="structure").value.startswith("TTTTTTTT(TTT(")
+    assert not demo_folder().exists()
+
+
+def test_a_hub_model_is_fetched_for_a_prediction_when_a_person_asks_for_it(opened, tiny_checkpoint, monkeypatch):
+    fetched = []
+    monkeypatch.setattr(
+        "app.settings.fetch_checkpoint", lambda name: fetched.append(name) or tiny_checkpoint
+    )  # tests do not reach the hub
+    monkeypatch.setattr("app.settings._fetched", {})
+    monkeypatch.setenv("SUBLLM_HUB_MODELS", "someone/model")
+    opened.run()
+    opened.selectbox(key="checkpoint").set_value("someone/model").run()
+    predicted(opened).run()
+    assert not fetched and not opened.table
+    assert "not on this machine yet" in opened.info[0].value
+    next(button for button in opened.button if button.label == "Fetch the checkpoint").click().run()
+    assert fetched == ["someone/model"] and not opened.exception
+    assert len(opened.table) == 2
+    opened.run()
+    assert fetched == ["someone/model"]
+
+
+def test_a_checkpoint_that_changed_begins_a_sweep_of_its_own(opened, tiny_checkpoint, tmp_path, monkeypatch):
+    folder = shutil.copytree(tiny_checkpoint, tmp_path / "tiny")
+    monkeypatch.setenv("SUBLLM_ROOTS", str(tmp_path))
+    monkeypatch.setattr("app.views.measured.LENGTHS", (16, 64))
+    opened.run()
+    opened.multiselect(key="lengths").set_value([16]).run()
+    opened.slider(key="repeats").set_value(1).run()
+    measure(opened)
+    before = measured(opened)
+    fields = json.loads((folder / "config.json").read_text())
+    (folder / "config.json").write_text(json.dumps(fields | {"retention_ratio": 0.25}))
+    opened.run()
+    assert measured(opened) is before, "what is shown is what was measured"
+    opened.multiselect(key="lengths").set_value([64]).run()
+    measure(opened)
+    assert measured(opened).facts["checkpoint"] != before.facts["checkpoint"]
+    assert [row.tokens for row in measured(opened).sorted()] == [64]

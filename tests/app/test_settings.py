@@ -135,6 +135,25 @@ def test_the_roots_are_searched_once_for_many_pages_and_again_a_little_later(tmp
     assert settings(tmp_path).choices() == [DEMO, SMALL, "new"]
 
 
+def test_a_later_search_opens_only_what_has_changed(tmp_path, monkeypatch, opened_files):
+    now = 2000.0
+    monkeypatch.setattr(app.settings.time, "monotonic", lambda: now)
+    for name in ("one", "two"):
+        (tmp_path / name).mkdir()
+        (tmp_path / name / "config.json").write_text('{"model_type": "subllm"}')
+        (tmp_path / name / "run.json").write_text("{}")
+    assert settings(tmp_path).choices() == [DEMO, SMALL, "one", "two"]
+    opened_files.clear()
+    now += 60
+    assert settings(tmp_path).choices() == [DEMO, SMALL, "one", "two"]
+    assert not [path for path in opened_files if tmp_path in path.parents]
+    (tmp_path / "two" / "config.json").write_text('{"model_type": "llama"}')
+    opened_files.clear()
+    now += 60
+    assert settings(tmp_path).choices() == [DEMO, SMALL, "one"] and settings(tmp_path).llamas() == ["two"]
+    assert [path for path in opened_files if tmp_path in path.parents] == [tmp_path / "two" / "config.json"]
+
+
 def test_limits_are_read():
     allowed = Settings.read({"SUBLLM_MAX_TOKENS": "100", "SUBLLM_MAX_SECONDS": "2.5"})
     assert (allowed.max_tokens, allowed.max_seconds) == (100, 2.5)
