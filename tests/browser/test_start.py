@@ -27,6 +27,18 @@ def procfile():
     return ["sh", "-c", f"exec {line.removeprefix('web:').strip()}"]
 
 
+def make_bad_folders(root):
+    """A root with folders that no checkpoint can be in."""
+    for name in (b"folder", b"pipe", b"circle", b"device", b"no utf-8 \xff"):
+        os.makedirs(os.path.join(os.fsencode(root), name))
+    (root / "folder" / "config.json").mkdir()
+    os.mkfifo(root / "pipe" / "config.json")
+    (root / "circle" / "config.json").symlink_to("config.json")
+    (root / "device" / "config.json").symlink_to("/dev/zero")
+    with open(os.path.join(os.fsencode(root), b"no utf-8 \xff", b"config.json"), "w") as file:
+        file.write('{"model_type": "subllm"}')
+
+
 def reachable(host, address):
     """Whether the port answers under an address of this machine."""
     try:
@@ -48,7 +60,9 @@ def reachable(host, address):
     ids=["streamlit", "streamlit from elsewhere", "python -m streamlit from elsewhere", "make run", "Procfile"],
 )
 def test_the_app_starts_and_listens_where_it_should(browser, tmp_path, command, elsewhere, open_to_all):
-    variables = {"SUBLLM_HOME": str(tmp_path), "PATH": f"{PYTHON.parent}{os.pathsep}{os.environ['PATH']}"}
+    make_bad_folders(tmp_path / "roots")
+    variables = {"SUBLLM_HOME": str(tmp_path), "SUBLLM_ROOTS": str(tmp_path / "roots")}
+    variables |= {"PATH": f"{PYTHON.parent}{os.pathsep}{os.environ['PATH']}"}
     command = command() if callable(command) else command
     with serve(tmp_path / "log", variables, command, tmp_path if elsewhere else ROOT) as address:
         assert reachable("127.0.0.1", address)

@@ -75,11 +75,11 @@ def test_a_configuration_that_does_not_fit_is_refused(copied_checkpoint, fields,
 def test_json_that_is_nested_too_deeply_or_far_too_large_is_refused(copied_checkpoint, name):
     path = copied_checkpoint / name
     path.write_text("[" * 1_000_000)
-    with pytest.raises(CheckpointError, match="nested too deeply|not a readable index"):
+    with pytest.raises(CheckpointError, match=r"nested too deeply|not a readable index"):
         load(copied_checkpoint)
     with path.open("wb") as file:
         file.truncate(1 << 40)
-    with pytest.raises(CheckpointError, match="67,108,864 are allowed|not a readable index"):
+    with pytest.raises(CheckpointError, match=r"67,108,864 are allowed|not a readable index"):
         load(copied_checkpoint)
 
 
