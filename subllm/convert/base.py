@@ -31,13 +31,7 @@ def load_base(name: str, dtype: torch.dtype = torch.bfloat16) -> tuple[LlamaForC
         if not path.is_file():
             raise CheckpointError(f"There is no file {path}.")
         file = GgufFile(path)
-        with torch.device("meta"):
-            model = LlamaForCausalLM(file.config())
-        model.load_state_dict(file.state_dict(dtype), strict=False, assign=True)
-        model.tie_weights()
-        model.model.rotary_emb = type(model.model.rotary_emb)(model.config)
-        model.config.dtype = dtype
-        return model.eval(), file.tokenizer()
+        return file.model(dtype), file.tokenizer()
     try:
         config = AutoConfig.from_pretrained(name)
     except (OSError, ValueError) as error:
