@@ -291,18 +291,31 @@ def _load(kind: Any, folder: Path, config: Any, device: str, dtype: str, attenti
         logging.set_verbosity(verbosity)
         if progress:
             logging.enable_progress_bar()
+    check_fit(folder, report)
+    try:
+        return model.to(device).eval()
+    except (RuntimeError, AssertionError) as error:
+        raise CheckpointError(f"The model cannot be moved to {device!r}: {_first_line(error)}") from error
+
+
+def check_fit(place: Path | str, report: dict[str, Any]) -> None:
+    """See that weights are those of their configuration.
+
+    Args:
+        place: of the checkpoint.
+        report: what transformers found in loading, with sizes that differ let through.
+
+    Raises:
+        CheckpointError: if some are missing, and would be random, or have another shape.
+    """
     missing, mismatched = sorted(report["missing_keys"]), sorted(str(key[0]) for key in report["mismatched_keys"])
     if missing or mismatched:
         faults = [f"lacks {', '.join(missing[:3])}"] if missing else []
         faults += [f"has another shape for {', '.join(mismatched[:3])}"] if mismatched else []
         raise CheckpointError(
-            f"The weights in {folder} do not fit its config.json: the file {' and '.join(faults)} "
+            f"The weights in {place} do not fit its config.json: the file {' and '.join(faults)} "
             f"({len(missing) + len(mismatched)} tensors in all). Check structure, num_hidden_layers and hidden_size."
         )
-    try:
-        return model.to(device).eval()
-    except (RuntimeError, AssertionError) as error:
-        raise CheckpointError(f"The model cannot be moved to {device!r}: {_first_line(error)}") from error
 
 
 def _digest(files: list[Path]) -> str:
