@@ -9,7 +9,7 @@ import torch
 from transformers import LlamaConfig, LlamaForCausalLM
 
 from subllm import CheckpointError
-from subllm.convert.base import load_base
+from subllm.convert.base import from_llama, load_base
 from subllm.data import train_tokenizer
 
 TEXTS = [f"Document {number} tells of the number {number * 7} and of nothing else." for number in range(200)]
@@ -170,6 +170,8 @@ def equal(path, model):
 def test_a_model_is_read_as_it_was_written_whatever_scales_its_rotary_frequencies(tokenizer, tmp_path, kind):
     model = llama(tokenizer, rope_parameters={"rope_theta": 10000.0} | ROPES[kind])
     read = equal(write(tmp_path / "model.gguf", model, tokenizer), model)
+    without_levels = from_llama(read, "TT", 1.0)
+    assert (logits(without_levels) - logits(model)).norm() < 1e-4 * logits(model).norm()
     if kind.startswith("llama 3"):
         assert read.config.rope_parameters == model.config.rope_parameters
     if kind != "default":
