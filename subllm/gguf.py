@@ -161,18 +161,23 @@ class GgufFile:
             CheckpointError: if it is not an ordinary LLaMA, or a tensor is missing, unknown or of another shape.
         """
         config = self.config()
+        heads = {
+            "attn_q": config.num_attention_heads,
+            "attn_k": config.num_key_value_heads or config.num_attention_heads,
+        }
         with torch.device("meta"):
             model = LlamaForCausalLM(config)
         expected = {name: tensor.shape for name, tensor in model.state_dict().items()}
         weights: dict[str, Tensor] = {}
         for name in self._tensors:
             if name not in (FACTORS, SHORT, LONG):
-                target = self._target(name)
-                values = torch.from_numpy(self._unpermuted(name, config)).to(dtype)
+                target, part, values = self._target(name), name.split(".")[-2], self._values(name)
                 if values.shape != expected.get(target):
                     shape = "×".join(map(str, values.shape))
                     raise self._refused(f"its tensor {name} of {shape} numbers is not one of its configuration")
-                weights[target] = values
+                if part in heads:
+                    values = _unpermute(values, heads[part])
+                weights[target] = torch.from_numpy(values).to(dtype)
         unbiased = tuple(f"{name}.bias" for part, name in _LAYER_NAMES.items() if part not in self._biased())
         weights |= {
             name: torch.zeros(shape, dtype=dtype) for name, shape in expected.items() if name.endswith(unbiased)
@@ -196,12 +201,6 @@ class GgufFile:
             case ["blk", block, part, "weight" | "bias" as what] if part in _LAYER_NAMES:
                 return f"model.layers.{block}.{_LAYER_NAMES[part]}.{what}"
         raise self._refused(f"its tensor {name} is unknown")
-
-    def _unpermuted(self, name: str, config: LlamaConfig) -> np.ndarray:
-        """A tensor as transformers has it."""
-        values, part = self._values(name), name.split(".")[-2]
-        heads = {"attn_q": config.num_attention_heads, "attn_k": config.num_key_value_heads}.get(part)
-        return values if heads is None else _unpermute(values, heads)
 
     def tokenizer(self) -> PreTrainedTokenizerBase:
         """The tokenizer, exact for byte-level BPE with the "smollm" pre-tokenizer; else as transformers reads it."""

@@ -162,7 +162,8 @@ def logits(model):
 
 def equal(path, model):
     read, _ = load_base(str(path), torch.float32)
-    assert (logits(read) - logits(model)).norm() < 1e-4 * logits(model).norm()
+    for each in (read, from_llama(read, "TT", 1.0)):
+        assert (logits(each) - logits(model)).norm() < 1e-4 * logits(model).norm()
     return read
 
 
@@ -170,8 +171,6 @@ def equal(path, model):
 def test_a_model_is_read_as_it_was_written_whatever_scales_its_rotary_frequencies(tokenizer, tmp_path, kind):
     model = llama(tokenizer, rope_parameters={"rope_theta": 10000.0} | ROPES[kind])
     read = equal(write(tmp_path / "model.gguf", model, tokenizer), model)
-    without_levels = from_llama(read, "TT", 1.0)
-    assert (logits(without_levels) - logits(model)).norm() < 1e-4 * logits(model).norm()
     if kind.startswith("llama 3"):
         assert read.config.rope_parameters == model.config.rope_parameters
     if kind != "default":
@@ -260,6 +259,7 @@ REFUSED = {
     "blk.0.attn_norm.bias of 64": with_tensor("blk.0.attn_norm.bias", 64),
     "blk.2.attn_q.weight of 64×64": with_tensor("blk.2.attn_q.weight", 64, 64),
     "blk.0.ffn_up.weight of 8×64": with_tensor("blk.0.ffn_up.weight", 8, 64),
+    "blk.0.attn_q.weight of 63×64": with_tensor("blk.0.attn_q.weight", 63, 64),
     "290 tokens, and its embedding 280": with_tensor("token_embd.weight", 280, 64),
     "llama.expert_count is 8": with_entry("expert_count", 8),
     "llama.attention.causal is False": lambda w, t: w.add_causal_attention(False),
