@@ -8,7 +8,6 @@ from typing import Any
 
 import streamlit as st
 
-from analysis.record import Progress
 from app.strings import say
 
 REDRAW = 0.2  # least seconds between two looks of what moves: drawing takes time from what is being made
@@ -39,37 +38,70 @@ def plot(where: Any, figure: Any, key: str) -> None:
     where.plotly_chart(figure, key=key, config={"displayModeBar": False})
 
 
-def progress_bar(place: Any, key: str | None = None) -> Progress:
-    """Show how far a run is, in the user's language.
+class ProgressBar:
+    """How far a run is, in the user's language: a `Progress` that owns its place on the page.
 
-    Args:
-        place: empty container for it.
-        key: of a button that stops the run, if there is to be one: any press ends the script's run.
-
-    Returns:
-        What the run calls.
+    It is drawn when it is told something, and anew if it is told more after its place was cleared. As a context it says
+    at once that the run starts, and clears its place at the end.
     """
-    columns = place.container().columns([6, 1], vertical_alignment="center")
-    bar = columns[0].progress(0.0, say("starting"))
-    if key:
-        columns[1].button(say("stop"), key=key, width="stretch", help=say("stop_help"))
 
-    last = ("", 0.0)
+    def __init__(self, key: str | None = None) -> None:
+        """Reserve a place in the current container.
 
-    def progress(share: float, stage: str, **values: object) -> None:
-        nonlocal last
-        if stage == last[0] and time.monotonic() - last[1] < REDRAW:
+        Args:
+            key: of a button that stops the run, if there is to be one: any press ends the script's run.
+        """
+        self._key, self._times_drawn = key, 0
+        self._reserve()
+
+    def _reserve(self) -> None:
+        self._place = st.empty()
+        self._bar: Any = None
+        self._last = ("", 0.0)
+
+    def __call__(self, share: float, stage: str, **values: object) -> None:
+        """Take note; see `Progress`."""
+        if stage == self._last[0] and time.monotonic() - self._last[1] < REDRAW:
             return
-        last = (stage, time.monotonic())
-        bar.progress(min(max(share, 0.0), 1.0), plain(say(f"progress_{stage}", **values)))
+        self._last = (stage, time.monotonic())
+        self._draw(share, say(f"progress_{stage}", **values))
 
-    return progress
+    def __enter__(self) -> "ProgressBar":
+        self._draw(0.0, say("starting"))
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, *_: object) -> None:
+        if kind is None or issubclass(kind, Exception):  # what ends the script's run is neither
+            self.clear()
+
+    def _draw(self, share: float, text: str) -> None:
+        share, text = min(max(share, 0.0), 1.0), plain(text)
+        if self._bar is not None:
+            self._bar.progress(share, text)
+            return
+        columns = self._place.container().columns([6, 1], vertical_alignment="center")
+        self._bar = columns[0].progress(share, text)
+        self._times_drawn += 1
+        if self._key:
+            key = self._key if self._times_drawn == 1 else f"{self._key} {self._times_drawn}"
+            columns[1].button(say("stop"), key=key, width="stretch", help=say("stop_help"))
+
+    def clear(self) -> None:
+        """Show nothing, until it is told more."""
+        self._place.empty()
+        self._bar, self._last = None, ("", 0.0)
+
+    def move(self) -> None:
+        """Clear the place, and go on in the current container."""
+        self.clear()
+        self._reserve()
 
 
 def start_logging() -> None:
     """Give the app's own log a form and a level, once; the logs of libraries are theirs."""
     log = logging.getLogger("app")
-    log.setLevel(os.environ.get("SUBLLM_LOG_LEVEL", "WARNING").upper())
+    level = os.environ.get("SUBLLM_LOG_LEVEL", "WARNING").upper()
+    log.setLevel(level if level in logging.getLevelNamesMapping() else "WARNING")  # `Settings` says what is wrong
     if not log.handlers:
         handler = logging.StreamHandler()
         handler.setFormatter(logging.Formatter("%(asctime)s %(levelname)s %(name)s: %(message)s"))

@@ -29,7 +29,7 @@ def show(trace: Trace, source: runs.Source, settings: Settings) -> None:
     if not others:
         st.info(say("beside_one"), icon=":material/compare:")
         return
-    names = {other.digest: _name(other) for other in others}
+    names = {other.digest: history.name_of(other) for other in others}
     digest = st.selectbox(say("beside_with"), list(names), format_func=names.__getitem__, key="beside with")
     other = next(other for other in others if other.digest == digest)
     compare(trace, other)

@@ -5,10 +5,10 @@ import streamlit as st
 from analysis import AnalysisError
 from analysis.record import RunOptions
 from app import runs
-from app.messages import progress_bar, show_error
+from app.messages import ProgressBar, show_error
 from app.settings import Settings
 from app.strings import say
-from app.views import beside, chooser, history, steps, whatif, why
+from app.views import beside, chooser, history, link, steps, whatif, why
 from subllm import SubllmError
 
 
@@ -17,11 +17,13 @@ def show() -> None:
     settings = Settings.read()
     st.title(say("debug_title"))
     st.write(say("debug_intro"))
+    linked = link.opened(settings)
+    if linked:
+        whatif.open_link(linked)
     with st.sidebar:
         choice, device, dtype = chooser.checkpoint(settings)
         chooser.language_switch()
-    linked = whatif.read_link()
-    _read_prompt(settings, choice, device, dtype, linked)
+    _read_prompt(settings, choice, device, dtype, linked=bool(linked))
     trace = history.choose("debugged", "debugged")
     if trace is None:
         st.info(say("debug_nothing"), icon=":material/info:")
@@ -36,27 +38,27 @@ def show() -> None:
                 view(trace, source, settings)
 
 
-def _read_prompt(settings: Settings, choice: str, device: str, dtype: str, linked: str | None) -> None:
+def _read_prompt(settings: Settings, choice: str, device: str, dtype: str, *, linked: bool) -> None:
     """A prompt to debug; those of the first page are there already."""
-    if linked is not None:
-        st.session_state["debug prompt"] = linked
     with st.expander(say("debug_new"), expanded=not history.traces(), icon=":material/edit:"):
-        first = next(iter(chooser.examples().values()))["text"]
-        st.session_state.setdefault("debug prompt", st.session_state.get("typed", (first,))[0])
+        first = next(iter(chooser.examples().values()))
+        typed = st.session_state.get("typed", (first["text"], first["chat"]))  # on the first page, or in a link
+        st.session_state.setdefault("debug prompt", typed[0])
+        st.session_state.setdefault("debug chat", typed[1])
         text = st.text_area(say("prompt"), key="debug prompt", height=100, persist_state="session")
-        pressed = st.button(say("debug_read"), type="primary", icon=":material/play_arrow:")
-    place = st.empty()  # always there: what stands below must keep its place
-    if not pressed and linked is None:
+        left, right = st.columns([1, 4], vertical_alignment="center")
+        pressed = left.button(say("debug_read"), type="primary", icon=":material/play_arrow:", width="stretch")
+        chat = right.toggle(say("chat"), key="debug chat", help=say("chat_help"), persist_state="session")
+    progress = ProgressBar("stop reading")  # always there: what stands below must keep its place
+    if not pressed and not linked:
         return
-    progress = progress_bar(place, key="stop reading")
     try:
-        source = runs.Source(text, False, choice, settings.locate(choice, progress), device, dtype)
-        options = RunOptions(0, False, settings.max_seconds)
-        for trace, _ in runs.run(source, options, progress, truncate=False, limit=settings.max_tokens):
-            history.remember(trace, source)
-            st.session_state["debugged"] = trace.digest
+        with progress:
+            source = runs.Source(text, chat, choice, settings.locate(choice, progress), device, dtype)
+            options = RunOptions(0, False, settings.max_seconds)
+            for trace, _ in runs.run(source, options, progress, truncate=False, limit=settings.max_tokens):
+                history.remember(trace, source)
     except (SubllmError, AnalysisError) as error:
         show_error(error)
-        place.empty()
         return
     st.rerun()  # with the prompt folded up, so that nothing moves under the pointer later

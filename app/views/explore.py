@@ -12,10 +12,10 @@ from analysis import AnalysisError, Trace
 from analysis.record import RunOptions
 from app import runs
 from app.components.routing_view import Shown, routing_view
-from app.messages import plain, progress_bar, show_error
+from app.messages import ProgressBar, plain, show_error
 from app.settings import Settings
 from app.strings import language, say, table
-from app.views import chooser, costs, history, levels, token
+from app.views import chooser, costs, history, levels, link, token
 from subllm import PromptTooLongError, SubllmError
 
 
@@ -35,15 +35,17 @@ class _Request:
 def show() -> None:
     """The page."""
     settings = Settings.read()
-    linked = _read_link()
     st.title(say("title"))
     st.write(say("intro"))
+    linked = link.opened(settings)
+    if linked:
+        st.session_state["shown"] = {key: linked[key] for key in ("level", "selected", "colour") if key in linked}
     choice, device, dtype, options = _sidebar(settings)
     text, chat, pressed = _prompt_form()
     request = _Request(settings, choice, device, dtype, options, text, chat)
     message = st.container()  # stays above the results
     cut = not pressed and _show_failure(message)
-    wanted = pressed or linked or cut
+    wanted = pressed or bool(linked) or cut
     with closing(_run(request, message, truncate=cut) if wanted else _nothing()) as stages:
         more = next(stages, False)
         trace = history.choose("earlier", "earlier")
@@ -67,21 +69,17 @@ def _run(request: _Request, message: Any, *, truncate: bool) -> Generator[bool]:
         Whether there will be more to show.
     """
     st.session_state.pop("failure", None)
-    place = message.empty()
-    progress = progress_bar(place, key="stop")
+    with message:
+        progress = ProgressBar("stop")
     try:
-        folder = request.settings.locate(request.choice, progress)
-        progress(0.0, "loading")
-        source = runs.Source(request.text, request.chat, request.choice, folder, request.device, request.dtype)
-        limit = request.settings.max_tokens
-        first = True
-        for trace, whole in runs.run(source, request.options, progress, truncate=truncate, limit=limit):
-            history.remember(trace, source)
-            if first:
-                st.session_state.pop("earlier", None)  # show the new one
-            first = False
-            yield not whole
-        place.empty()
+        with progress:
+            folder = request.settings.locate(request.choice, progress)
+            progress(0.0, "loading")
+            source = runs.Source(request.text, request.chat, request.choice, folder, request.device, request.dtype)
+            limit = request.settings.max_tokens
+            for trace, whole in runs.run(source, request.options, progress, truncate=truncate, limit=limit):
+                history.remember(trace, source)
+                yield not whole
     except (SubllmError, AnalysisError) as error:
         st.session_state["failure"] = error
 
@@ -95,33 +93,6 @@ def _show_failure(message: Any) -> bool:
         if isinstance(failure, PromptTooLongError):
             return st.button(say("cut", limit=f"{failure.limit:,}"), key="cut")
     return False
-
-
-def _read_link() -> bool:
-    """Take over what a link says, once per session; True if there is a prompt to run."""
-    if "linked" in st.session_state:
-        return False
-    st.session_state["linked"] = True
-    link = st.query_params
-    if "prompt" not in link:
-        return False
-    st.session_state["prompt"], st.session_state["chat"] = link["prompt"], link.get("chat") == "1"
-    st.session_state["example"] = None
-    if "checkpoint" in link:
-        st.session_state["checkpoint"] = link["checkpoint"]
-    st.session_state["shown"] = {key: link[key] for key in ("level", "selected", "colour") if key in link}
-    return True
-
-
-def _write_link(trace: Trace, shown: Shown) -> None:
-    """Put into the address what restores this view; a long prompt is left out."""
-    source = history.source_of(trace)
-    if len(source.text) > history.LONGEST_LINK:
-        st.query_params.from_dict({"lang": language()})
-        return
-    fields = {"checkpoint": source.choice, "prompt": source.text, "chat": int(source.chat), "lang": language()}
-    fields |= {"level": shown.level, "selected": shown.selected, "colour": shown.colour}
-    st.query_params.from_dict({key: str(value) for key, value in fields.items()})
 
 
 def _sidebar(settings: Settings) -> tuple[str, str, str, RunOptions]:
@@ -143,8 +114,9 @@ def _prompt_form() -> tuple[str, bool, bool]:
         st.session_state["prompt"], st.session_state["chat"], st.session_state["example"] = typed
 
     def fill() -> None:
-        entry = examples.get(st.session_state["example"])
-        if entry:
+        chosen = st.session_state["example"]
+        entry = examples.get(chosen)
+        if entry and chosen != st.session_state["typed"][2]:  # a browser can send again what it sent before
             st.session_state["prompt"], st.session_state["chat"] = entry["text"], entry["chat"]
 
     names = {name: entry.get(language(), name) for name, entry in examples.items()}
@@ -162,13 +134,14 @@ def _results(trace: Trace, settings: Settings, *, whole: bool) -> None:
     """What is known about a run; while it goes on, only what is known first."""
     words, where = table(language()), trace.provenance
     source = history.source_of(trace)
-    trace = st.session_state.get("read_off", {}).get(trace.digest, trace)
+    run, read_off = st.session_state.get("read off", (None, None))
+    trace = read_off if run is trace else trace
     st.subheader(say("read"), help=say("read_help"))
     st.caption(plain(f"{where.checkpoint} · {where.structure} · {where.device} · {where.dtype} · {where.attention}"))
     costs.headline(trace)
     shown = routing_view(trace, Shown.parse(st.session_state.get("shown"), trace), words, key="routing")
     st.session_state["shown"] = vars(shown)
-    _write_link(trace, shown)
+    link.write(source, {"level": str(shown.level), "selected": str(shown.selected), "colour": shown.colour})
     if not whole:
         return
     st.subheader(say("depth"), help=say("depth_help"))
@@ -191,14 +164,13 @@ def _read_off_all(trace: Trace, source: runs.Source, settings: Settings) -> None
     share = f"{costs.lens_cost(trace, source):.1f}"
     if not st.button(say("lens_run"), icon=":material/layers:", help=say("lens_help", share=share)):
         return
-    place = st.empty()
     try:
-        found = runs.read_off_all(source, trace, settings.max_seconds, progress_bar(place))
+        with ProgressBar() as progress:
+            found = runs.read_off_all(source, trace, settings.max_seconds, progress)
     except (SubllmError, AnalysisError) as error:
-        place.empty()
         show_error(error)
         return
-    st.session_state["read_off"] = {trace.digest: found}
+    st.session_state["read off"] = (trace, found)
     st.rerun(scope="fragment")
 
 

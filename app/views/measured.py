@@ -13,7 +13,7 @@ from analysis.efficiency import LENGTHS, facts_of, from_parquet, settings_of, to
 from analysis.record import silent
 from analysis.roofline import level_tokens, prefill_bytes, speedup
 from app import runs
-from app.messages import plain, plot, progress_bar, show_error
+from app.messages import ProgressBar, plain, plot, show_error
 from app.settings import Settings, checkpoint_option
 from app.strings import language, say, table
 from subllm import SubllmError
@@ -124,18 +124,16 @@ def _measure(
 ) -> None:
     """Measure what is not known yet, or all of it again; what was measured stays when one stops."""
     choice, device, dtype, repeats, against = key
-    place = st.empty()
-    progress = progress_bar(place, key="stop measuring")
     try:
-        folder = settings.locate(choice, progress)
-        if against not in BASELINES:
-            against = str(settings.locate(against, progress))
-        source = runs.Source("", False, choice, folder, device, dtype)
-        for setting in [one for one in asked if one not in found] or asked:
-            found[setting] = runs.compare_setting(source, setting, against, repeats, progress)
+        with ProgressBar("stop measuring") as progress:
+            folder = settings.locate(choice, progress)
+            if against not in BASELINES:
+                against = str(settings.locate(against, progress))
+            source = runs.Source("", False, choice, folder, device, dtype)
+            for setting in [one for one in asked if one not in found] or asked:
+                found[setting] = runs.compare_setting(source, setting, against, repeats, progress)
     except (SubllmError, AnalysisError) as error:
         show_error(error)
-    place.empty()
 
 
 def _check(folder: Path, device: str, dtype: str, rows: Sequence[Comparison]) -> None:

@@ -11,9 +11,10 @@ from analysis import AnalysisError, Trace, debug_figures, figures
 from analysis.generate import Generation, NewToken, Sampling, parting
 from analysis.prompt import decode_pieces, read_prompt
 from app import runs
-from app.messages import REDRAW, plain, plot, progress_bar, show_error
+from app.messages import REDRAW, ProgressBar, plain, plot, show_error
 from app.settings import Settings
 from app.strings import language, say, table
+from app.views import whatif
 from subllm import SubllmError
 
 _MOST = 400  # tokens written at one press
@@ -35,22 +36,21 @@ def show(trace: Trace, source: runs.Source, settings: Settings) -> None:
     ours = texts[0]
     dense = texts[1] if len(texts) > 1 else None
     many = _buttons(ours, source)
-    place, text_place = st.empty(), st.empty()
+    progress, text_place = ProgressBar("stop writing"), st.empty()
     _text(text_place, ours, dense, source)
     if many:
-        progress = progress_bar(place, key="stop writing")
         try:
             drawn = 0.0
-            for _ in runs.write(texts, many, progress):
-                if time.monotonic() - drawn > REDRAW:
-                    _text(text_place, ours, dense, source)
-                    drawn = time.monotonic()
+            with progress:
+                for _ in runs.write(texts, many, progress):
+                    if time.monotonic() - drawn > REDRAW:
+                        _text(text_place, ours, dense, source)
+                        drawn = time.monotonic()
         except (SubllmError, AnalysisError) as error:
             show_error(error)
         else:
             _text(text_place, ours, dense, source)
             st.rerun()  # the buttons above can now go back
-        place.empty()
     if ours.finished:
         st.info(say("steps_ended"), icon=":material/flag:")
     if ours.tokens:
@@ -75,30 +75,27 @@ def _texts(trace: Trace, source: runs.Source, sampling: Sampling, settings: Sett
     chat = left.toggle(say("chat"), key="steps chat", help=say("chat_help"), persist_state="session")
     system = middle.text_input(say("system"), key="system", disabled=not chat, persist_state="session")
     beside = right.toggle(say("steps_dense"), key="steps dense", help=say("steps_dense_help"), persist_state="session")
-    edits = tuple(st.session_state.get("edits", []))
+    edits = tuple(whatif.in_force(trace))
     if edits:
         st.caption(plain(say("steps_edits", edits="; ".join(map(str, edits)))))
     checkpoint, _ = source.load()
     key = (trace.digest, chat, system if chat else "", sampling, edits, beside, id(checkpoint.model))
     if st.session_state.get("texts", (None,))[0] == key:
         return st.session_state["texts"][1]
-    place = st.empty()
-    progress = progress_bar(place)
     try:
-        ids = trace.token_ids.tolist()
-        if chat and not source.chat:
-            limit = min(settings.max_tokens, checkpoint.model.config.max_position_embeddings)
-            prompt = read_prompt(source.text, checkpoint.tokenizer, limit, chat=True, system=system)
-            ids = prompt.token_ids.tolist()
-        texts = [
-            runs.generation(source, ids, sampling, edits, progress, dense=dense)
-            for dense in ([False, True] if beside else [False])
-        ]
+        with ProgressBar() as progress:
+            ids = trace.token_ids.tolist()
+            if chat and not source.chat:
+                limit = min(settings.max_tokens, checkpoint.model.config.max_position_embeddings)
+                prompt = read_prompt(source.text, checkpoint.tokenizer, limit, chat=True, system=system)
+                ids = prompt.token_ids.tolist()
+            texts = [
+                runs.generation(source, ids, sampling, edits, progress, dense=dense)
+                for dense in ([False, True] if beside else [False])
+            ]
     except (SubllmError, AnalysisError) as error:
-        place.empty()
         show_error(error)
         return []
-    place.empty()
     st.session_state["texts"] = (key, texts)
     return texts
 

@@ -116,7 +116,7 @@ def _history(run: Run, snapshots: list[RoutingSnapshot]) -> None:
 def _steps(name: str, run: Run, snapshots: list[RoutingSnapshot]) -> None:
     """One prompt under a slider of steps that plays."""
     prompts = run.config["prompts"]
-    labels = [prompt[:90] for prompt in prompts]
+    labels = [f"{number} · {prompt[:90]}" for number, prompt in enumerate(prompts, 1)]  # no two alike
     key = f"watch prompt of {name}"  # the browser goes on showing a key's choice when the options change
     prompt = st.selectbox(say("watch_prompt"), range(len(labels)), format_func=labels.__getitem__, key=key)
     playing = st.toggle(say("watch_play"), key="watch playing")

@@ -1,7 +1,7 @@
 """What if: tokens forced to be kept or dropped, thresholds moved, levels switched off, and what that changes."""
 
 import shlex
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
 from typing import Any
 
@@ -10,38 +10,54 @@ import pandas as pd
 import streamlit as st
 
 from analysis import AnalysisError, Trace, debug_figures, figures
-from analysis.edits import CLASSES, EVERY, Edit, parse_edits, ranges, without
+from analysis.edits import CLASSES, EVERY, Edit, check, parse_edits, ranges, without
 from analysis.intervene import Ground, Outcome, reachable
 from analysis.prompt import decode_pieces
 from analysis.record import Progress
 from analysis.search import Effects
 from app import runs
 from app.components.routing_view import Shown, routing_view
-from app.messages import plain, plot, progress_bar, show_error
+from app.messages import ProgressBar, plain, plot, show_error
 from app.settings import Settings, checkpoint_option
 from app.strings import language, say, table
-from app.views import history
+from app.views import history, link
 from subllm import SubllmError
 from subllm.structure import parse_structure
 
 _MEASURED = 16  # candidates of a search
+_NAMED = 12  # edits or tokens that a message names
+_LONGEST = 200  # characters of an edit's tokens in the list
 _NUMBERS = ("threshold", "retention", "bypass")
 
 
-def read_link() -> str | None:
-    """The prompt of the link that a session was opened by, if it has edits; they are then in force."""
-    opened = "linked edits" in st.session_state  # from then on the address follows the edits
-    st.session_state["linked edits"] = True
-    if opened or "edits" not in st.query_params:
-        return None
+def open_link(fields: Mapping[str, str]) -> None:
+    """Put into force what a link says.
+
+    Args:
+        fields: of the link.
+    """
+    st.session_state["answer"] = fields.get("answer", "")
     try:
-        edits = parse_edits(st.query_params["edits"])
+        st.session_state["edits"] = parse_edits(fields.get("edits", ""))
     except AnalysisError as error:
-        show_error(error)
-        return None
-    st.session_state["edits"] = edits
-    st.session_state["answer"] = st.query_params.get("answer", "")
-    return st.query_params.get("prompt")
+        st.session_state["edits unread"] = str(error)
+
+
+def in_force(trace: Trace) -> list[Edit]:
+    """Those of the session's edits that fit a run; edits stay when another run is chosen, and may not fit that.
+
+    Args:
+        trace: of the run.
+    """
+    return [edit for edit in st.session_state.get("edits", []) if _fits(edit, trace)]
+
+
+def _fits(edit: Edit, trace: Trace) -> bool:
+    try:
+        check([edit], trace.num_spans, trace.num_tokens)
+    except AnalysisError:
+        return False
+    return True
 
 
 def show(trace: Trace, source: runs.Source, settings: Settings) -> None:
@@ -52,42 +68,45 @@ def show(trace: Trace, source: runs.Source, settings: Settings) -> None:
         source: of the trace.
         settings: what the operator allows.
     """
+    st.session_state.setdefault("edits", [])
+    edits = in_force(trace)
+    with st.container():  # always there: what stands below must keep its place
+        _refused(trace, edits)
     if not trace.num_spans:
         st.info(say("whatif_no_levels"))
+        link.write(source, {})
         return
     words = table(language())
-    edits: list[Edit] = st.session_state.setdefault("edits", [])
     answer = st.text_input(say("answer"), key="answer", help=say("answer_help"), persist_state="session")
-    place, shown_place = st.empty(), st.container()
+    progress, shown_place = ProgressBar(), st.container()
     before = Shown.parse(st.session_state.get("whatif shown"), trace)
     try:
-        progress, limit = progress_bar(place), settings.max_tokens
-        ground = runs.ground_of(source, trace, answer, st.session_state.get("ground"), progress, limit)
-        st.session_state["ground"] = ground
-        stages = _stages(ground, edits, progress_bar(place))
-        outcome, _ = next(stages)
+        with progress:
+            known = st.session_state.get("ground")
+            ground = runs.ground_of(source, trace, answer, known, progress, settings.max_tokens)
+            st.session_state["ground"] = ground
+            stages = _stages(ground, edits, progress)
+            outcome, _ = next(stages)
     except (SubllmError, AnalysisError) as error:
-        place.empty()
         show_error(error)
-        _forces(trace, before)
+        _forces(trace, edits)
         return
-    place.empty()
     with shown_place:
         st.caption(say("whatif_help"))
         now = _with_arrays(trace, outcome.arrays)
         shown = routing_view(now, before, words, key="whatif")
         st.session_state["whatif shown"] = vars(shown)
     _controls(trace, shown)
-    _forces(trace, shown)
+    _forces(trace, edits)
     _warnings(outcome, trace, edits)
-    results, later = st.container(), st.empty()
     judged: dict[str, np.ndarray] = {}
-    with results:
+    with st.container():
         _next_tokens(outcome, source)
         _flips(outcome, trace)
-    for outcome, judged in stages:  # the numbers at every position come after what is known at once
-        with later.container():
-            _numbers(ground, outcome, judged)
+    progress.move()  # nothing above moves while the numbers at every position wait their turn
+    for outcome, judged in stages:
+        progress.clear()
+        _numbers(ground, outcome, judged)
     if judged and edits:
         plot(
             st,
@@ -98,9 +117,30 @@ def show(trace: Trace, source: runs.Source, settings: Settings) -> None:
         if st.button(say("whatif_add"), icon=":material/compare:", help=say("whatif_add_help")):
             _remember(trace, now, judged, edits, source)
     _search(trace, ground, shown)
-    if len(source.text) <= history.LONGEST_LINK:
+    if link.carries(source):
         _command(source, edits, answer)
-    _write_link(source, edits, answer)
+    link.write(source, {"edits": ";".join(map(str, edits))} | ({"answer": answer} if answer else {}))
+
+
+def _refused(trace: Trace, fitting: list[Edit]) -> None:
+    """Say which edits are not in force, and offer to remove them."""
+    unread = st.session_state.get("edits unread")
+    unfit = [edit for edit in st.session_state["edits"] if edit not in fitting]
+    if unread:
+        st.error(plain(say("edits_unread", why=unread)), icon=":material/error:")
+    if unfit:
+        named = "; ".join(_in_words(edit, trace) for edit in unfit[:_NAMED])
+        named += "; …" if len(unfit) > _NAMED else ""
+        last = f"{trace.num_tokens - 1:,}"
+        st.error(plain(say("edits_unfit", edits=named, levels=trace.num_spans, last=last)), icon=":material/error:")
+    if unread or unfit:
+        st.button(say("edits_refused_remove"), icon=":material/delete:", on_click=_remove_refused, args=(fitting,))
+
+
+def _remove_refused(fitting: list[Edit]) -> None:
+    st.session_state.pop("edits unread", None)
+    if st.session_state["edits"] != fitting:
+        _change(fitting)
 
 
 def _stages(ground: Ground, edits: list[Edit], progress: Progress) -> Iterator[tuple[Outcome, dict[str, np.ndarray]]]:
@@ -133,12 +173,12 @@ def _controls(trace: Trace, shown: Shown) -> None:
     edits: list[Edit] = st.session_state["edits"]
     tokens, words = shown.tokens, table(language())
     columns = st.columns([3, 2, 2, 2, 1, 1], vertical_alignment="bottom")
-    names = [figures.level_name(trace, span, words) for span in range(trace.num_spans)] + [say("every_level")]
-    chosen = columns[0].selectbox(
-        say("edit_level"), range(len(names)), index=shown.level, format_func=names.__getitem__,
+    names = {span: figures.level_name(trace, span, words) for span in range(trace.num_spans)}
+    names[EVERY] = say("every_level")
+    span = columns[0].selectbox(
+        say("edit_level"), list(names), index=shown.level, format_func=names.__getitem__,
         key=f"edit level {shown.level}",
     )  # fmt: skip
-    span = EVERY if chosen == trace.num_spans else chosen
     rest = without(edits, tokens, span)
     for column, kind, icon in ((columns[1], "keep", "add_circle"), (columns[2], "drop", "do_not_disturb_on")):
         column.button(
@@ -158,7 +198,7 @@ def _controls(trace: Trace, shown: Shown) -> None:
         columns[0].selectbox(
             say("edit_kind"), kinds, format_func=lambda each: say(f"edit_kind_{each}"), key="new edit kind"
         )
-        columns[1].selectbox(say("edit_level"), range(len(names)), format_func=names.__getitem__, key="new edit level")
+        columns[1].selectbox(say("edit_level"), list(names), format_func=names.__getitem__, key="new edit level")
         columns[2].number_input(say("edit_number"), value=0.5, step=0.05, format="%.2f", key="new edit number")
         columns[3].text_input(
             say("edit_tokens"), help=say("edit_tokens_help", classes=", ".join(CLASSES)), key="new edit tokens"
@@ -173,7 +213,7 @@ def _add(trace: Trace) -> None:
     kind, where, number, named = (
         st.session_state[f"new edit {name}"] for name in ("kind", "level", "number", "tokens")
     )
-    at = "*" if where == trace.num_spans else str(where)
+    at = "*" if where == EVERY else str(where)
     what = "" if kind == "dense" else named if kind in ("keep", "drop") else f"{number:g}"
     try:
         edit = Edit.parse(f"{kind} {what}@{at}", trace.prompt, trace.starts.tolist(), trace.ends.tolist())
@@ -193,23 +233,39 @@ def _redo() -> None:
     st.session_state["edits"] = st.session_state["edits after"].pop()
 
 
-def _forces(trace: Trace, shown: Shown) -> None:
+def _forces(trace: Trace, edits: list[Edit]) -> None:
     """The list of the edits in force."""
-    edits: list[Edit] = st.session_state["edits"]
     if not edits:
         st.caption(say("edits_none"))
         return
     st.markdown(f"**{say('edits_list')}**")
     for index, edit in enumerate(edits):
         left, right = st.columns([12, 1], vertical_alignment="center")
-        where = say("every_level") if edit.span == EVERY else figures.level_name(trace, edit.span, table(language()))
-        what = f" {ranges(edit.tokens)}" if edit.tokens else "" if edit.kind == "dense" else f" {edit.value:g}"
-        left.markdown(plain(f"{where}: {say(f'edit_kind_{edit.kind}')}{what}"))
-        rest = edits[:index] + edits[index + 1 :]
+        left.markdown(plain(_in_words(edit, trace)))
         right.button(
-            "", icon=":material/close:", key=f"remove {index}", help=say("edit_remove"), on_click=_change, args=(rest,)
+            "", icon=":material/close:", key=f"remove {index}", help=say("edit_remove"), on_click=_remove, args=(edit,)
         )
     st.button(say("edits_clear"), icon=":material/delete:", on_click=_change, args=([],))
+
+
+def _remove(edit: Edit) -> None:
+    rest = list(st.session_state["edits"])
+    rest.remove(edit)
+    _change(rest)
+
+
+def _in_words(edit: Edit, trace: Trace) -> str:
+    """An edit in the user's language, also where the run has no such level."""
+    if edit.span == EVERY:
+        where = say("every_level")
+    elif edit.span < trace.num_spans:
+        where = figures.level_name(trace, edit.span, table(language()))
+    else:
+        where = say("level", n=edit.span + 1)
+    named = ranges(edit.tokens)
+    what = f" {named[:_LONGEST]}{'…' if len(named) > _LONGEST else ''}" if named else ""
+    number = "" if named or edit.kind == "dense" else f" {edit.value:g}"
+    return f"{where}: {say(f'edit_kind_{edit.kind}')}{what}{number}"
 
 
 def _command(source: runs.Source, edits: Sequence[Edit], answer: str) -> None:
@@ -226,7 +282,7 @@ def _command(source: runs.Source, edits: Sequence[Edit], answer: str) -> None:
 def _warnings(outcome: Outcome, trace: Trace, edits: Sequence[Edit]) -> None:
     words = table(language())
     if outcome.absent:
-        cells = ", ".join(str(token) for _, token in outcome.absent[:12])
+        cells = ", ".join(str(token) for _, token in outcome.absent[:_NAMED])
         st.warning(plain(say("edit_absent", tokens=cells)))
         parents = [span.parent for span in parse_structure(trace.provenance.structure).spans]
         st.button(say("edit_reach"), on_click=_change, args=(reachable(edits, outcome.absent, parents),))
@@ -303,8 +359,8 @@ def _remember(
         provenance=replace(now.provenance, checkpoint=name), cost=None, dense_cost=None,
     )  # fmt: skip
     if np.isnan(trace.perplexity):  # it was measured along with the edits
-        history.remember(replace(trace, surprisal=judged["dense_surprisal"]), source)
-    history.remember(edited, source, first=False)
+        history.remember(replace(trace, surprisal=judged["dense_surprisal"]), source, shown=False)
+    history.remember(edited, source, shown=False)
     st.toast(say("whatif_added"))
 
 
@@ -314,13 +370,12 @@ def _search(trace: Trace, ground: Ground, shown: Shown) -> None:
     st.subheader(say("search_title"), help=say("search_help"))
     level = figures.level_name(trace, shown.level, words)
     if st.button(say("search_run", level=level, n=_MEASURED), icon=":material/search:"):
-        place = st.empty()
         try:
-            for found in runs.effects(ground, shown.level, _MEASURED, progress_bar(place, key="stop search")):
-                st.session_state["effects"] = (trace.digest, found)
+            with ProgressBar("stop search") as progress:
+                for found in runs.effects(ground, shown.level, _MEASURED, progress):
+                    st.session_state["effects"] = (trace.digest, found)
         except (SubllmError, AnalysisError) as error:
             show_error(error)
-        place.empty()
     digest, found = st.session_state.get("effects", (None, None))
     if digest != trace.digest or found is None:
         return
@@ -344,15 +399,3 @@ def _effects(trace: Trace, found: Effects) -> None:
     st.dataframe(pd.DataFrame(rows), hide_index=True)
     known = int((~np.isnan(found.exact)).sum())
     st.caption(say("search_note", known=known, all=f"{len(found.tokens):,}", correlation=f"{found.correlation:.2f}"))
-
-
-def _write_link(source: runs.Source, edits: Sequence[Edit], answer: str) -> None:
-    """Put into the address what restores these edits; a long prompt is left out."""
-    if len(source.text) > history.LONGEST_LINK or source.chat:
-        st.query_params.from_dict({"lang": language()})
-        return
-    fields = {"checkpoint": source.choice, "prompt": source.text, "lang": language()}
-    fields["edits"] = ";".join(map(str, edits))
-    if answer:
-        fields["answer"] = answer
-    st.query_params.from_dict(fields)

@@ -10,7 +10,7 @@ from analysis.explained import BASELINES, HELD, Question
 from analysis.flow import Flow
 from app import runs
 from app.components.routing_view import Shown, routing_view
-from app.messages import plot, progress_bar, show_error
+from app.messages import ProgressBar, plot, show_error
 from app.settings import Settings
 from app.strings import language, say, table
 from app.views import token
@@ -37,13 +37,12 @@ def show(trace: Trace, source: runs.Source, settings: Settings) -> None:
         question, options = _form(trace, shown)
         pressed = st.form_submit_button(say("why_run"), type="primary", icon=":material/psychology:")
     if pressed:
-        place = st.empty()
         try:
-            found = runs.explain(source, trace, question, progress_bar(place, key="stop why"), **options)
+            with ProgressBar("stop why") as progress:
+                found = runs.explain(source, trace, question, progress, **options)
             st.session_state["why result"] = (trace.digest, question, options["method"], found)
         except (SubllmError, AnalysisError) as error:
             show_error(error)
-        place.empty()
     digest, asked, method, found = st.session_state.get("why result", (None, None, None, None))
     if digest == trace.digest and found is not None:
         _results(trace, asked, method, found)

@@ -24,7 +24,8 @@ def page(tmp_path, monkeypatch):
 def test_a_run_that_goes_on_is_shown(page):
     shown = {metric.label: metric.value for metric in page.metric}
     assert shown["Step"] == "20 / 100" and shown["Loss"] == "3.000" and shown["Held-out loss"] == "4.000"
-    assert next(box for box in page.selectbox if box.label == "Prompt").options == PROMPTS
+    numbered = [f"{number} · {prompt}" for number, prompt in enumerate(PROMPTS, 1)]
+    assert next(box for box in page.selectbox if box.label == "Prompt").options == numbered
     assert page.select_slider(key="watch step").value == 20
     assert not page.exception and not page.error
 
