@@ -3,7 +3,7 @@ PYTHON := $(VENV)/bin/python
 SUDO := $(shell [ "$$(id -u)" = 0 ] || echo sudo)
 .DEFAULT_GOAL := help
 
-.PHONY: help run test test-demo test-all lint bench chromium
+.PHONY: help run test test-demo test-slow test-all lint bench chromium
 
 help: ## list the targets
 	@grep -E '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed 's/:.*## /\t/'
@@ -35,7 +35,10 @@ test: $(VENV)/dev chromium ## set up what tests need, and run them
 test-demo: $(VENV)/dev ## tests that need the base of the demo checkpoint (93 MB)
 	$(PYTHON) -m pytest -m demo
 
-test-all: test test-demo ## all tests
+test-slow: $(VENV)/dev chromium ## several people at once in browsers of their own, some minutes
+	$(PYTHON) -m pytest -m slow
+
+test-all: test test-demo test-slow ## all tests
 
 lint: $(VENV)/dev ## formatting, lint rules and types
 	$(PYTHON) -m ruff format --check .

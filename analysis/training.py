@@ -86,19 +86,22 @@ def read_run(folder: Path) -> Run:
         about = json.loads((folder / RUN_FILE).read_text())
         entries = list(read_log(folder / LOG_FILE)) if (folder / LOG_FILE).is_file() else []
         names = ["step", "loss", "eval_loss", "learning_rate", "grad_norm", "tokens", "tokens_per_second"]
+        log = pd.DataFrame.from_records(entries, columns=names).astype(float)
+        if log["step"].isna().any():
+            raise ValueError(f"a line of {LOG_FILE} has no step")
         return Run(
             folder=folder,
-            config=about["config"],
-            structure=about["structure"],
-            retention_ratios=about["retention_ratios"],
+            config=about["config"] | {"steps": int(about["config"]["steps"])},
+            structure=parse_structure(about["structure"]).text,
+            retention_ratios=[float(ratio) for ratio in about["retention_ratios"]],
             # runs that do not say took snapshots only where the scorers decided
             routers=about.get("routers", ["subllm"] * len(about["retention_ratios"])),
-            parameters=about["parameters"],
+            parameters=int(about["parameters"]),
             offsets=about["offsets"],
-            log=pd.DataFrame(entries, columns=names),
+            log=log,
             snapshots=sorted((folder / SNAPSHOTS).glob(f"step-*{SUFFIX}")),
         )
-    except (OSError, ValueError, KeyError, TypeError) as error:
+    except (OSError, ValueError, LookupError, TypeError, AttributeError, OverflowError, RecursionError) as error:
         raise AnalysisError(
             f"{folder} is not the folder of a training run ({error}); make one with: python -m subllm.train"
         ) from error

@@ -1,9 +1,13 @@
-"""The app: navigation and an error boundary. Start it with `python -m streamlit run app/main.py`."""
+"""The app: navigation and an error boundary. Start it with `streamlit run app/main.py`, from any folder."""
 
 import logging
+import sys
 from pathlib import Path
 
 import streamlit as st
+
+if (root := str(Path(__file__).resolve().parents[1])) not in sys.path:  # Streamlit has put the script's folder there
+    sys.path.insert(0, root)
 
 from analysis import AnalysisError
 from app.messages import show_error, start_logging
@@ -11,7 +15,7 @@ from app.strings import say
 from app.views import debug, efficiency, explore, watch
 from subllm import SubllmError
 
-_ICON = str(Path(__file__).parents[1] / "assets" / "icon.svg")
+_ICON = str(Path(root) / "assets" / "icon.svg")
 
 start_logging()
 st.set_page_config(page_title="SUBLLM explorer", page_icon=_ICON, layout="wide")

@@ -142,7 +142,8 @@ class Settings:
         return configuration(self.locate(choice, silent))
 
     def _search(self) -> "_Found":
-        return _find(self.roots, _resolved(demo_folder()), int(time.monotonic() / _FRESH))
+        when = (int(time.monotonic() / _FRESH), *map(_changed, self.roots))
+        return _find(self.roots, _resolved(demo_folder()), when)
 
 
 @dataclass(frozen=True)
@@ -155,13 +156,13 @@ class _Found:
 
 
 @lru_cache(maxsize=4)
-def _find(roots: tuple[Path, ...], demo: Path, period: int) -> _Found:
+def _find(roots: tuple[Path, ...], demo: Path, when: tuple[int, ...]) -> _Found:
     """Search the roots; what cannot be read, or is no regular file, is as if it were not there.
 
     Args:
         roots: absolute folders.
         demo: folder of the demo checkpoint, which is offered anyway.
-        period: number of the time span in which the answer holds.
+        when: another one if the answer does not hold any more.
     """
     subllms: list[str] = []
     llamas: list[str] = []
@@ -177,6 +178,14 @@ def _find(roots: tuple[Path, ...], demo: Path, period: int) -> _Found:
             if _OBJECT in _marks(folder / RUN_FILE, root):
                 runs.setdefault(name, folder)
     return _Found(tuple(dict.fromkeys(subllms)), tuple(dict.fromkeys(llamas)), runs)
+
+
+def _changed(root: Path) -> int:
+    """When a folder got another entry: what is put into a root is seen at once, what lies deeper a little later."""
+    try:
+        return root.stat().st_mtime_ns
+    except OSError:
+        return 0
 
 
 def _folders_below(root: Path) -> Iterator[Path]:

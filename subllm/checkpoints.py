@@ -23,6 +23,7 @@ from .modeling import SubllmForCausalLM
 
 DENSE_TWIN = "dense_twin"  # subfolder of a checkpoint with the LLaMA that it was converted from
 _WEIGHTS, _INDEX = "model.safetensors", "model.safetensors.index.json"
+_LARGEST_JSON = 64 << 20  # bytes of a configuration or an index of weights
 _TOKENIZERS = ("tokenizer.json", "tokenizer.model", "vocab.json")
 _PICKLES = ("*.bin", "*.pt", "*.pth", "*.ckpt", "*.pkl")
 _HUB_FILES = ["*.json", "*.safetensors", "*.model", "*.txt", "*.jinja", f"{DENSE_TWIN}/*"]
@@ -126,7 +127,7 @@ def load_checkpoint(folder: Path, device: str, dtype: str, attn_implementation: 
         )
     try:
         tokenizer = AutoTokenizer.from_pretrained(folder, local_files_only=True)
-    except (OSError, ValueError, KeyError, TypeError) as error:
+    except (OSError, ValueError, KeyError, TypeError, RecursionError) as error:
         raise CheckpointError(f"The tokenizer in {folder} cannot be read: {_first_line(error)}") from error
     model = _load(SubllmForCausalLM, folder, config, device, dtype, attn_implementation)
     return Checkpoint(folder, _digest([folder / "config.json", *weights]), model, tokenizer)
@@ -158,7 +159,7 @@ def load_llama(folder: Path, beside: SubllmForCausalLM) -> LlamaForCausalLM:
         CheckpointError: if it is no LLaMA, or cannot be loaded.
     """
     try:
-        kind = json.loads((folder / "config.json").read_text()).get("model_type")
+        kind = _read_json(folder / "config.json").get("model_type")
     except (OSError, ValueError, AttributeError) as error:
         raise CheckpointError(
             f"{folder} is not a checkpoint: no readable config.json ({_first_line(error)})."
@@ -202,11 +203,14 @@ def read_config(folder: Path) -> SubllmConfig:
         StructureError: if its structure cannot be read.
     """
     path = folder / "config.json"
-    if not path.is_file():
-        found = ", ".join(sorted(p.name for p in folder.iterdir())[:8]) if folder.is_dir() else "no such folder"
-        raise CheckpointError(f"{folder} is not a checkpoint: it has no config.json (found: {found or 'nothing'}).")
     try:
-        fields: dict[str, Any] = json.loads(path.read_text())
+        if not path.is_file():
+            found = ", ".join(sorted(p.name for p in folder.iterdir())[:8]) if folder.is_dir() else "no such folder"
+            raise CheckpointError(f"{folder} is not a checkpoint: it has no config.json (found: {found or 'nothing'}).")
+    except OSError as error:
+        raise CheckpointError(f"{folder} cannot be read: {_first_line(error)}") from error
+    try:
+        fields = _read_json(path)
     except (ValueError, OSError) as error:
         raise CheckpointError(f"{path} is not readable JSON: {_first_line(error)}") from error
     kind = fields.get("model_type") if isinstance(fields, dict) else None
@@ -218,11 +222,26 @@ def read_config(folder: Path) -> SubllmConfig:
     return SubllmConfig.from_dict(fields)
 
 
+def _read_json(path: Path) -> Any:
+    """What a JSON file of a checkpoint holds.
+
+    Raises:
+        ValueError: if it is no JSON, nested too deeply to be read, or larger than such a file can be.
+        OSError: if it cannot be read.
+    """
+    if path.stat().st_size > _LARGEST_JSON:
+        raise ValueError(f"{path.stat().st_size:,} bytes; {_LARGEST_JSON:,} are allowed")
+    try:
+        return json.loads(path.read_text())
+    except RecursionError as error:
+        raise ValueError("nested too deeply") from error
+
+
 def _weight_files(folder: Path) -> list[Path]:
     """The weight files of a checkpoint, each one seen to be complete."""
     if (folder / _INDEX).is_file():
         try:
-            names = sorted(set(json.loads((folder / _INDEX).read_text())["weight_map"].values()))
+            names = sorted(set(_read_json(folder / _INDEX)["weight_map"].values()))
         except (ValueError, KeyError, AttributeError, TypeError) as error:
             raise CheckpointError(f"{folder / _INDEX} is not a readable index of weights; copy it again.") from error
     else:
@@ -272,18 +291,31 @@ def _load(kind: Any, folder: Path, config: Any, device: str, dtype: str, attenti
         logging.set_verbosity(verbosity)
         if progress:
             logging.enable_progress_bar()
+    check_fit(folder, report)
+    try:
+        return model.to(device).eval()
+    except (RuntimeError, AssertionError) as error:
+        raise CheckpointError(f"The model cannot be moved to {device!r}: {_first_line(error)}") from error
+
+
+def check_fit(place: Path | str, report: dict[str, Any]) -> None:
+    """See that weights are those of their configuration.
+
+    Args:
+        place: of the checkpoint.
+        report: what transformers found in loading, with sizes that differ let through.
+
+    Raises:
+        CheckpointError: if some are missing, and would be random, or have another shape.
+    """
     missing, mismatched = sorted(report["missing_keys"]), sorted(str(key[0]) for key in report["mismatched_keys"])
     if missing or mismatched:
         faults = [f"lacks {', '.join(missing[:3])}"] if missing else []
         faults += [f"has another shape for {', '.join(mismatched[:3])}"] if mismatched else []
         raise CheckpointError(
-            f"The weights in {folder} do not fit its config.json: the file {' and '.join(faults)} "
+            f"The weights in {place} do not fit its config.json: the file {' and '.join(faults)} "
             f"({len(missing) + len(mismatched)} tensors in all). Check structure, num_hidden_layers and hidden_size."
         )
-    try:
-        return model.to(device).eval()
-    except (RuntimeError, AssertionError) as error:
-        raise CheckpointError(f"The model cannot be moved to {device!r}: {_first_line(error)}") from error
 
 
 def _digest(files: list[Path]) -> str:

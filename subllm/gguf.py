@@ -10,9 +10,10 @@ from typing import Any
 import numpy as np
 import torch
 from torch import Tensor
-from transformers import LlamaConfig, PreTrainedTokenizerBase, PreTrainedTokenizerFast
+from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerBase, PreTrainedTokenizerFast
 
 from .errors import CheckpointError
+from .gguf_rotary import FACTORS, LONG, SHORT, rope_parameters
 
 _LAYER_NAMES = {
     "attn_q": "self_attn.q_proj",
@@ -30,6 +31,15 @@ _TOP_NAMES = {
     "output_norm.weight": "model.norm.weight",
     "output.weight": "lm_head.weight",
 }
+_USUAL = {  # entries that make a model another one, and the values with which they do not
+    "expert_count": (0,),
+    "attention.causal": (True,),
+    "attention.sliding_window": (0,),
+    "attention.scale": (0.0,),
+    "embedding_scale": (0.0, 1.0),
+    "residual_scale": (0.0, 1.0),
+    "logit_scale": (0.0, 1.0),
+}
 _CONTROL_TOKEN = 3
 
 
@@ -40,7 +50,7 @@ class GgufFile:
         path: the file.
 
     Raises:
-        CheckpointError: if it cannot be read, or holds another architecture.
+        CheckpointError: if it cannot be read, is a part of one, or holds a model that transformers' LLaMA is not.
     """
 
     def __init__(self, path: Path) -> None:
@@ -49,60 +59,148 @@ class GgufFile:
         self._gguf = gguf
         try:
             self._reader = gguf.GGUFReader(path)
-        except (ValueError, OSError, IndexError) as error:
+        except (ValueError, OSError, IndexError, KeyError) as error:
             raise CheckpointError(f"{path} is not a readable GGUF file ({error}); download it again.") from error
         self.path = path
         architecture = self._field("general.architecture")
         if architecture != "llama":
             raise CheckpointError(f"{path} holds a {architecture!r} model; only 'llama' can become a SUBLLM.")
+        parts = self._field("split.count", 1)
+        if parts > 1:
+            raise CheckpointError(
+                f"{path} is one of {parts} parts of a model; put them together with: llama-gguf-split --merge"
+            )
+        self._tensors = {tensor.name: tensor for tensor in self._reader.tensors}
+        for name, usual in _USUAL.items():
+            value = self._field(f"llama.{name}", usual[0])
+            if value not in usual:
+                raise self._refused(f"its llama.{name} is {value}")
+
+    def _refused(self, why: str) -> CheckpointError:
+        return CheckpointError(f"{self.path} holds no ordinary LLaMA, so it cannot become a SUBLLM: {why}.")
 
     def _field(self, name: str, default: Any = None) -> Any:
+        """An entry; a number of 32 bits as the shortest decimal that stands for it, as it was before it was stored."""
         field = self._reader.fields.get(name)
-        return default if field is None else field.contents()
+        value = default if field is None else field.contents()
+        return float(str(np.float32(value))) if isinstance(value, float) else value
+
+    def _number(self, name: str, default: Any = None) -> Any:
+        """An entry of the architecture that has to be there, one number for all blocks."""
+        value = self._field(f"llama.{name}", default)
+        each = set(value) if isinstance(value, list) else {value}
+        if len(each) != 1:
+            raise self._refused(f"its llama.{name} differs from block to block")
+        if None in each:
+            raise self._refused(f"it has no llama.{name}")
+        return each.pop()
 
     def config(self) -> LlamaConfig:
-        """The model's configuration."""
-        names = {tensor.name for tensor in self._reader.tensors}
-        heads = self._field("llama.attention.head_count")
+        """The model's configuration.
+
+        Raises:
+            CheckpointError: if it is not a LLaMA's, or contradicts the tensors.
+        """
+        width, heads = self._number("embedding_length"), self._number("attention.head_count")
+        head_size = self._number("attention.key_length", width // heads)
+        for name in ("attention.value_length", "rope.dimension_count"):
+            if self._number(name, head_size) != head_size:
+                raise self._refused(f"its llama.{name} is {self._number(name)}, and its heads have {head_size} numbers")
+        tokens, rows = len(self._field("tokenizer.ggml.tokens", [])), int(self._tensor("token_embd.weight").shape[1])
+        if not 0 < tokens <= rows:
+            raise self._refused(f"its tokenizer has {tokens:,} tokens, and its embedding {rows:,}")
+        context, prefix = self._number("context_length"), "llama.rope."
+        entries = {n.removeprefix(prefix): self._field(n) for n in self._reader.fields if n.startswith(prefix)}
+        factors = {name: self._values(name) for name in (FACTORS, SHORT, LONG) if name in self._tensors}
+        try:
+            rotary = rope_parameters(entries, factors, head_size=head_size, context=context)
+        except CheckpointError as error:
+            raise self._refused(str(error)) from error
+        biased = self._biased()
         return LlamaConfig(
-            vocab_size=len(self._field("tokenizer.ggml.tokens")),
-            hidden_size=self._field("llama.embedding_length"),
-            intermediate_size=self._field("llama.feed_forward_length"),
-            num_hidden_layers=self._field("llama.block_count"),
+            vocab_size=rows,
+            hidden_size=width,
+            intermediate_size=self._number("feed_forward_length"),
+            num_hidden_layers=self._number("block_count"),
             num_attention_heads=heads,
-            num_key_value_heads=self._field("llama.attention.head_count_kv", heads),
-            max_position_embeddings=self._field("llama.context_length"),
-            rms_norm_eps=round(self._field("llama.attention.layer_norm_rms_epsilon"), 10),
-            rope_parameters={"rope_type": "default", "rope_theta": self._field("llama.rope.freq_base", 10000.0)},
+            num_key_value_heads=self._number("attention.head_count_kv", heads),
+            head_dim=head_size,
+            max_position_embeddings=context,
+            rms_norm_eps=self._number("attention.layer_norm_rms_epsilon"),
+            rope_parameters=rotary,
+            attention_bias=bool(biased & {"attn_q", "attn_k", "attn_v", "attn_output"}),
+            mlp_bias=bool(biased & {"ffn_gate", "ffn_up", "ffn_down"}),
             bos_token_id=self._field("tokenizer.ggml.bos_token_id"),
             eos_token_id=self._field("tokenizer.ggml.eos_token_id"),
             pad_token_id=self._field("tokenizer.ggml.padding_token_id"),
-            tie_word_embeddings="output.weight" not in names,
+            tie_word_embeddings="output.weight" not in self._tensors,
         )
 
-    def state_dict(self, dtype: torch.dtype = torch.bfloat16) -> dict[str, Tensor]:
-        """All weights, dequantised, under transformers' names.
+    def _biased(self) -> set[str]:
+        """Projections that have biases; transformers has them in groups, where those of the others are zero."""
+        return {name.split(".")[-2] for name in self._tensors if name.endswith(".bias")}
+
+    def _tensor(self, name: str) -> Any:
+        if name not in self._tensors:
+            raise self._refused(f"it lacks the tensor {name}")
+        return self._tensors[name]
+
+    def _values(self, name: str) -> np.ndarray:
+        """A tensor, dequantised."""
+        tensor = self._tensor(name)
+        values = self._gguf.dequantize(tensor.data, tensor.tensor_type)
+        return np.require(values, np.float32, ["C", "W"])
+
+    def model(self, dtype: torch.dtype = torch.bfloat16) -> LlamaForCausalLM:
+        """The model with all weights, dequantised, in evaluation mode.
 
         Args:
-            dtype: of the tensors returned.
+            dtype: of the weights.
+
+        Raises:
+            CheckpointError: if it is not an ordinary LLaMA, or a tensor is missing, unknown or of another shape.
         """
         config = self.config()
-        key_value_heads = config.num_key_value_heads or config.num_attention_heads
-        heads = {"attn_q": config.num_attention_heads, "attn_k": key_value_heads}
+        heads = {
+            "attn_q": config.num_attention_heads,
+            "attn_k": config.num_key_value_heads or config.num_attention_heads,
+        }
+        with torch.device("meta"):
+            model = LlamaForCausalLM(config)
+        expected = {name: tensor.shape for name, tensor in model.state_dict().items()}
         weights: dict[str, Tensor] = {}
-        for tensor in self._reader.tensors:
-            values = self._gguf.dequantize(tensor.data, tensor.tensor_type)
-            if tensor.name in _TOP_NAMES:
-                name = _TOP_NAMES[tensor.name]
-            elif tensor.name.startswith("blk."):
-                _, block, part, _ = tensor.name.split(".")
+        for name in self._tensors:
+            if name not in (FACTORS, SHORT, LONG):
+                target, part, values = self._target(name), name.split(".")[-2], self._values(name)
+                if values.shape != expected.get(target):
+                    shape = "×".join(map(str, values.shape))
+                    raise self._refused(f"its tensor {name} of {shape} numbers is not one of its configuration")
                 if part in heads:
                     values = _unpermute(values, heads[part])
-                name = f"model.layers.{block}.{_LAYER_NAMES[part]}.weight"
-            else:
-                continue  # rope_freqs: recomputed from the configuration
-            weights[name] = torch.from_numpy(np.require(values, np.float32, ["C", "W"])).to(dtype)
-        return weights
+                weights[target] = torch.from_numpy(values).to(dtype)
+        unbiased = tuple(f"{name}.bias" for part, name in _LAYER_NAMES.items() if part not in self._biased())
+        weights |= {
+            name: torch.zeros(shape, dtype=dtype) for name, shape in expected.items() if name.endswith(unbiased)
+        }
+        if config.tie_word_embeddings:
+            weights["lm_head.weight"] = weights["model.embed_tokens.weight"]
+        missing = sorted(expected.keys() - weights.keys())
+        if missing:
+            raise self._refused(f"it lacks {len(missing)} of {len(expected)} tensors ({', '.join(missing[:3])})")
+        model.load_state_dict(weights, assign=True)
+        model.tie_weights()
+        model.model.rotary_emb = type(model.model.rotary_emb)(config)
+        model.config.dtype = dtype
+        return model.eval()
+
+    def _target(self, name: str) -> str:
+        """What transformers calls a tensor."""
+        if name in _TOP_NAMES:
+            return _TOP_NAMES[name]
+        match name.split("."):
+            case ["blk", block, part, "weight" | "bias" as what] if part in _LAYER_NAMES:
+                return f"model.layers.{block}.{_LAYER_NAMES[part]}.{what}"
+        raise self._refused(f"its tensor {name} is unknown")
 
     def tokenizer(self) -> PreTrainedTokenizerBase:
         """The tokenizer, exact for byte-level BPE with the "smollm" pre-tokenizer; else as transformers reads it."""
@@ -137,6 +235,6 @@ class GgufFile:
         return fast
 
 
-def _unpermute(weight: np.ndarray, num_heads: int) -> np.ndarray:
-    rows, columns = weight.shape
-    return weight.reshape(num_heads, rows // num_heads // 2, 2, columns).swapaxes(1, 2).reshape(rows, columns)
+def _unpermute(values: np.ndarray, num_heads: int) -> np.ndarray:
+    """Rows, or a bias, of `num_heads` heads whose halves are interleaved, one half after the other."""
+    return values.reshape(num_heads, -1, 2, *values.shape[1:]).swapaxes(1, 2).reshape(values.shape)

@@ -51,7 +51,8 @@ def show(run: Run, settings: Settings) -> None:
     """
     own, trace = session(), run.trace
     edits, known = in_force(run), own.edits_of(trace)
-    _refused(trace, known, edits)
+    with st.container():  # always there: what stands below must keep its place
+        _refused(trace, known, edits)
     if not trace.routing.num_levels:
         st.info(say("whatif_no_levels"))
         return

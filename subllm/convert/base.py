@@ -1,10 +1,12 @@
 """The dense LLaMA that a conversion starts from."""
 
 from pathlib import Path
+from typing import Any
 
 import torch
 from transformers import AutoConfig, AutoTokenizer, LlamaForCausalLM, PreTrainedTokenizerBase
 
+from ..checkpoints import check_fit
 from ..configuration import SubllmConfig
 from ..errors import CheckpointError
 from ..gguf import GgufFile
@@ -25,20 +27,14 @@ def load_base(name: str, dtype: torch.dtype = torch.bfloat16) -> tuple[LlamaForC
         The model in evaluation mode, and the tokenizer.
 
     Raises:
-        CheckpointError: if it is missing, unreadable, or not of LLaMA architecture.
+        CheckpointError: if it is missing, incomplete, unreadable, or not of LLaMA architecture.
     """
     path = Path(name)
     if path.suffix == ".gguf":
         if not path.is_file():
             raise CheckpointError(f"There is no file {path}.")
         file = GgufFile(path)
-        with torch.device("meta"):
-            model = LlamaForCausalLM(file.config())
-        model.load_state_dict(file.state_dict(dtype), strict=False, assign=True)
-        model.tie_weights()
-        model.model.rotary_emb = type(model.model.rotary_emb)(model.config)
-        model.config.dtype = dtype
-        return model.eval(), file.tokenizer()
+        return file.model(dtype), file.tokenizer()
     try:
         config = AutoConfig.from_pretrained(name)
     except (OSError, ValueError) as error:
@@ -47,9 +43,15 @@ def load_base(name: str, dtype: torch.dtype = torch.bfloat16) -> tuple[LlamaForC
     if config.model_type != "llama":
         raise CheckpointError(f"{name!r} is a {config.model_type!r} model; only 'llama' can become a SUBLLM.")
     try:
-        return LlamaForCausalLM.from_pretrained(name, dtype=dtype).eval(), AutoTokenizer.from_pretrained(name)
+        found: Any = LlamaForCausalLM.from_pretrained(
+            name, dtype=dtype, output_loading_info=True, ignore_mismatched_sizes=True
+        )
+        tokenizer = AutoTokenizer.from_pretrained(name)
     except (OSError, ValueError) as error:
         raise CheckpointError(f"{name!r} cannot be loaded: {str(error).splitlines()[0]}") from error
+    model, report = found
+    check_fit(name, report)
+    return model.eval(), tokenizer
 
 
 def from_llama(

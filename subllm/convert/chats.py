@@ -70,12 +70,19 @@ def write_chats(
         batch_size: chats written at once.
         seed: of the choice of topics and of sampling.
 
+    Raises:
+        DataError: if the tokenizer has no end of a text.
+
     Yields:
         One chat each, template and special tokens included.
     """
     rng = random.Random(seed)
     torch.manual_seed(seed)
+    if tokenizer.eos_token is None:
+        raise DataError("The tokenizer has no end-of-text token, so a chat would have no end.")
     tokenizer.padding_side = "left"
+    if tokenizer.pad_token is None:
+        tokenizer.pad_token = tokenizer.eos_token  # nothing attends to it
     for start in range(0, count, batch_size):
         turns = [
             [{"role": "user", "content": rng.choice(REQUESTS).format(topic=rng.choice(topics))}]
@@ -84,7 +91,12 @@ def write_chats(
         prompts = [tokenizer.apply_chat_template(turn, add_generation_prompt=True, tokenize=False) for turn in turns]
         inputs = tokenizer(prompts, return_tensors="pt", padding=True, add_special_tokens=False).to(model.device)
         output = model.generate(  # type: ignore[operator]
-            **inputs, max_new_tokens=max_new_tokens, do_sample=True, temperature=0.8, top_k=50
+            **inputs,
+            max_new_tokens=max_new_tokens,
+            do_sample=True,
+            temperature=0.8,
+            top_k=50,
+            pad_token_id=tokenizer.pad_token_id,
         )
         for prompt, ids in zip(prompts, output[:, inputs["input_ids"].shape[1] :], strict=True):
             answer = tokenizer.decode(ids, skip_special_tokens=True)

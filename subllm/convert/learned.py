@@ -71,7 +71,7 @@ def merge_learned(dense: LlamaForCausalLM, folder: Path) -> SubllmForCausalLM:
     model = from_llama(dense, str(config.structure), config.retention_ratios, config.positions)
     with _misfit_said(folder):
         merged = PeftModel.from_pretrained(model, str(folder)).merge_and_unload()
-        merged.load_state_dict(load_file(folder / ROUTING_FILE), strict=False)
+        _load_routing(merged, folder)
     return merged.to(dense.dtype)
 
 
@@ -97,7 +97,7 @@ def load_learned(adapted: PeftModel, model: SubllmForCausalLM, folder: Path) -> 
         raise CheckpointError(f"The adapters in {folder} have rank {rank}, and this conversion's {own}; give the same.")
     with _misfit_said(folder):
         set_peft_model_state_dict(adapted, load_file(folder / ADAPTER_FILE))
-        model.load_state_dict(load_file(folder / ROUTING_FILE), strict=False)
+        _load_routing(model, folder)
 
 
 def learned_digest(folder: Path) -> str:
@@ -106,6 +106,14 @@ def learned_digest(folder: Path) -> str:
     for name in FILES:
         digest.update((folder / name).read_bytes())
     return digest.hexdigest()
+
+
+def _load_routing(model: SubllmForCausalLM, folder: Path) -> None:
+    weights = load_file(folder / ROUTING_FILE)
+    differ = sorted(weights.keys() ^ routing_weights(model).keys())
+    if differ:
+        raise ValueError(f"{ROUTING_FILE} has other tensors than its structure ({', '.join(differ[:3])})")
+    model.load_state_dict(weights, strict=False)
 
 
 @contextmanager

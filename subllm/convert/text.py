@@ -33,7 +33,7 @@ class TokenBlocks:
         longest: characters read of one document at most, from a random place.
 
     Raises:
-        DataError: if no document belongs to the part asked for.
+        DataError: if no document belongs to the part asked for, or the tokenizer has no end of a text.
     """
 
     def __init__(
@@ -46,6 +46,8 @@ class TokenBlocks:
         seed: int,
         longest: int = 8_000,
     ) -> None:
+        if tokenizer.eos_token_id is None:
+            raise DataError("The tokenizer has no end-of-text token, so documents could not be told apart.")
         parts = {f: [d for d in texts if is_held_out(d) == held_out] for f, texts in documents.items()}
         self._files = [texts for _, texts in sorted(parts.items()) if texts]
         if not self._files:

@@ -23,7 +23,7 @@ import torch
 import transformers
 from safetensors import SafetensorError
 from torch import nn
-from transformers import Trainer, TrainingArguments
+from transformers import Trainer, TrainingArguments, default_data_collator
 
 from ..errors import TrainingError, TrainingStopped
 from ..interrupt import stop_on_signal
@@ -45,13 +45,13 @@ class StepTrainer(Trainer):
         args: of the Trainer.
         rates: learning rates as multiples of the usual one, by a part of the parameter's name.
         keep: checkpoints that are kept, the last ones.
-        **kwargs: of the Trainer.
+        **kwargs: of the Trainer; its examples are all of one length, so nothing is padded.
     """
 
     def __init__(
         self, model: nn.Module, args: TrainingArguments, *, rates: Mapping[str, float], keep: int, **kwargs: Any
     ) -> None:
-        super().__init__(model, args, **kwargs)
+        super().__init__(model, args, data_collator=default_data_collator, **kwargs)
         self._model, self._folder = model, Path(str(args.output_dir))
         self._rates, self._keep = rates, keep
         self._saving = False

@@ -272,8 +272,8 @@ def test_edits_are_written_down_and_read(checkpoint):
 
 
 def test_a_class_and_a_text_are_looked_for_in_the_prompt_that_the_edit_is_applied_to(checkpoint):
-    edits = parse_edits("drop digits@1;keep \"cat; sat\"@*")
-    assert write_edits(edits) == "drop digits@1;keep \"cat; sat\"@*"
+    edits = parse_edits('drop digits@1;keep "cat; sat"@*')
+    assert write_edits(edits) == 'drop digits@1;keep "cat; sat"@*'
     for text in ("12 the cat; sat", "the cat; sat on 345"):
         prompt = read_prompt(text, checkpoint.tokenizer, 512)
         first, second = ("".join(prompt.pieces[list(edit.named(prompt))]) for edit in edits)

@@ -123,6 +123,32 @@ def test_kinds_of_tokens():
     ]  # fmt: skip
 
 
+@pytest.mark.parametrize(
+    ("name", "text"),
+    [
+        ("run.json", "[]"),
+        ("run.json", "[" * 100_000),
+        ("run.json", '{"config": []}'),
+        ("run.json", '"steps"'),
+        ("run.json", None),
+        ("log.jsonl", '{"step": null}\n'),
+        ("log.jsonl", '{"step": "one"}\n'),
+        ("log.jsonl", '{"loss": 1.0}\n'),
+        ("log.jsonl", "7\n"),
+        ("log.jsonl", "[" * 100_000 + "\n"),
+        ("log.jsonl", '{"step": 1, "loss": "low"}\n'),
+    ],
+)
+def test_a_damaged_run_is_said(tmp_path, run, name, text):
+    if text is None:  # without the number of steps
+        about = json.loads((tmp_path / name).read_text())
+        del about["config"]["steps"]
+        text = json.dumps(about)
+    (tmp_path / name).write_text(text)
+    with pytest.raises(AnalysisError, match="not the folder of a training run"):
+        read_run(tmp_path)
+
+
 def test_what_is_no_run_is_said(tmp_path, run):
     with pytest.raises(AnalysisError, match="not the folder of a training run"):
         read_run(tmp_path / "nowhere")

@@ -130,9 +130,13 @@ def test_the_roots_are_searched_once_for_many_pages_and_again_a_little_later(tmp
         settings(tmp_path).runs()
     assert looked.count(tmp_path) == 1
     (tmp_path / "new").mkdir()
+    os.utime(tmp_path, (0, 0))  # clocks of file systems are coarse
     (tmp_path / "new" / "config.json").write_text('{"model_type": "subllm"}')
-    now += 5
     assert settings(tmp_path).choices() == [DEMO, SMALL, "new"]
+    (tmp_path / "new" / "deeper").mkdir()
+    (tmp_path / "new" / "deeper" / "config.json").write_text('{"model_type": "llama"}')
+    now += 5
+    assert settings(tmp_path).llamas() == ["new/deeper"]
 
 
 def test_a_later_search_opens_only_what_has_changed(tmp_path, monkeypatch, opened_files):

@@ -3,11 +3,13 @@
 import os
 
 import pytest
-from playwright.sync_api import sync_playwright
+from playwright.sync_api import expect, sync_playwright
 
 from tests.benchmarks.browser import make_checkpoint
 
 from .server import FLAGS, ROOT, executable, serve
+
+expect.set_options(timeout=60_000)
 
 
 @pytest.fixture(scope="session")

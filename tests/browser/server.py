@@ -7,11 +7,12 @@ import subprocess
 import sys
 import time
 import urllib.request
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 
 ROOT = Path(__file__).parents[2]
+COMMAND = [sys.executable, "-m", "streamlit", "run", "app/main.py"]
 FLAGS = [
     "--headless=new",
     "--no-sandbox",
@@ -37,20 +38,23 @@ def executable() -> str:
 
 
 @contextmanager
-def serve(log: Path, variables: Mapping[str, str], script: str = "app/main.py") -> Iterator[str]:
+def serve(
+    log: Path, variables: Mapping[str, str], command: Sequence[str] = COMMAND, folder: Path = ROOT
+) -> Iterator[str]:
     """Start the app on a free port; its address. If it dies, its output is in the error.
 
     Args:
         log: file for its output.
         variables: of its environment.
-        script: to be served.
+        command: that starts it; PORT in its environment is the port.
+        folder: that it is started from.
     """
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         port = free.getsockname()[1]
-    command = [sys.executable, "-m", "streamlit", "run", script, "--server.port", str(port)]
+    environment = os.environ | {"PORT": str(port), "STREAMLIT_SERVER_PORT": str(port)} | variables
     with log.open("w") as output:
-        process = subprocess.Popen(command, cwd=ROOT, env=os.environ | variables, stdout=output, stderr=output)
+        process = subprocess.Popen(command, cwd=folder, env=environment, stdout=output, stderr=output)
     address = f"http://127.0.0.1:{port}"
     deadline = time.monotonic() + 60
     try:

@@ -1,5 +1,7 @@
 """Prompts and checkpoints that are not what one expects: every view still says something sensible."""
 
+from urllib.parse import urlencode
+
 import pytest
 
 from .test_explore import read_tokens, run, shown
@@ -62,6 +64,20 @@ def test_control_characters_and_markup_are_text(page, text):
     assert page.locator("script", has_text="alert(1)").count() == 0
     assert page.locator(".katex").count() == 0
     assert not dialogs
+
+
+@pytest.mark.parametrize(
+    "edits",
+    ["drop" + " " * 2500 + "x", "keep " + ",".join(["0-999999"] * 300) + "@0", "drop 1@" + "1" * 5000],
+    ids=["spaces", "ranges", "digits"],
+)
+def test_a_link_with_edits_that_are_a_lot_of_work_is_refused_and_the_server_goes_on(page, server, edits):
+    page.goto(f"{server}/debug?{urlencode({'prompt': 'the cat', 'edits': edits})}")
+    page.get_by_role("alert").filter(has_text="The").wait_for()
+    assert page.get_by_text("Something went wrong").count() == 0
+    page.goto(server)
+    run(page, "the cat sat")
+    shown(page, "the cat sat")
 
 
 def test_a_word_of_ten_thousand_characters(page):

@@ -12,7 +12,7 @@ from app.components.routing_view import Shown, view_data
 from app.strings import table
 from tests.analysis.test_trace import make_trace
 
-from .server import serve
+from .server import COMMAND, serve
 
 FOLDER = Path(component.__file__).parent
 PAGE = """<!doctype html><style>:host, :root {{ --st-text-color: #222; }} body {{ color: #222; }} {css}</style>
@@ -206,14 +206,14 @@ st.text(f"{place}: {shown.level} {shown.selected} {shown.until} {shown.colour}")
 def served(tmp_path_factory):
     folder = tmp_path_factory.mktemp("served")
     (folder / "page.py").write_text(SCRIPT)
-    with serve(folder / "log", {"SUBLLM_HOME": str(folder)}, str(folder / "page.py")) as address:
+    with serve(folder / "log", {"SUBLLM_HOME": str(folder)}, [*COMMAND[:-1], str(folder / "page.py")]) as address:
         yield address
     assert "Traceback" not in (folder / "log").read_text()
 
 
 def test_the_selection_stays_through_edits_and_other_places_and_the_page_can_change_it(browser, served):
     page = browser.new_page(viewport={"width": 1000, "height": 900})
-    page.set_default_timeout(30_000)
+    page.set_default_timeout(60_000)
     page.goto(served)
 
     def both_show(level, selected, until, colour="score", place="first"):
@@ -241,4 +241,7 @@ def test_the_selection_stays_through_edits_and_other_places_and_the_page_can_cha
     both_show(2, 7, 8, "weight")
     text.press("ArrowLeft")
     both_show(2, 6, 6, "weight")
+    for place in ("second", "first"):  # nothing is selected in between
+        page.get_by_text(place, exact=True).click()
+        both_show(2, 6, 6, "weight", place)
     page.close()

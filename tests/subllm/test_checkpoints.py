@@ -71,6 +71,18 @@ def test_a_configuration_that_does_not_fit_is_refused(copied_checkpoint, fields,
         load(copied_checkpoint)
 
 
+@pytest.mark.parametrize("name", ["config.json", "model.safetensors.index.json"])
+def test_json_that_is_nested_too_deeply_or_far_too_large_is_refused(copied_checkpoint, name):
+    path = copied_checkpoint / name
+    path.write_text("[" * 1_000_000)
+    with pytest.raises(CheckpointError, match=r"nested too deeply|not a readable index"):
+        load(copied_checkpoint)
+    with path.open("wb") as file:
+        file.truncate(1 << 40)
+    with pytest.raises(CheckpointError, match=r"67,108,864 are allowed|not a readable index"):
+        load(copied_checkpoint)
+
+
 def test_missing_parts_are_named(copied_checkpoint, tmp_path):
     with pytest.raises(CheckpointError, match="no such folder"):
         load(tmp_path / "nowhere")

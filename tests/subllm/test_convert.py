@@ -14,9 +14,11 @@ from transformers import AutoTokenizer, LlamaConfig, LlamaForCausalLM, PreTraine
 
 from analysis.training import load_snapshots, read_run
 from subllm import CheckpointError, ConfigurationError, SubllmForCausalLM
+from subllm.checkpoints import load_checkpoint
 from subllm.convert import from_reference, load_weights
-from subllm.convert.base import load_base
-from subllm.convert.learned import merge_learned
+from subllm.convert.base import from_llama, load_base
+from subllm.convert.distillation import add_adapters
+from subllm.convert.learned import merge_learned, save_learned
 from subllm.run_files import read_log
 from tests.conftest import GOLDEN
 
@@ -243,6 +245,58 @@ def test_chats_are_written_in_the_models_template(tiny_llama):
     assert all(chat.startswith("cat ") and "The old tree" in chat and "<eos>" in chat for chat in chats)
     (tiny_llama / "topics.jsonl").write_text(json.dumps({"text": "Nothing to see."}) + "\n")
     assert "error: No document begins with" in convert(*arguments).stderr
+
+
+def test_a_model_whose_tokenizer_has_no_padding_is_converted_and_writes_chats(tiny_llama):
+    path = tiny_llama / "llama" / "tokenizer_config.json"
+    tokenizer, config = json.loads(path.read_text()), tiny_llama / "llama" / "config.json"
+    template = {"chat_template": "cat {{ messages[0]['content'] }} dog"}
+    path.write_text(json.dumps({key: value for key, value in tokenizer.items() if key != "pad_token"} | template))
+    config.write_text(json.dumps(json.loads(config.read_text()) | {"pad_token_id": None}))
+    assert AutoTokenizer.from_pretrained(tiny_llama / "llama").pad_token is None
+    out = tiny_llama / "out"
+    done = convert(
+        "llama", "--model", tiny_llama / "llama", "--structure", "T(TT)T", "--text", tiny_llama / "text.jsonl",
+        "--out", out, "--steps", 2, "--length", 48, "--held-out-blocks", 2,
+    )  # fmt: skip
+    assert done.returncode == 0, done.stderr
+    assert load_checkpoint(out, "cpu", "float32").tokenizer.pad_token is None
+    topics = [{"text": "The tree is under the mat."}, {"text": "The very happy cat under the old tree was sad."}]
+    (tiny_llama / "topics.jsonl").write_text("".join(json.dumps(topic) + "\n" for topic in topics))
+    done = convert(
+        "chats", "--model", tiny_llama / "llama", "--topics", tiny_llama / "topics.jsonl",
+        "--out", tiny_llama / "chats.jsonl", "--count", 8, "--new-tokens", 5,
+    )  # fmt: skip
+    assert done.returncode == 0, done.stderr
+    chats = [json.loads(line)["text"] for line in (tiny_llama / "chats.jsonl").read_text().splitlines()]
+    assert len(chats) == 8 and all(chat.endswith("<eos>\n") and "<pad>" not in chat for chat in chats)
+    path.write_text(json.dumps({key: value for key, value in tokenizer.items() if key != "eos_token"} | template))
+    for arguments in (
+        ["chats", "--topics", tiny_llama / "topics.jsonl", "--out", tiny_llama / "more.jsonl"],
+        ["llama", "--structure", "T(TT)T", "--text", tiny_llama / "text.jsonl", "--out", tiny_llama / "other"],
+    ):
+        done = convert(*arguments, "--model", tiny_llama / "llama")
+        assert done.returncode == 1 and "has no end-of-text token" in done.stderr.splitlines()[-1], done.stderr
+
+
+def test_a_base_that_lacks_weights_and_learned_files_that_lack_some_are_refused(tiny_llama):
+    base = tiny_llama / "llama"
+    weights = load_file(base / "model.safetensors")
+    dense, _ = load_base(str(base))
+    model = from_llama(dense, "T(TT)T", 0.64)
+    save_learned(add_adapters(model, 2), model, tiny_llama / "learned")
+    routing = load_file(tiny_llama / "learned" / "routing.safetensors")
+    save_file({"model.bypasses.0.scale": routing["model.bypasses.0.scale"]}, tiny_llama / "learned/routing.safetensors")
+    with pytest.raises(CheckpointError, match=r"other tensors .* \(model.subsamplers.0.weight\)"):
+        merge_learned(load_base(str(base))[0], tiny_llama / "learned")
+    for name, tensor, said in [
+        ("model.layers.2.mlp.up_proj.weight", None, "lacks model.layers.2.mlp.up_proj.weight"),
+        ("model.norm.weight", torch.ones(8), "another shape for model.norm.weight"),
+    ]:
+        changed = {key: value for key, value in (weights | {name: tensor}).items() if value is not None}
+        save_file(changed, base / "model.safetensors", {"format": "pt"})
+        with pytest.raises(CheckpointError, match=said):
+            load_base(str(base))
 
 
 def test_mistakes_are_one_line_and_a_non_zero_exit(tiny_llama):

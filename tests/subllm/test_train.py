@@ -17,7 +17,7 @@ from transformers import AutoModelForCausalLM, Trainer, TrainingArguments
 
 from subllm import DataError, SubllmForCausalLM, TrainingError
 from subllm.checkpoints import load_checkpoint
-from subllm.data import Blocks, pack, train_tokenizer
+from subllm.data import Blocks, Packed, pack, train_tokenizer
 from subllm.routing import ROUTERS, LevelTokens
 from subllm.routing.schedule import LinearSchedule
 from subllm.run_files import read_log
@@ -92,6 +92,17 @@ def test_a_killed_run_goes_on_exactly_where_its_last_checkpoint_was(data, finish
     whole, resumed = (load_checkpoint(folder / "final", "cpu", "float32").model for folder in (finished, out))
     for (name, one), other in zip(whole.named_parameters(), resumed.parameters(), strict=True):
         torch.testing.assert_close(one, other, atol=1e-6, rtol=1e-5, msg=name)
+
+
+def test_a_tokenizer_without_a_padding_token_trains(data, tmp_path):
+    tokenizer = Packed.read(data).tokenizer()
+    tokenizer.pad_token = None  # as most LLaMAs have it
+    packed = pack([data.parent / "text.jsonl"], tokenizer, tmp_path / "packed", held_out=0.1)
+    done = run(command(packed.folder, tmp_path / "run", SMALL | {"steps": 4}), timeout=300)
+    assert done.returncode == 0, done.stderr
+    assert sorted(losses(tmp_path / "run")) == [1, 2, 3, 4]
+    final = load_checkpoint(tmp_path / "run" / "final", "cpu", "float32")
+    assert final.tokenizer.pad_token is None and final.model.config.pad_token_id is None
 
 
 def test_a_run_that_is_asked_to_stop_saves_and_says_how_to_go_on(data, tmp_path):

@@ -1,0 +1,168 @@
+"""What of a run was not measured is absent with a word; what is shown of an edited run is its own."""
+
+from dataclasses import replace
+from itertools import combinations
+
+import numpy as np
+import pytest
+from streamlit.testing.v1 import AppTest
+
+from analysis.edits import parse_edits
+from analysis.record import RunOptions, silent
+from app import engine
+from app.state import Session
+from tests.analysis.test_trace import PARTS, make_trace
+
+TEXT = "the cat sat on the mat and then the dog sat on the cat"
+
+
+def page(function, own=None, tab="Overview", **values):
+    """A page of one function, run once, with one of the tabs of statistics open."""
+    found = AppTest.from_function(function, default_timeout=60, kwargs=values)
+    found.session_state["session"] = own or Session()
+    found.session_state["statistics"] = tab
+    found.run()
+    assert not found.exception, found.exception
+    return found
+
+
+def words(found):
+    """All text on a page, as a person reads it."""
+    elements = [*found.caption, *found.info, *found.text, *found.markdown]
+    texts = [element.value for element in elements] + [f"{each.label} {each.value}" for each in found.metric]
+    texts += [each.value.to_string() for each in [*found.table, *found.dataframe]]
+    return "\n".join(texts).replace("\\", "")
+
+
+def numbers(trace):
+    from app.views import costs, levels
+
+    costs.headline(trace)
+    costs.table(trace)
+    levels.continuation(trace)
+
+
+def statistics(trace, level):
+    from app.components.routing_view import Shown
+    from app.views import levels
+
+    levels.show(trace, Shown(level=level))
+
+
+def pair(first, second):
+    from app.views import beside
+
+    beside.compare(first, second, ("one", "two"))
+
+
+def beside_of(run, settings):
+    from app.views import beside
+
+    beside.show(run, settings)
+
+
+def depth(run, shown, settings):
+    from app.views import token
+
+    token.show(run, shown, settings)
+
+
+def why_of(run, settings):
+    from app.views import why
+
+    why.show(run, settings)
+
+
+SUBSETS = [each for size in (0, 1, len(PARTS) - 1, len(PARTS)) for each in combinations(PARTS, size)]
+
+
+@pytest.mark.parametrize("structure", ["TT", "T(T)T", "T(T(T)T)(T)"])
+@pytest.mark.parametrize("parts", SUBSETS, ids="+".join)
+def test_what_was_not_measured_is_absent_with_a_word(structure, parts):
+    trace = make_trace(structure, parts=parts)
+    text = words(page(numbers, trace=trace))
+    assert "nan" not in text.lower().split()
+    assert ("Not measured: the comparison was off" in text) == ("costs" not in parts)
+    assert ("Reading the prompt" in text) == ("costs" in parts)
+    assert ("find the same next token" in text) == ("agreement" in parts)
+    assert ("Perplexity on the prompt" in text) == ({"likelihood", "agreement"} <= {*parts})
+    assert ("No continuation was written" in text) == ("continuation" not in parts)
+    both = words(page(pair, first=trace, second=make_trace(structure, parts=PARTS)))
+    absent = {"predictions", "likelihood", "continuation"} - {*parts}
+    assert both.count("not measured") == len(absent) and "nan" not in both.lower().split()
+
+
+@pytest.mark.parametrize("level", [1, 2, 3])
+def test_the_rule_of_training_is_compared_where_the_router_scores_and_the_others_say_why_not(level):
+    trace = make_trace()
+    text = words(page(statistics, tab="Scores and threshold", trace=trace, level=level))
+    if trace.routing.scores_tokens(level):
+        assert f"This run keeps {trace.routing.kept[level - 1].sum()} tokens; the rule of training" in text
+    else:
+        assert "Level 2 has no importance scores: its router, “even”, does not score tokens." in text
+
+
+def test_new_tokens_are_counted_by_what_was_kept_whatever_their_scores():
+    trace = make_trace("T(T)T")
+    kept = replace(trace.continuation, kept=np.asarray([[True, False]]), scores=np.asarray([[-1.0, 2.0]]))
+    assert "New tokens kept, out of 2: Level 1: 1" in words(page(numbers, trace=replace(trace, continuation=kept)))
+
+
+@pytest.fixture(scope="module")
+def runs(tiny_checkpoint):
+    """A session with a run and with one that has edits."""
+    own = Session()
+    source = engine.Source(TEXT, False, "tiny", tiny_checkpoint, "cpu", "float32")
+    *_, (trace, _) = engine.run(source, RunOptions(new_tokens=4), silent, truncate=False, limit=512)
+    *_, outcome = engine.edited(source, trace, "", parse_edits("drop 1-12@1; dense@2"), silent, 512)
+    own.remember(outcome.trace, source, shown=False)
+    own.remember(trace, source)
+    return own
+
+
+def test_side_by_side_shows_an_edited_runs_own_numbers(runs):
+    plain, edited = runs.runs
+    found = page(beside_of, runs, run=plain, settings=None)
+    first, second = found.dataframe[0].value.to_dict("records")
+    for shown, run in ((first, plain), (second, edited)):
+        trace = run.trace
+        likeliest = trace.predictions
+        assert shown["Run"] == run.name
+        assert shown["Next token"] == f"{str(likeliest.next_pieces[0])!r} {likeliest.next_probabilities[0]:.1%}"
+        assert shown["Perplexity"] == f"{trace.likelihood.perplexity:.2f}"
+        assert shown["Kept per level"] == ", ".join(f"{share:.0%}" for share in trace.routing.retention)
+    assert first["Next token"] != second["Next token"] and first["Perplexity"] != second["Perplexity"]
+    assert first["Greedy continuation"] == plain.trace.continuation.text
+    assert second["Greedy continuation"] == "not measured"
+
+
+@pytest.mark.parametrize("token", [0, 5, 13])
+def test_a_token_in_depth_shows_what_was_recorded_of_it_in_the_run_that_is_shown(runs, token):
+    from app.components.routing_view import Shown
+
+    for run in runs.runs:
+        found = page(depth, runs, run=run, shown=Shown(selected=token, until=token), settings=None)
+        found.button(key="follow").click().run()
+        assert not found.exception and not found.error
+        routing = run.trace.routing
+        for row, (_, shown) in enumerate(found.table[0].value.iterrows()):
+            state = "kept" if routing.kept[row, token] else "dropped" if routing.reached[row, token] else "not reached"
+            assert shown["State"].startswith(state)
+            assert shown["State"].endswith("(edited)") == routing.edited[row, token]
+            assert shown["Threshold"] == f"{routing.thresholds[row]:+.3f}"
+            weight = f"{routing.weights[row, token]:.3f}" if routing.kept[row, token] else "–"
+            assert shown["weight"] == weight
+            norms = [float(shown[f"Norm {where}"]) for where in ("before", "inside") if shown[f"Norm {where}"] != "–"]
+            assert len(norms) == int(routing.reached[row, token]) + int(routing.kept[row, token])
+
+
+def test_an_edited_run_is_not_explained_by_one_without_edits(runs):
+    plain, edited = runs.runs
+    runs.shown = {"selected": 3, "until": 3}
+    asked = page(why_of, runs, run=plain, settings=None)
+    assert [button.label for button in asked.button].count("Explain") == 1
+    refused = page(why_of, runs, run=edited, settings=None)
+    assert "can be asked of a run without edits" in words(refused)
+    assert "Explain" not in [button.label for button in refused.button]
+    next(button for button in refused.button if "attention" in button.label).click().run()
+    assert not refused.exception and not refused.error

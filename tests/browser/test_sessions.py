@@ -1,0 +1,246 @@
+"""Long sessions: whatever was run, chosen and edited before, the page shows the run that it says it shows."""
+
+import shlex
+from urllib.parse import parse_qsl, urlsplit
+
+import numpy as np
+import pytest
+from playwright.sync_api import expect
+from streamlit.string_util import clean_text
+
+from analysis.edits import Edit
+from analysis.intervene import intervene, judge, read_ground
+from analysis.prompt import read_prompt
+from analysis.record import RunOptions, record_trace
+from subllm.checkpoints import load_checkpoint
+
+from .test_debug import TEXT, settled
+from .test_explore import read_tokens, tokens
+
+PROMPTS = [
+    "The old lighthouse keeper had not spoken to anyone for eleven days when the boat appeared.",
+    "def search(items, target):\n    low, high = 0, len(items) - 1\n    while low <= high: pass\n",
+    "A train travels 180 km in 2.5 hours. What is its average speed?",
+    '{"order": 10482, "customer": {"name": "Ada", "city": "London"}, "paid": true}',
+    "The cat sat on the mat. The cat sat on the mat. The dog sat on the mat. The cat sat on the",
+    "清晨的码头很安静，老渔夫把网铺在木板上。",
+    "The old lighthouse keeper had not spoken to anyone for eleven days when the boat left again.",
+    "Good morning, доброе утро, 🌅 and naïve café",
+    "Call me Ishmael. Some years ago, never mind how long precisely, having little or no money in my purse",
+    "the cat sat on the mat and then the dog sat on the cat",
+]
+_MAP = """([blocks, tokens]) => {
+    const cells = document.querySelector('[data-testid=stBidiComponentIsolated]').shadowRoot.querySelector('.cells');
+    const ratio = devicePixelRatio;
+    const width = cells.width;
+    const { data } = cells.getContext('2d').getImageData(0, 0, width, cells.height);
+    return [...Array(blocks).keys()].map((block) => [...Array(tokens).keys()].map((token) => {
+        const at = 4 * (Math.floor((9 * block + 4) * ratio) * width + Math.floor(((token + 0.5) * width) / tokens));
+        return data[at + 2] > data[at];  // blue: processed there; orange: dropped
+    }));
+}"""
+
+
+class Model:
+    """The tiny checkpoint without the app: what the page has to show."""
+
+    def __init__(self, folder):
+        self.checkpoint = load_checkpoint(folder, "cpu", "float32")
+        self.known = {}
+
+    def trace(self, text, chat=False):
+        """Of a prompt, with a continuation."""
+        if (text, chat) not in self.known:
+            prompt = read_prompt(text, self.checkpoint.tokenizer, 512, chat=chat)
+            self.known[text, chat] = record_trace(self.checkpoint, None, prompt, RunOptions(40, False))
+        return self.known[text, chat]
+
+    def edited(self, text, edits, chat=False):
+        """Which tokens each level keeps with edits in force, and the perplexity of the prompt then."""
+        trace = self.trace(text, chat)
+        ground = read_ground(self.checkpoint.model, trace.token_ids)
+        outcome = intervene(ground, [Edit.parse(edit) for edit in edits])
+        return outcome.kept, float(np.exp(np.nanmean(judge(ground, outcome)["surprisal"])))
+
+
+@pytest.fixture(scope="module")
+def model(tiny_checkpoint):
+    return Model(tiny_checkpoint)
+
+
+def wait_for_address(page, **fields):
+    """Wait until the address says all of this."""
+    page.wait_for_url(
+        lambda url: fields.items() <= dict(parse_qsl(urlsplit(url).query, keep_blank_values=True)).items()
+    )
+
+
+def check_view(page, trace, kept):
+    """Text, colours, levels and map are those of a trace whose tokens were kept so."""
+    view = page.locator(".routing .text:visible")
+    expect(view).to_have_js_property("textContent", trace.prompt)
+    buttons = page.get_by_role("radiogroup", name="Level to show").get_by_role("radio")
+    for level in range(trace.num_spans):
+        reached = int((trace.present[0] if level == 0 else kept[level - 1]).sum())
+        expect(buttons.nth(level)).to_contain_text(f"{int(kept[level].sum())} of {reached} kept")
+    if trace.prompt.isascii():  # elsewhere several tokens share a character
+        found = read_tokens(page)
+        assert found["kept"] == tokens(trace, kept[0])
+        assert found["dropped"] == tokens(trace, ~kept[0])
+    processed = [kept[span] if span >= 0 else np.ones(trace.num_tokens, bool) for span in trace.block_spans]
+    assert page.evaluate(_MAP, [trace.num_blocks, trace.num_tokens]) == np.array(processed).tolist()
+
+
+def check_explore(page, trace, text):
+    """Everything on the first page is of this run: what comes last, what comes first, and the address."""
+    said = page.get_by_test_id("stText").filter(visible=True)
+    expect(said).to_have_js_property("textContent", clean_text(trace.continuation))
+    settled(page)
+    check_view(page, trace, trace.kept)
+    numbers = page.get_by_test_id("stMetricValue").all_inner_texts()
+    assert numbers[0] == str(trace.num_tokens)
+    assert numbers[1:3] == [f"{share:.0%}" for share in trace.retention]
+    assert numbers[3] == f"{trace.block_tokens.sum() / (trace.num_blocks * trace.num_tokens):.0%}"
+    wait_for_address(page, prompt=text, checkpoint="tiny", chat="0", level="0")
+
+
+def ask(page, text):
+    area = page.get_by_label("Prompt", exact=True)
+    area.fill(text)
+    area.press("Control+Enter")
+    page.get_by_role("button", name="Run", exact=True).click()
+
+
+def choose_run(page, label, text):
+    """Choose a run from before; of several that begin alike, the last one."""
+    page.get_by_role("combobox", name=label).click()
+    page.get_by_role("option", name=f" · {text.strip()[:60]!r} · tiny · float32").first.click()
+
+
+def test_ten_prompts_in_a_row_are_each_shown_as_they_ran(page, model, pictures):
+    label = "Earlier runs of this session"
+    for number, text in enumerate(PROMPTS):
+        if number == 3:  # the first three with all stages of a run
+            page.get_by_text("Measure against the dense model").click()
+        ask(page, text)
+        check_explore(page, model.trace(text), text)
+        if number in (2, 3, 6, 9):  # looks at runs from before, and goes on from there
+            for earlier in (PROMPTS[number - 2], PROMPTS[number], PROMPTS[number - 1]):
+                choose_run(page, label, earlier)
+                check_explore(page, model.trace(earlier), earlier)
+        if number == 7:  # the same prompt again while another is shown
+            choose_run(page, label, PROMPTS[number - 1])
+            check_explore(page, model.trace(PROMPTS[number - 1]), PROMPTS[number - 1])
+            ask(page, text)
+            check_explore(page, model.trace(text), text)
+    page.screenshot(path=pictures / "ten prompts.png", full_page=True)
+
+
+@pytest.fixture
+def debug(page):
+    """The page for debugging, before a prompt was read."""
+    page.set_viewport_size({"width": 1300, "height": 2400})
+    page.get_by_role("link", name="Debug").click()
+    page.get_by_role("heading", name="Why this token").wait_for()
+    return page
+
+
+def read(page, text):
+    """Read a prompt on the page for debugging."""
+    settled(page)
+    area = page.get_by_role("textbox", name="Prompt", exact=True)
+    if not area.is_visible():
+        page.get_by_text("Read a prompt", exact=True).click()
+    area.fill(text)
+    area.press("Control+Enter")
+    page.get_by_role("button", name="Read", exact=True).click()
+
+
+def add(page, what):
+    """Add an edit of the kind chosen before."""
+    settled(page)
+    field = page.get_by_role("textbox", name="Tokens", exact=True)
+    field.fill(what)
+    page.get_by_role("button", name="Add", exact=True).click()
+
+
+def check_debug(page, model, text, edits, chat=False):
+    """Everything below What if is of this run with these edits: numbers, text, map, list, command and address."""
+    trace = model.trace(text, chat)
+    kept, perplexity = model.edited(text, edits, chat)
+    table = page.get_by_test_id("stTable").filter(has_text="Perplexity of the prompt")
+    expect(table.get_by_role("row").filter(has_text="Perplexity of the prompt")).to_contain_text(f"{perplexity:.3f}")
+    expect(page.locator("[class*=st-key-remove-]")).to_have_count(len(edits))  # in the list, each with its button
+    settled(page)
+    check_view(page, trace, kept)
+    command = ["python", "-m", "analysis.intervene", "--checkpoint", "tiny", "--prompt", text, *(["--chat"] * chat)]
+    for edit in edits:
+        kind, what = edit.split(" ") if " " in edit else edit.split("@")
+        command += [f"--{kind}", what]
+    code = page.get_by_test_id("stCode").filter(visible=True)
+    expect(code).to_have_js_property("textContent", shlex.join(command))
+    wait_for_address(page, prompt=text, checkpoint="tiny", edits=";".join(edits), chat=str(int(chat)))
+
+
+def test_ten_prompts_in_a_row_are_debugged_with_edits_in_between(debug, model, pictures):
+    label = "Run to debug"
+    edits = []
+    for number, text in enumerate(PROMPTS):
+        read(debug, text)
+        check_debug(debug, model, text, edits)
+        if number == 0:
+            debug.get_by_role("combobox", name="Edit", exact=True).click()
+            debug.get_by_role("option", name="drop", exact=True).click()
+        if number in (0, 2, 5):
+            edits = [*edits, f"drop {number + 2}@0"]
+            add(debug, str(number + 2))
+            check_debug(debug, model, text, edits)
+        if number == 3:
+            debug.locator(".st-key-undo button:visible").first.click()
+            check_debug(debug, model, text, edits[:-1])
+            debug.locator(".st-key-redo button:visible").first.click()
+            check_debug(debug, model, text, edits)
+        if number in (2, 5, 9):  # looks at runs from before, and goes on from there
+            for earlier in (PROMPTS[number - 2], PROMPTS[number], PROMPTS[number - 1]):
+                choose_run(debug, label, earlier)
+                check_debug(debug, model, earlier, edits)
+        if number == 6:
+            debug.get_by_role("button", name="Keep for side by side").click()
+            debug.get_by_text("Added; see Side by side").wait_for()
+            check_debug(debug, model, text, edits)
+        if number == 7:
+            debug.get_by_role("button", name="Remove all").click()
+            edits = []
+            check_debug(debug, model, text, edits)
+    debug.screenshot(path=pictures / "ten prompts debugged.png", full_page=True)
+    debug.get_by_role("link", name="Explore").click()  # shows the run that was chosen last
+    expect(debug.locator(".routing .text:visible")).to_have_js_property("textContent", PROMPTS[8])
+
+
+def test_what_if_is_whole_while_another_person_writes(debug, browser, server, model):
+    """Both stages of an edited run wait their turn, again and again, and the page stays whole."""
+    read(debug, TEXT)
+    check_debug(debug, model, TEXT, [])
+    debug.get_by_role("combobox", name="Edit", exact=True).click()
+    debug.get_by_role("option", name="drop", exact=True).click()
+    context = browser.new_context(viewport={"width": 1300, "height": 2000})
+    other = context.new_page()
+    other.set_default_timeout(60_000)
+    other.goto(f"{server}/debug?checkpoint=long&prompt={'the+cat+sat+' * 40}&edits=")
+    other.get_by_text("Perplexity of the prompt").wait_for()
+    other.get_by_role("tab", name="Step by step").click()
+    many = other.get_by_role("spinbutton", name="Tokens at a press")
+    many.fill("400")
+    many.press("Enter")
+    settled(other)
+    edits = []
+    for token in range(1, 6):
+        other.get_by_role("button", name="Continue").click()
+        other.get_by_text("Continuing").wait_for()
+        edits = [*edits, f"drop {token}@0"]
+        add(debug, str(token))
+        check_debug(debug, model, TEXT, edits)
+        other.get_by_role("button", name="Stop").click()
+        other.get_by_text("Continuing").wait_for(state="detached")
+    assert debug.faults == []
+    context.close()
