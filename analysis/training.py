@@ -95,7 +95,7 @@ def read_run(folder: Path) -> Run:
             structure=parse_structure(about["structure"]).text,
             retention_ratios=[float(ratio) for ratio in about["retention_ratios"]],
             # runs that do not say took snapshots only where the scorers decided
-            routers=about.get("routers", ["subllm"] * len(about["retention_ratios"])),
+            routers=[str(name) for name in about.get("routers", ["subllm"] * len(about["retention_ratios"]))],
             parameters=int(about["parameters"]),
             offsets=about["offsets"],
             log=log,

@@ -152,7 +152,8 @@ class Session:
         if shown and self.shown_run != trace.run:
             self.shown_run = trace.run
             self.changes += 1
-            self.shown = {key: value for key, value in self.shown.items() if key in ("level", "colour")}
+            if self.linked_edits is None:  # a link selects tokens of the run that it asks for
+                self.shown = {key: value for key, value in self.shown.items() if key in ("level", "colour")}
         if self.linked_edits is not None and shown:  # the run that a link asked for
             self.edits[trace.run], self.linked_edits = self.linked_edits, None
         others = [other for other in self.runs if other is not known]

@@ -143,7 +143,7 @@ def _results(run: Run, settings: Settings, *, whole: bool) -> None:
     if not whole:
         return
     st.subheader(say("depth"), help=say("depth_help"))
-    token.show(run, shown, settings)
+    token.show(run, shown)
     _read_off_all(run, settings)
     st.subheader(say("say"))
     levels.continuation(trace)

@@ -10,20 +10,18 @@ from analysis.statistics import score_rank
 from app import engine
 from app.components.routing_view import Shown
 from app.messages import ProgressBar, plot, show_error
-from app.settings import Settings
 from app.state import Run, session
 from app.strings import language, say
 from app.strings import table as words
 from subllm import SubllmError
 
 
-def show(run: Run, shown: Shown, settings: Settings) -> None:
+def show(run: Run, shown: Shown) -> None:
     """The selected token, on demand: that needs the model once more.
 
     Args:
         run: of a prompt.
         shown: in the browser.
-        settings: what the operator allows.
     """
     own, trace, token = session(), run.trace, shown.selected
     if token is None:

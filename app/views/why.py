@@ -41,7 +41,7 @@ def show(run: Run, settings: Settings) -> None:
         st.info(say("why_edited"), icon=":material/edit_off:")
     else:
         _attribution(run, shown.selected)
-    token.show(run, shown, settings)
+    token.show(run, shown)
     _attention(run, shown.selected)
 
 

@@ -61,10 +61,10 @@ def beside_of(run, settings):
     beside.show(run, settings)
 
 
-def depth(run, shown, settings):
+def depth(run, shown):
     from app.views import token
 
-    token.show(run, shown, settings)
+    token.show(run, shown)
 
 
 def why_of(run, settings):
@@ -141,7 +141,7 @@ def test_a_token_in_depth_shows_what_was_recorded_of_it_in_the_run_that_is_shown
     from app.components.routing_view import Shown
 
     for run in runs.runs:
-        found = page(depth, runs, run=run, shown=Shown(selected=token, until=token), settings=None)
+        found = page(depth, runs, run=run, shown=Shown(selected=token, until=token))
         found.button(key="follow").click().run()
         assert not found.exception and not found.error
         routing = run.trace.routing

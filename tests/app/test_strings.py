@@ -1,6 +1,7 @@
 """The words on screen: what the code says is in the table, and the table holds nothing else."""
 
 import ast
+import json
 import re
 from pathlib import Path
 
@@ -42,6 +43,18 @@ def test_what_is_said_has_the_placeholders_that_it_is_given(language):
             assert {*re.findall(r"{(\w+)}", words[first.value])} == expected, f"{first.value!r} in {where}"
             checked += 1
     assert checked > 200
+
+
+def test_no_string_is_in_the_table_twice():
+    twice = []
+
+    def pairs(found):
+        names = [name for name, _ in found]
+        twice.extend(name for name in names if names.count(name) > 1)
+        return dict(found)
+
+    json.loads((APP.parent / "assets" / "strings.json").read_text(encoding="utf-8"), object_pairs_hook=pairs)
+    assert not twice
 
 
 def test_nothing_in_the_table_is_never_said():

@@ -180,7 +180,7 @@ def measure(new_page: Callable[[], Page], address: str, text: str, log: Path, re
         before = received[0]
         visible = page.evaluate("visibleAt")
         found["bytes"].append(received[0] - before)
-        ended = re.findall(r"^([\d-]+ [\d:]+,\d+) INFO app.runs: bench: [\d]+ tokens, ", log.read_text(), re.M)[lines]
+        ended = re.findall(r"^([\d-]+ [\d:]+,\d+) INFO app.engine: bench: [\d]+ tokens, ", log.read_text(), re.M)[lines]
         found["visible"].append(visible - 1000 * datetime.strptime(ended, "%Y-%m-%d %H:%M:%S,%f").timestamp())
         page.wait_for_timeout(1500)  # what the page draws besides is there
         found["hover"] += page.evaluate(_HOVER)

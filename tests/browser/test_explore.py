@@ -50,7 +50,8 @@ def expected(tiny_checkpoint):
 
 
 def tokens(trace, mask):
-    return {(int(trace.starts[i]), trace.prompt[trace.starts[i] : trace.ends[i]]) for i in mask.nonzero()[0]}
+    text, starts, ends = trace.prompt.text, trace.prompt.starts, trace.prompt.ends
+    return {(int(starts[i]), text[starts[i] : ends[i]]) for i in mask.nonzero()[0]}
 
 
 def test_kept_and_dropped_tokens_are_read_from_the_page_at_every_level(page, expected):
@@ -59,14 +60,14 @@ def test_kept_and_dropped_tokens_are_read_from_the_page_at_every_level(page, exp
     shown(page, text)
     trace = expected(text)
     buttons = page.get_by_role("radiogroup", name="Level to show").get_by_role("radio")
-    for level in range(2):
-        buttons.nth(level).click()
+    for row, level in enumerate(trace.routing.levels):
+        buttons.nth(row).click()
         found = read_tokens(page)
-        assert found["kept"] == tokens(trace, trace.kept[level])
-        assert found["dropped"] == tokens(trace, trace.present[level] & ~trace.kept[level])
-        assert found["absent"] == tokens(trace, ~trace.present[level])
-        reached = int(trace.present[level].sum())
-        assert f"{int(trace.kept[level].sum())} of {reached} kept" in buttons.nth(level).inner_text()
+        assert found["kept"] == tokens(trace, trace.routing.kept[row])
+        assert found["dropped"] == tokens(trace, trace.routing.dropped[row])
+        assert found["absent"] == tokens(trace, ~trace.routing.reached[row])
+        kept, reached = int(trace.routing.kept[row].sum()), int(trace.routing.reached[row].sum())
+        assert f"Level {level}: {kept} of {reached} kept" in buttons.nth(row).inner_text()
 
 
 def test_the_keyboard_walks_the_tokens_and_reads_their_numbers(page, expected):
@@ -80,8 +81,8 @@ def test_the_keyboard_walks_the_tokens_and_reads_their_numbers(page, expected):
         view.press("ArrowRight")
         said = status.inner_text()
         assert f"Token {index} " in said
-        state = "kept" if trace.kept[0, index] else "dropped"
-        assert f"Level 1: {state}, score {trace.scores[0, index]:.3f}" in said
+        state = "kept" if trace.routing.kept[0, index] else "dropped"
+        assert f"Level 1: {state}, score {trace.routing.scores[0, index]:.3f}" in said
     view.press("End")
     assert f"Token {trace.num_tokens - 1} " in status.inner_text()
 

@@ -42,10 +42,10 @@ def follow(browser, server):
 
 @pytest.mark.parametrize("chat", [False, True])
 def test_a_link_to_the_page_debug_opens_its_checkpoint_prompt_and_edits(follow, model, pictures, chat):
-    edits = ["drop 2-4@0", "threshold 0.1@1", "dense@1"]
-    page = follow("debug", checkpoint="tiny", prompt=TEXT, chat=int(chat), edits=";".join(edits))
+    edits = ["drop 2-4@1", "threshold 0.1@2", "dense@2"]
+    page = follow("debug", v=2, checkpoint="tiny", prompt=TEXT, chat=int(chat), edits=";".join(edits))
     trace = model.trace(TEXT, chat)
-    expect(page.locator(".routing .text:visible")).to_have_js_property("textContent", trace.prompt)
+    expect(page.locator(".routing .text:visible")).to_have_js_property("textContent", trace.prompt.text)
     check_debug(page, model, TEXT, edits, chat)
     expect(page.get_by_role("combobox", name="Checkpoint")).to_have_value("tiny")
     assert page.get_by_role("alert").count() == 0
@@ -56,8 +56,8 @@ def test_a_link_to_the_page_debug_opens_its_checkpoint_prompt_and_edits(follow, 
 
 @pytest.mark.parametrize("locale", ["en-US", "zh-CN"])
 def test_edits_that_do_not_fit_are_said_and_can_be_removed(follow, model, pictures, locale):
-    edits = ["drop 1@7", "drop 2-4@0", "keep 900@*", "dense@2"]
-    page = follow("debug", locale, checkpoint="tiny", prompt=TEXT, edits=";".join(edits))
+    edits = ["drop 1@8", "drop 2-4@1", "keep 900@*", "dense@3"]
+    page = follow("debug", locale, v=2, checkpoint="tiny", prompt=TEXT, edits=";".join(edits))
     said = {
         "en-US": "Level 8: drop 1; every level: keep 900; Level 3: switch the level off (dense)",
         "zh-CN": "第 8 级: 丢弃 1; 每一级: 保留 900; 第 3 级: 关闭该级（稠密）",
@@ -65,7 +65,6 @@ def test_edits_that_do_not_fit_are_said_and_can_be_removed(follow, model, pictur
     alert = page.get_by_role("alert")
     expect(alert).to_contain_text(said[locale])
     page.get_by_text({"en-US": "Perplexity of the prompt", "zh-CN": "提示困惑度"}[locale]).wait_for()
-    wait_for_address(page, checkpoint="tiny", prompt=TEXT, edits="drop 2-4@0")
     settled(page)
     page.screenshot(path=pictures / f"edits that do not fit, {locale}.png")
     page.get_by_role(
@@ -73,11 +72,11 @@ def test_edits_that_do_not_fit_are_said_and_can_be_removed(follow, model, pictur
     ).click()
     alert.wait_for(state="detached")
     if locale == "en-US":
-        check_debug(page, model, TEXT, ["drop 2-4@0"])
+        check_debug(page, model, TEXT, ["drop 2-4@1"])
 
 
 def test_edits_for_a_model_without_levels_can_be_removed(follow):
-    page = follow("debug", checkpoint="no-levels", prompt=TEXT, edits="drop 1@0")
+    page = follow("debug", v=2, checkpoint="no-levels", prompt=TEXT, edits="drop 1@1")
     page.get_by_text("This checkpoint has no levels").wait_for()
     page.get_by_role("alert").filter(has_text="Level 1: drop 1").wait_for()
     page.get_by_role("button", name="Remove what is not in force").click()
@@ -85,9 +84,9 @@ def test_edits_for_a_model_without_levels_can_be_removed(follow):
     page.get_by_text("This checkpoint has no levels").wait_for()
 
 
-@pytest.mark.parametrize("edits", ["drop" + " " * 2500 + "x", f"drop 1@{'9' * 5000}", "drop 4-2@0", "dense@0;" * 300])
+@pytest.mark.parametrize("edits", ["drop" + " " * 2500 + "x", f"drop 1@{'9' * 5000}", "drop 4-2@1", "dense@1;" * 300])
 def test_edits_that_cannot_be_read_leave_the_prompt_to_be_debugged(follow, model, edits):
-    page = follow("debug", checkpoint="tiny", prompt=TEXT, edits=edits)
+    page = follow("debug", v=2, checkpoint="tiny", prompt=TEXT, edits=edits)
     alert = page.get_by_role("alert").filter(has_text="The edits of this link cannot be read")
     alert.wait_for()
     check_debug(page, model, TEXT, [])
@@ -98,7 +97,7 @@ def test_edits_that_cannot_be_read_leave_the_prompt_to_be_debugged(follow, model
 @pytest.mark.parametrize("path", ["", "debug"])
 @pytest.mark.parametrize("name", ODD)
 def test_a_link_for_a_checkpoint_that_is_not_offered_is_refused(follow, pictures, path, name):
-    page = follow(path, checkpoint=ODD[name], prompt="a prompt to go on with", edits="drop 1@0")
+    page = follow(path, checkpoint=ODD[name], prompt="a prompt to go on with", edits="drop 1@1")
     alert = page.get_by_role("alert")
     expect(alert).to_contain_text("This link is for a checkpoint that is not offered here")
     settled(page)
@@ -121,12 +120,20 @@ def test_a_typed_name_that_the_operator_allows_is_opened(follow, model, tiny_che
 
 
 def test_a_link_to_the_first_page_opens_what_it_names(follow, model):
-    page = follow("", checkpoint="tiny", prompt=TEXT, chat=0, level=0)
+    page = follow("", v=2, checkpoint="tiny", prompt=TEXT, chat=0, level=1)
     check_explore(page, model.trace(TEXT), TEXT)
+
+
+def test_a_link_from_before_levels_counted_from_1_opens_what_it_named(follow, model):
+    page = follow("debug", checkpoint="tiny", prompt=TEXT, level=0, edits="drop 2-4@0;dense@1")
+    check_debug(page, model, TEXT, ["drop 2-4@1", "dense@2"])
+    wait_for_address(page, v="2", level="1")
 
 
 def test_a_link_with_a_chat_message_is_read_in_the_template(follow, model):
     page = follow("", checkpoint="tiny", prompt=TEXT, chat=1)
-    expect(page.locator(".routing .text:visible")).to_have_js_property("textContent", model.trace(TEXT, True).prompt)
+    expect(page.locator(".routing .text:visible")).to_have_js_property(
+        "textContent", model.trace(TEXT, True).prompt.text
+    )
     page.get_by_role("link", name="Debug").click()  # the same run is there, and its link says that it is a message
-    wait_for_address(page, prompt=TEXT, chat="1", edits="")
+    wait_for_address(page, prompt=TEXT, chat="1")

@@ -3,13 +3,12 @@
 import shlex
 from urllib.parse import parse_qsl, urlsplit
 
-import numpy as np
 import pytest
 from playwright.sync_api import expect
 from streamlit.string_util import clean_text
 
 from analysis.edits import Edit
-from analysis.intervene import intervene, judge, read_ground
+from analysis.intervene import intervene, read_ground
 from analysis.prompt import read_prompt
 from analysis.record import RunOptions, record_trace
 from subllm.checkpoints import load_checkpoint
@@ -56,11 +55,9 @@ class Model:
         return self.known[text, chat]
 
     def edited(self, text, edits, chat=False):
-        """Which tokens each level keeps with edits in force, and the perplexity of the prompt then."""
-        trace = self.trace(text, chat)
-        ground = read_ground(self.checkpoint.model, trace.token_ids)
-        outcome = intervene(ground, [Edit.parse(edit) for edit in edits])
-        return outcome.kept, float(np.exp(np.nanmean(judge(ground, outcome)["surprisal"])))
+        """The trace of the prompt with edits in force."""
+        ground = read_ground(self.checkpoint, self.trace(text, chat).prompt)
+        return intervene(ground, [Edit.parse(edit) for edit in edits]).trace
 
 
 @pytest.fixture(scope="module")
@@ -75,33 +72,32 @@ def wait_for_address(page, **fields):
     )
 
 
-def check_view(page, trace, kept):
-    """Text, colours, levels and map are those of a trace whose tokens were kept so."""
-    view = page.locator(".routing .text:visible")
-    expect(view).to_have_js_property("textContent", trace.prompt)
+def check_view(page, trace):
+    """Text, colours, levels and map are those of a trace."""
+    view, routing = page.locator(".routing .text:visible"), trace.routing
+    expect(view).to_have_js_property("textContent", trace.prompt.text)
     buttons = page.get_by_role("radiogroup", name="Level to show").get_by_role("radio")
-    for level in range(trace.num_spans):
-        reached = int((trace.present[0] if level == 0 else kept[level - 1]).sum())
-        expect(buttons.nth(level)).to_contain_text(f"{int(kept[level].sum())} of {reached} kept")
-    if trace.prompt.isascii():  # elsewhere several tokens share a character
+    for level in routing.levels:
+        kept, reached = (int(each[level - 1].sum()) for each in (routing.kept, routing.reached))
+        expect(buttons.nth(level - 1)).to_contain_text(f"{kept} of {reached} kept")
+    if trace.prompt.text.isascii():  # elsewhere several tokens share a character
         found = read_tokens(page)
-        assert found["kept"] == tokens(trace, kept[0])
-        assert found["dropped"] == tokens(trace, ~kept[0])
-    processed = [kept[span] if span >= 0 else np.ones(trace.num_tokens, bool) for span in trace.block_spans]
-    assert page.evaluate(_MAP, [trace.num_blocks, trace.num_tokens]) == np.array(processed).tolist()
+        assert found["kept"] == tokens(trace, routing.kept[0])
+        assert found["dropped"] == tokens(trace, ~routing.kept[0])
+    assert page.evaluate(_MAP, [routing.num_blocks, trace.num_tokens]) == routing.processed.tolist()
 
 
 def check_explore(page, trace, text):
     """Everything on the first page is of this run: what comes last, what comes first, and the address."""
     said = page.get_by_test_id("stText").filter(visible=True)
-    expect(said).to_have_js_property("textContent", clean_text(trace.continuation))
+    expect(said).to_have_js_property("textContent", clean_text(trace.continuation.text))
     settled(page)
-    check_view(page, trace, trace.kept)
+    check_view(page, trace)
     numbers = page.get_by_test_id("stMetricValue").all_inner_texts()
     assert numbers[0] == str(trace.num_tokens)
-    assert numbers[1:3] == [f"{share:.0%}" for share in trace.retention]
-    assert numbers[3] == f"{trace.block_tokens.sum() / (trace.num_blocks * trace.num_tokens):.0%}"
-    wait_for_address(page, prompt=text, checkpoint="tiny", chat="0", level="0")
+    assert numbers[1:3] == [f"{share:.0%}" for share in trace.routing.retention]
+    assert numbers[3] == f"{trace.routing.processed.mean():.0%}"
+    wait_for_address(page, v="2", prompt=text, checkpoint="tiny", chat="0", level="1")
 
 
 def ask(page, text):
@@ -166,52 +162,55 @@ def add(page, what):
 
 def check_debug(page, model, text, edits, chat=False):
     """Everything below What if is of this run with these edits: numbers, text, map, list, command and address."""
-    trace = model.trace(text, chat)
-    kept, perplexity = model.edited(text, edits, chat)
+    trace = model.edited(text, edits, chat)
     table = page.get_by_test_id("stTable").filter(has_text="Perplexity of the prompt")
-    expect(table.get_by_role("row").filter(has_text="Perplexity of the prompt")).to_contain_text(f"{perplexity:.3f}")
+    expect(table.get_by_role("row").filter(has_text="Perplexity of the prompt")).to_contain_text(
+        f"{trace.perplexity:.3f}"
+    )
     expect(page.locator("[class*=st-key-remove-]")).to_have_count(len(edits))  # in the list, each with its button
     settled(page)
-    check_view(page, trace, kept)
+    check_view(page, trace)
     command = ["python", "-m", "analysis.intervene", "--checkpoint", "tiny", "--prompt", text, *(["--chat"] * chat)]
     for edit in edits:
         kind, what = edit.split(" ") if " " in edit else edit.split("@")
         command += [f"--{kind}", what]
     code = page.get_by_test_id("stCode").filter(visible=True)
     expect(code).to_have_js_property("textContent", shlex.join(command))
-    wait_for_address(page, prompt=text, checkpoint="tiny", edits=";".join(edits), chat=str(int(chat)))
+    fields = {"edits": ";".join(edits)} if edits else {}
+    wait_for_address(page, prompt=text, checkpoint="tiny", chat=str(int(chat)), **fields)
+    assert edits or "edits=" not in page.url
 
 
 def test_ten_prompts_in_a_row_are_debugged_with_edits_in_between(debug, model, pictures):
     label = "Run to debug"
-    edits = []
+    edits = {text: [] for text in PROMPTS}  # every run has its own
     for number, text in enumerate(PROMPTS):
         read(debug, text)
-        check_debug(debug, model, text, edits)
+        check_debug(debug, model, text, [])
         if number == 0:
             debug.get_by_role("combobox", name="Edit", exact=True).click()
             debug.get_by_role("option", name="drop", exact=True).click()
-        if number in (0, 2, 5):
-            edits = [*edits, f"drop {number + 2}@0"]
+        if number in (0, 2, 3, 5, 6):
+            edits[text] = [f"drop {number + 2}@1"]
             add(debug, str(number + 2))
-            check_debug(debug, model, text, edits)
+            check_debug(debug, model, text, edits[text])
         if number == 3:
             debug.locator(".st-key-undo button:visible").first.click()
-            check_debug(debug, model, text, edits[:-1])
+            check_debug(debug, model, text, [])
             debug.locator(".st-key-redo button:visible").first.click()
-            check_debug(debug, model, text, edits)
+            check_debug(debug, model, text, edits[text])
         if number in (2, 5, 9):  # looks at runs from before, and goes on from there
             for earlier in (PROMPTS[number - 2], PROMPTS[number], PROMPTS[number - 1]):
                 choose_run(debug, label, earlier)
-                check_debug(debug, model, earlier, edits)
+                check_debug(debug, model, earlier, edits[earlier])
         if number == 6:
             debug.get_by_role("button", name="Keep for side by side").click()
             debug.get_by_text("Added; see Side by side").wait_for()
-            check_debug(debug, model, text, edits)
-        if number == 7:
+            check_debug(debug, model, text, edits[text])
+            choose_run(debug, label, text)  # the edited run: shown with its edits, which can be taken back
+            check_debug(debug, model, text, edits[text])
             debug.get_by_role("button", name="Remove all").click()
-            edits = []
-            check_debug(debug, model, text, edits)
+            check_debug(debug, model, text, [])
     debug.screenshot(path=pictures / "ten prompts debugged.png", full_page=True)
     debug.get_by_role("link", name="Explore").click()  # shows the run that was chosen last
     expect(debug.locator(".routing .text:visible")).to_have_js_property("textContent", PROMPTS[8])
@@ -226,7 +225,7 @@ def test_what_if_is_whole_while_another_person_writes(debug, browser, server, mo
     context = browser.new_context(viewport={"width": 1300, "height": 2000})
     other = context.new_page()
     other.set_default_timeout(60_000)
-    other.goto(f"{server}/debug?checkpoint=long&prompt={'the+cat+sat+' * 40}&edits=")
+    other.goto(f"{server}/debug?checkpoint=long&prompt={'the+cat+sat+' * 40}")
     other.get_by_text("Perplexity of the prompt").wait_for()
     other.get_by_role("tab", name="Step by step").click()
     many = other.get_by_role("spinbutton", name="Tokens at a press")
@@ -237,7 +236,7 @@ def test_what_if_is_whole_while_another_person_writes(debug, browser, server, mo
     for token in range(1, 6):
         other.get_by_role("button", name="Continue").click()
         other.get_by_text("Continuing").wait_for()
-        edits = [*edits, f"drop {token}@0"]
+        edits = [*edits, f"drop {token}@1"]
         add(debug, str(token))
         check_debug(debug, model, TEXT, edits)
         other.get_by_role("button", name="Stop").click()

@@ -100,7 +100,7 @@ def test_a_link_restores_the_view_in_another_browser(page, browser):
         view.press(key)
     page.get_by_label("Colour by").select_option("weight")
     page.wait_for_url("**/*selected=2*colour=weight*")
-    assert "level=1" in page.url
+    assert "level=2" in page.url
     said = status(page).inner_text()
     other = browser.new_context().new_page()
     other.set_default_timeout(60_000)
@@ -158,7 +158,7 @@ def test_every_theme_screen_and_language_shows_the_run(browser, server, pictures
     context = browser.new_context(**options)
     page = context.new_page()
     page.set_default_timeout(60_000)
-    page.goto(f"{server}/?checkpoint=tiny&prompt=the+cat+sat+on+the+mat&level=1&selected=2")
+    page.goto(f"{server}/?checkpoint=tiny&prompt=the+cat+sat+on+the+mat&v=2&level=2&selected=2")
     shown(page, "the cat sat on the mat").scroll_into_view_if_needed()
     title = "这个大模型丢掉了哪些词元？" if name == "chinese" else "What does this LLM drop?"
     assert page.get_by_role("heading", name=title).count() == 1

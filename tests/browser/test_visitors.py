@@ -83,6 +83,11 @@ class Visitor:
         assert self.marker in found or self.text is None or self.page_name not in ("Explore", "Debug")
         assert not [marker for marker in self.others if marker in found]
 
+    @property
+    def edits(self):
+        """Of the run that is shown: every run has its own."""
+        return self.made.setdefault(self.text, [])
+
     def new_text(self):
         self.asked += 1
         words = " ".join(self.random.choices(WORDS, k=self.random.randint(6, 30)))
@@ -96,10 +101,10 @@ class Visitor:
         self.page.on("pageerror", lambda error: self.faults.append(str(error)))
         self.page.set_default_timeout(120_000)
         self.page_name = "Debug" if path else "Explore"
-        self.text, self.whole, self.edits = fields.get("prompt"), not path, []
+        self.text, self.whole = fields.get("prompt"), not path
+        self.made = {self.text: fields["edits"].split(";") if fields.get("edits") else []}
         if fields:
-            self.edits = fields["edits"].split(";") if fields.get("edits") else []
-            self.page.goto(f"{self.address}/{path}?{urlencode(fields | {'checkpoint': 'tiny'})}")
+            self.page.goto(f"{self.address}/{path}?{urlencode(fields | {'v': 2, 'checkpoint': 'tiny'})}")
             yield
             self.check()
         else:
@@ -124,9 +129,9 @@ class Visitor:
     def check_what_is_known_first(self):
         """A run that was stopped, or one of the page Debug, says nothing beyond the prompt."""
         trace = self.model.trace(self.text)
-        expect(self.page.locator(".routing .text:visible")).to_have_js_property("textContent", trace.prompt)
+        expect(self.page.locator(".routing .text:visible")).to_have_js_property("textContent", trace.prompt.text)
         settled(self.page)
-        check_view(self.page, trace, trace.kept)
+        check_view(self.page, trace)
         wait_for_address(self.page, prompt=self.text, checkpoint="tiny")
 
     def go(self):
@@ -203,15 +208,15 @@ class Visitor:
             yield from self.read()
         if self.edits and self.random.random() < 0.4:
             self.page.locator("[class*=st-key-remove-] button").last.click()
-            self.edits = self.edits[:-1]
+            self.made[self.text] = self.edits[:-1]
         else:
             kind = self.page.get_by_role("combobox", name="Edit", exact=True)
             if "drop" not in kind.input_value():
                 kind.click()
                 self.page.get_by_role("option", name="drop", exact=True).click()
-            token = self.random.choice([n for n in range(2, 15) if f"drop {n}@0" not in self.edits])
+            token = self.random.choice([n for n in range(2, 15) if f"drop {n}@1" not in self.edits])
             add(self.page, str(token))
-            self.edits = [*self.edits, f"drop {token}@0"]
+            self.made[self.text] = [*self.edits, f"drop {token}@1"]
         yield
         self.check()
 
@@ -223,9 +228,8 @@ class Visitor:
         self.page.get_by_role("button", name="Continue", exact=True).click()
         yield
         trace = self.model.trace(self.text)
-        expected = Generation(
-            self.model.checkpoint.model, trace.token_ids.tolist(), edits=tuple(map(Edit.parse, self.edits))
-        )
+        edits = tuple(map(Edit.parse, self.edits))
+        expected = Generation(self.model.checkpoint.model, trace.prompt, edits=edits)
         while len(expected.tokens) < WRITTEN and not expected.finished:
             expected.step()
         self.page.get_by_text(re.compile(rf"^{len(expected.tokens)} tokens")).first.wait_for()
@@ -246,7 +250,8 @@ class Visitor:
         fields = dict(parse_qsl(urlsplit(self.page.url).query))
         yield
         self.page.get_by_role("heading", name=TITLES[self.page_name]).wait_for()
-        self.text, self.edits = fields.get("prompt"), fields["edits"].split(";") if fields.get("edits") else []
+        self.text = fields.get("prompt")
+        self.made = {self.text: fields["edits"].split(";") if fields.get("edits") else []}
         self.whole = self.page_name == "Explore"
         if self.text is None or self.page_name not in ("Explore", "Debug"):  # its checkpoint has to be chosen again
             self.context.close()
@@ -267,7 +272,7 @@ class Visitor:
         elif kind == "explore":
             yield from self.arrive(prompt=self.new_text())
         else:
-            yield from self.arrive("debug", prompt=self.new_text(), edits="drop 3-5@0;threshold 0.1@1")
+            yield from self.arrive("debug", prompt=self.new_text(), edits="drop 3-5@1;threshold 0.1@2")
 
 
 def server_process():
