@@ -42,7 +42,7 @@ def follow(browser, server):
 
 @pytest.mark.parametrize("chat", [False, True])
 def test_a_link_to_the_page_debug_opens_its_checkpoint_prompt_and_edits(follow, model, pictures, chat):
-    edits = ["drop 2-4@0", "threshold 0.1@1", "dense@1"]
+    edits = ["keep 2-4@0", "threshold 0.1@1", "dense@1"]
     page = follow("debug", checkpoint="tiny", prompt=TEXT, chat=int(chat), edits=";".join(edits))
     trace = model.trace(TEXT, chat)
     expect(page.locator(".routing .text:visible")).to_have_js_property("textContent", trace.prompt)
@@ -56,7 +56,7 @@ def test_a_link_to_the_page_debug_opens_its_checkpoint_prompt_and_edits(follow, 
 
 @pytest.mark.parametrize("locale", ["en-US", "zh-CN"])
 def test_edits_that_do_not_fit_are_said_and_can_be_removed(follow, model, pictures, locale):
-    edits = ["drop 1@7", "drop 2-4@0", "keep 900@*", "dense@2"]
+    edits = ["drop 1@7", "keep 2-4@0", "keep 900@*", "dense@2"]
     page = follow("debug", locale, checkpoint="tiny", prompt=TEXT, edits=";".join(edits))
     said = {
         "en-US": "Level 8: drop 1; every level: keep 900; Level 3: switch the level off (dense)",
@@ -65,7 +65,7 @@ def test_edits_that_do_not_fit_are_said_and_can_be_removed(follow, model, pictur
     alert = page.get_by_role("alert")
     expect(alert).to_contain_text(said[locale])
     page.get_by_text({"en-US": "Perplexity of the prompt", "zh-CN": "提示困惑度"}[locale]).wait_for()
-    wait_for_address(page, checkpoint="tiny", prompt=TEXT, edits="drop 2-4@0")
+    wait_for_address(page, checkpoint="tiny", prompt=TEXT, edits="keep 2-4@0")
     settled(page)
     page.screenshot(path=pictures / f"edits that do not fit, {locale}.png")
     page.get_by_role(
@@ -73,7 +73,7 @@ def test_edits_that_do_not_fit_are_said_and_can_be_removed(follow, model, pictur
     ).click()
     alert.wait_for(state="detached")
     if locale == "en-US":
-        check_debug(page, model, TEXT, ["drop 2-4@0"])
+        check_debug(page, model, TEXT, ["keep 2-4@0"])
 
 
 def test_edits_for_a_model_without_levels_can_be_removed(follow):
