@@ -42,7 +42,7 @@ def follow(browser, server):
 
 @pytest.mark.parametrize("chat", [False, True])
 def test_a_link_to_the_page_debug_opens_its_checkpoint_prompt_and_edits(follow, model, pictures, chat):
-    edits = ["drop 2-4@1", "threshold 0.1@2", "dense@2"]
+    edits = ["keep 2-4@1", "threshold 0.1@2", "dense@2"]
     page = follow("debug", v=2, checkpoint="tiny", prompt=TEXT, chat=int(chat), edits=";".join(edits))
     trace = model.trace(TEXT, chat)
     expect(page.locator(".routing .text:visible")).to_have_js_property("textContent", trace.prompt.text)
@@ -56,7 +56,7 @@ def test_a_link_to_the_page_debug_opens_its_checkpoint_prompt_and_edits(follow, 
 
 @pytest.mark.parametrize("locale", ["en-US", "zh-CN"])
 def test_edits_that_do_not_fit_are_said_and_can_be_removed(follow, model, pictures, locale):
-    edits = ["drop 1@8", "drop 2-4@1", "keep 900@*", "dense@3"]
+    edits = ["drop 1@8", "keep 2-4@1", "keep 900@*", "dense@3"]
     page = follow("debug", locale, v=2, checkpoint="tiny", prompt=TEXT, edits=";".join(edits))
     said = {
         "en-US": "Level 8: drop 1; every level: keep 900; Level 3: switch the level off (dense)",
@@ -72,7 +72,7 @@ def test_edits_that_do_not_fit_are_said_and_can_be_removed(follow, model, pictur
     ).click()
     alert.wait_for(state="detached")
     if locale == "en-US":
-        check_debug(page, model, TEXT, ["drop 2-4@1"])
+        check_debug(page, model, TEXT, ["keep 2-4@1"])
 
 
 def test_edits_for_a_model_without_levels_can_be_removed(follow):
@@ -125,8 +125,8 @@ def test_a_link_to_the_first_page_opens_what_it_names(follow, model):
 
 
 def test_a_link_from_before_levels_counted_from_1_opens_what_it_named(follow, model):
-    page = follow("debug", checkpoint="tiny", prompt=TEXT, level=0, edits="drop 2-4@0;dense@1")
-    check_debug(page, model, TEXT, ["drop 2-4@1", "dense@2"])
+    page = follow("debug", checkpoint="tiny", prompt=TEXT, level=0, edits="keep 2-4@0;dense@1")
+    check_debug(page, model, TEXT, ["keep 2-4@1", "dense@2"])
     wait_for_address(page, v="2", level="1")
 
 

@@ -113,7 +113,7 @@ class Visitor:
             yield
             self.page.get_by_role("combobox", name="Checkpoint").click()
             self.page.get_by_role("option", name="tiny").click()
-            settled(self.page)
+            yield from self.ask()
 
     def check(self):
         """What is on screen is the last run, with all of its numbers."""
@@ -207,7 +207,7 @@ class Visitor:
         if self.text is None:
             yield from self.read()
         if self.edits and self.random.random() < 0.4:
-            self.page.locator("[class*=st-key-remove-] button").last.click()
+            self.page.locator("[class*=st-key-remove-] button:visible").last.click()
             self.made[self.text] = self.edits[:-1]
         else:
             kind = self.page.get_by_role("combobox", name="Edit", exact=True)
