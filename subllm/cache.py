@@ -1,10 +1,10 @@
 """Key/value cache of a SUBLLM: every level caches its own tokens only.
 
-A level is the set of tokens that a run of blocks sees: level 0 is the whole sequence, every other one the tokens that its
-router keeps. Levels differ in length, and so do the rows of a batch inside a level. Rows are packed to the left, without
-holes: token i of a row lies in slot i, so a query in slot i may attend to the slots up to i, and no other mask is
-needed. A forward pass announces its new tokens with `Level.begin` and makes them permanent with `SubllmCache.commit`;
-a pass that is interrupted leaves the cache as it was.
+A level is the set of tokens that a run of blocks sees: level 0 is the whole sequence, every other one the tokens that
+its router keeps. Levels differ in length, and so do the rows of a batch inside a level. Rows are packed to the left,
+without holes: token i of a row lies in slot i, so a query in slot i may attend to the slots up to i, and no other
+mask is needed. A forward pass announces its new tokens with `Level.begin` and makes them permanent with
+`SubllmCache.commit`; a pass that is interrupted leaves the cache as it was.
 """
 
 import torch

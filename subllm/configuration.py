@@ -29,7 +29,8 @@ class SubllmConfig(LlamaConfig):
             all, or a list in order of opening. Inference keeps the tokens whose score is positive.
         positions: rotary positions inside a span. "original": a kept token keeps its position in the prompt.
             "parent": its index in the parent sequence, as in the reference's forward pass.
-        router: who decides at each level, a name of `subllm.routing.ROUTERS`: one for all, or a list in order of opening.
+        router: who decides at each level, a name of `subllm.routing.ROUTERS`: one for all, or a list in order of the
+            levels.
         balancer_probability: chance that a training pass balances the scores, at the first step and from step
             `balancer_steps` on.
         balancer_steps: optimisation steps between the two.

@@ -7,11 +7,11 @@ A structure is a string over three characters, read from the embedding (left) to
     )   the upsampling and bypass that belong to the matching "(": all tokens are present again
 
 "TT(TT)TT" runs two blocks on all tokens, two on the kept ones, two on all. Spans nest ("T(T(T)T)T") and stand side
-by side ("(T)(T)"). A structure without brackets is a LLaMA.
-
-A place where a router decides is a site. Each has a level, a number from 1 in reading order, which also names the tokens
-that it lets through; level 0 is the whole sequence. The paper's 24-layer model is
+by side ("(T)(T)"). A structure without brackets is a LLaMA. The paper's 24-layer model is
 "TTTTT(TTTTT(TTTT)TTTTT)TTTTT".
+
+A place where a router decides is a site. Each has a level, a number from 1 in reading order, which also names the
+tokens that it lets through; level 0 is the whole sequence.
 """
 
 from collections.abc import Iterator, Sequence

@@ -30,8 +30,8 @@ class Bypass(nn.Module):
     """Combines the stream before a span with the span's upsampled result (paper, section 3.3).
 
     out = x + β ⊙ (y - x) with one learned β per channel, and y - x what the router's `leave` returns. In training β
-    stays in [minimum, 1]: outside, the sign of a gradient that would push it further out is flipped. The minimum follows
-    the configuration's schedule.
+    stays in [minimum, 1]: outside, the sign of a gradient that would push it further out is flipped. The minimum
+    follows the configuration's schedule.
     """
 
     INITIAL_SCALE = 0.5

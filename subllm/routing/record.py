@@ -27,7 +27,8 @@ class RoutingRecord:
             that do not score.
         threshold: (B,) that the scores were compared with; None without scores, or where training kept the highest.
         stream_norm: L2 norm of the residual stream before the span; NaN where the token did not reach it.
-        difference_norm: L2 norm of f(x) - x, what the span changed, before weighting; 0 at dropped tokens, NaN as above.
+        difference_norm: L2 norm of f(x) - x, what the span changed, before weighting; 0 at dropped tokens, NaN where
+            the token did not reach it.
         contribution_norm: L2 norm of what was added to the stream, β ⊙ a (f(x) - x); 0 and NaN as above.
     """
 
@@ -108,8 +109,9 @@ def routing_arrays(records: Sequence[RoutingRecord], length: int, row: int = 0) 
         row: of the batch.
 
     Returns:
-        `reached`, `kept` and `edited`, (S, T) bool; `weights`, `scores` (NaN too where the router does not score), `stream_norm`,
-        `difference_norm` and `contribution_norm`, (S, T) float32; `thresholds`, (S,) float32, NaN where there is none.
+        `reached`, `kept` and `edited`, (S, T) bool; `weights`, `scores` (NaN too where the router does not score),
+        `stream_norm`, `difference_norm` and `contribution_norm`, (S, T) float32; `thresholds`, (S,) float32, NaN where
+        there is none.
     """
 
     def stacked(name: str, kind: Any) -> np.ndarray:
