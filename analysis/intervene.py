@@ -307,18 +307,18 @@ def main() -> int:
     parser.add_argument("--answer", default="", help="text whose probability after the prompt is watched")
     for kind in KINDS:
         what = "LEVEL" if kind == "dense" else "TOKENS@LEVEL" if kind in NAMING else "NUMBER@LEVEL"
-        parser.add_argument(f"--{kind}", action="append", default=[], metavar=what)
+        form = "dense@" if kind == "dense" else f"{kind} "
+        # one list for all kinds: the order of edits counts
+        parser.add_argument(
+            f"--{kind}", dest="edits", action="append", type=f"{form}{{}}".format, default=[], metavar=what
+        )
     parser.add_argument("--device", help="such as cpu or cuda; the best one if left out")
     parser.add_argument("--dtype", help="such as float32 or bfloat16; the device's default if left out")
     parser.add_argument("--out", type=Path, metavar="FILE.npz", help="save the edited run's trace")
     arguments = parser.parse_args()
     device = arguments.device or pick_device()
     try:
-        edits = [
-            Edit.parse(f"dense@{what}" if kind == "dense" else f"{kind} {what}")
-            for kind in KINDS
-            for what in getattr(arguments, kind)
-        ]
+        edits = [Edit.parse(text) for text in arguments.edits]
         folder = arguments.checkpoint or build_demo()
         checkpoint = load_checkpoint(folder, device, arguments.dtype or pick_dtype(device))
         most = checkpoint.model.config.max_position_embeddings

@@ -9,7 +9,7 @@ import pandas as pd
 import streamlit as st
 
 from analysis import AnalysisError, Trace, debug_figures, figures
-from analysis.edits import CLASSES, KINDS, NAMING, Edit, ranges, without
+from analysis.edits import CLASSES, NAMING, Edit, ranges, without
 from analysis.intervene import Outcome, reachable
 from analysis.record import Progress
 from analysis.search import Effects
@@ -226,10 +226,11 @@ def _command(run: Run, edits: Sequence[Edit], answer: str) -> None:
     parts = [f"python -m analysis.intervene{checkpoint_option(source.choice)}"]
     parts += ["--prompt", shlex.quote(source.text), *(["--chat"] if source.chat else [])]
     parts += ["--answer", shlex.quote(answer)] if answer else []
-    for edit in sorted(edits, key=lambda edit: KINDS.index(edit.kind)):
+    for edit in edits:
         where = "*" if edit.level is None else edit.level
         form = str(where) if edit.kind == "dense" else f"{edit.what}@{where}"
-        parts += [f"--{edit.kind}", shlex.quote(form)]
+        # a value that begins with a minus would be taken for an option
+        parts += [shlex.quote(f"--{edit.kind}={form}")] if form[0] == "-" else [f"--{edit.kind}", shlex.quote(form)]
     st.code(" ".join(parts), language="bash", wrap_lines=True)
 
 

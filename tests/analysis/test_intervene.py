@@ -18,7 +18,7 @@ from analysis.intervene import intervene, reachable, read_ground
 from analysis.prompt import read_prompt
 from analysis.record import read
 from analysis.search import candidates, estimate, measure
-from analysis.trace import Prompt
+from analysis.trace import Prompt, Trace
 from subllm import Probe
 from subllm.checkpoints import Checkpoint
 from subllm.structure import BLOCK
@@ -416,15 +416,29 @@ def test_the_estimate_is_the_derivative_by_the_weight(ground):
         assert found.estimate[index] == pytest.approx(-weight * slope, abs=2e-3)
 
 
-def test_the_command_says_what_changed(tiny_checkpoint):
+def test_the_command_does_what_the_same_edits_do_and_says_what_changed(tiny_checkpoint, checkpoint, tmp_path):
+    text = "the cat sat on the mat 12"
     command = [sys.executable, "-m", "analysis.intervene", "--checkpoint", str(tiny_checkpoint), "--device", "cpu",
-               "--prompt", "the cat sat on the mat 12", "--answer", " dog"]  # fmt: skip
-    done = subprocess.run(
-        [*command, "--drop", "1-2@1", "--keep", "digits@*"], capture_output=True, text=True, check=False
-    )
+               "--prompt", text, "--answer", " dog", "--out", str(tmp_path / "edited.npz")]  # fmt: skip
+    options = ["--drop", "0-5@1", "--keep", "digits@*", "--threshold=-0.2@2", "--keep", "1@1"]
+    done = subprocess.run([*command, *options], capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr
-    assert "edits: keep digits@*, drop 1-2@1" in done.stdout
+    assert "edits: drop 0-5@1, keep digits@*, threshold -0.2@2, keep 1@1" in done.stdout
     assert "log-probability of the answer" in done.stdout
+    prompt = read_prompt(text, checkpoint.tokenizer, 512)
+    answer = checkpoint.tokenizer(" dog", add_special_tokens=False)["input_ids"]
+    edits = parse_edits("drop 0-5@1;keep digits@*;threshold -0.2@2;keep 1@1")
+    expected = intervene(read_ground(checkpoint, prompt, answer), edits).trace
+    saved = Trace.load(tmp_path / "edited.npz")
+    assert saved.provenance.edits == expected.provenance.edits
+    for name in ("routing", "predictions", "likelihood", "agreement"):
+        ours, theirs = getattr(saved, name), getattr(expected, name)
+        for entry in fields(ours):
+            shown, wanted = getattr(ours, entry.name), getattr(theirs, entry.name)
+            if isinstance(shown, np.ndarray) and shown.dtype.kind == "f":
+                np.testing.assert_allclose(shown, wanted, rtol=1e-4, atol=1e-5, err_msg=entry.name)
+            else:
+                np.testing.assert_array_equal(shown, wanted, entry.name)
     refused = subprocess.run([*command, "--drop", "1-2@9"], capture_output=True, text=True, check=False)
     assert refused.returncode == 1
     assert "is for Level 9" in refused.stderr
