@@ -273,7 +273,7 @@ class SubllmModel(SubllmPreTrainedModel):
         )
 
     def _rotary(self, outside: Tokens, packing: Packing, hidden_states: Tensor) -> tuple[Tensor, Tensor]:
-        if self.config.positions == "parent":
+        if self.config.positions == "parent" and packing.indices.shape[1]:  # some kinds of rotary need a longest one
             indices = packing.indices
             if any(outside.past):
                 indices = indices + torch.tensor(outside.past, device=indices.device)[:, None]

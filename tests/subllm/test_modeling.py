@@ -141,6 +141,15 @@ def test_everything_and_nothing_kept(sign):
 
 
 @torch.no_grad()
+def test_a_level_may_keep_nothing_whatever_its_rotary_embedding():
+    rope = {"rope_type": "dynamic", "factor": 2.0, "rope_theta": 10000.0}
+    model = tiny_model("T(T)T", positions="parent", rope_parameters=rope)
+    torch.nn.init.zeros_(model.model.subsamplers[0].weight)
+    ids = torch.randint(1, 97, (2, 10))
+    assert not model(ids, output_routing=True).routing[0].kept.any()
+
+
+@torch.no_grad()
 def test_stream_before_plus_contribution_is_the_stream_after():
     model = tiny_model("T(T)T")
     events = []
