@@ -184,9 +184,15 @@ class Session:
             self.edits[trace.run] = EditList([Edit.parse(text) for text in trace.provenance.edits])
         return self.edits[trace.run]
 
-    def show(self, shown: Shown) -> None:
-        """Note what a view shows in the browser."""
-        self.shown = dict(vars(shown))
+    def show(self, shown: Shown, told: Shown) -> None:
+        """Note what a person changed in a view; a level or colour that this trace lacks stays for others that have it.
+
+        Args:
+            shown: by the view.
+            told: what it was told to show.
+        """
+        before = vars(told)
+        self.shown = {**self.shown, **{key: value for key, value in vars(shown).items() if value != before[key]}}
 
     def recall(self, what: str, key: Hashable) -> Any:
         """What was found on demand, if it was for the same; None otherwise.
@@ -253,7 +259,8 @@ def write_link(run: Run) -> None:
         st.query_params.from_dict({"lang": language()})
         return
     fields = {"v": _LINK, "checkpoint": source.choice, "prompt": source.text, "chat": str(int(source.chat))}
-    fields |= {key: str(value) for key, value in own.shown.items() if value is not None}
+    shown = vars(Shown.parse(own.shown, run.trace))
+    fields |= {key: str(value) for key, value in shown.items() if value is not None}
     edits = own.edits.get(run.trace.run)
     if edits is not None and edits.edits:
         fields["edits"] = write_edits(edits.edits)

@@ -137,8 +137,9 @@ def _results(run: Run, settings: Settings, *, whole: bool) -> None:
     st.subheader(say("read"), help=say("read_help"))
     st.caption(plain(f"{where.checkpoint} · {where.structure} · {where.device} · {where.dtype} · {where.attention}"))
     costs.headline(trace)
-    shown = routing_view(trace, Shown.parse(own.shown, trace), table(language()), key="routing")
-    own.show(shown)
+    told = Shown.parse(own.shown, trace)
+    shown = routing_view(trace, told, table(language()), key="routing")
+    own.show(shown, told)
     state.write_link(run)
     if not whole:
         return

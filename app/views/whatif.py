@@ -68,8 +68,9 @@ def show(run: Run, settings: Settings) -> None:
         return
     with place:
         st.caption(say("whatif_help"))
-        shown = routing_view(outcome.trace, Shown.parse(own.shown, outcome.trace), table(language()), key="whatif")
-        own.show(shown)
+        told = Shown.parse(own.shown, outcome.trace)
+        shown = routing_view(outcome.trace, told, table(language()), key="whatif")
+        own.show(shown, told)
     _controls(trace, known, shown)
     _forces(trace, known, edits)
     _warnings(outcome, known, edits)
@@ -84,8 +85,10 @@ def show(run: Run, settings: Settings) -> None:
         figure = debug_figures.by_position(outcome.trace, outcome.trace.agreement.divergence, say("divergence"))
         plot(st, figure, "whatif divergence")
         st.caption(say("divergence_help"))
-        if st.button(say("whatif_add"), icon=":material/compare:", help=say("whatif_add_help")):
-            _remember(run, outcome)
+        st.button(
+            say("whatif_add"), icon=":material/compare:", help=say("whatif_add_help"), on_click=_remember,
+            args=(run, outcome),
+        )  # fmt: skip
     _search(run, answer, shown, settings)
     if state.carries(run.source):
         _command(run, edits, answer)
@@ -309,7 +312,7 @@ def _numbers(outcome: Outcome) -> None:
 
 
 def _remember(run: Run, outcome: Outcome) -> None:
-    """Keep the edited run among the runs, to be looked at side by side."""
+    """Keep the edited run among the runs, to be looked at side by side; called before the page lists them."""
     own, agreement = session(), outcome.trace.agreement
     if run.trace.likelihood is None and agreement is not None and not run.trace.provenance.edits:
         # how likely the untouched run finds the prompt was measured along with the edits

@@ -31,8 +31,9 @@ def show(run: Run, settings: Settings) -> None:
     """
     own, trace = session(), run.trace
     st.caption(say("why_help"))
-    shown = routing_view(trace, Shown.parse(own.shown, trace), table(language()), key="why view")
-    own.show(shown)
+    told = Shown.parse(own.shown, trace)
+    shown = routing_view(trace, told, table(language()), key="why view")
+    own.show(shown, told)
     if shown.selected is None:
         st.info(say("why_select"), icon=":material/touch_app:")
         return
