@@ -106,7 +106,7 @@ def _texts(run: Run, sampling: Sampling, settings: Settings) -> list[Text]:
     if known is not None:
         return known
     try:
-        with ProgressBar("stop writing") as progress:
+        with ProgressBar("stop beginning") as progress:
             progress(0.0, "loading")
             checkpoint, _ = source.load()
             prompt = trace.prompt

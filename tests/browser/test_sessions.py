@@ -163,10 +163,9 @@ def add(page, what):
 def check_debug(page, model, text, edits, chat=False):
     """Everything below What if is of this run with these edits: numbers, text, map, list, command and address."""
     trace = model.edited(text, edits, chat)
-    table = page.get_by_test_id("stTable").filter(has_text="Perplexity of the prompt")
-    expect(table.get_by_role("row").filter(has_text="Perplexity of the prompt")).to_contain_text(
-        f"{trace.perplexity:.3f}"
-    )
+    row = page.get_by_role("row").filter(has_text="Perplexity of the prompt")
+    expect(row.filter(has_text=f"{trace.perplexity:.3f}")).to_have_count(1)
+    expect(row).to_have_count(1)  # what stood there before is gone
     expect(page.locator("[class*=st-key-remove-]")).to_have_count(len(edits))  # in the list, each with its button
     settled(page)
     check_view(page, trace)
@@ -175,6 +174,7 @@ def check_debug(page, model, text, edits, chat=False):
         kind, what = edit.split(" ") if " " in edit else edit.split("@")
         command += [f"--{kind}", what]
     code = page.get_by_test_id("stCode").filter(visible=True)
+    expect(code).to_have_count(1)
     expect(code).to_have_js_property("textContent", shlex.join(command))
     fields = {"edits": ";".join(edits)} if edits else {}
     wait_for_address(page, prompt=text, checkpoint="tiny", chat=str(int(chat)), **fields)
@@ -207,6 +207,7 @@ def test_ten_prompts_in_a_row_are_debugged_with_edits_in_between(debug, model, p
             debug.get_by_role("button", name="Keep for side by side").click()
             debug.get_by_text("Added; see Side by side").wait_for()
             check_debug(debug, model, text, edits[text])
+            debug.get_by_text("Added; see Side by side").wait_for(state="detached")
             choose_run(debug, label, text)  # the edited run: shown with its edits, which can be taken back
             check_debug(debug, model, text, edits[text])
             debug.get_by_role("button", name="Remove all").click()
