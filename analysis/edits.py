@@ -41,7 +41,7 @@ CLASSES = {
     "words": r"\w+",
 }
 MOST_EDITS = 200  # in a line
-MOST_CHARACTERS = 1 << 14  # of one edit
+MOST_CHARACTERS = 1 << 18  # of one edit; every token of a long prompt can be named
 MOST_TOKENS = 1 << 18  # that the edits of a line name by number, each counted as often as it is named
 _LARGEST = 1_000_000  # threshold or factor
 _DIGITS = 6  # of the number of a token or a level
@@ -66,7 +66,9 @@ class Edit:
     @property
     def what(self) -> str:
         """Tokens or number, as written; "" for "dense"."""
-        return self.tokens if self.kind in NAMING else "" if self.kind == "dense" else f"{self.value:g}"
+        if self.kind in NAMING:
+            return self.tokens
+        return "" if self.kind == "dense" else np.format_float_positional(self.value, trim="-")
 
     def __str__(self) -> str:
         """As `parse` reads it."""
@@ -236,7 +238,7 @@ def _checked(what: str) -> str:
 
 
 def _is_quoted(what: str) -> bool:
-    return len(what) > 2 and what[0] in "'\"" and what[-1] == what[0]
+    return len(what) > 2 and what[0] in "'\"" and what[-1] == what[0] and what[0] not in what[1:-1]
 
 
 def _found(what: str, prompt: Prompt) -> tuple[int, ...]:
@@ -335,12 +337,13 @@ class Edited:
         prompt: that they are applied to. What follows it is only touched by what names no tokens.
 
     Attributes:
-        thresholds: by level, with which a wanted retention was reached on the prompt; they hold for what follows it.
+        thresholds: by level and number of the edit, with which a wanted retention was reached on the prompt; they hold
+            for what follows it.
     """
 
     edits: Sequence[Edit]
     prompt: Prompt
-    thresholds: dict[int, float] = field(default_factory=dict)
+    thresholds: dict[tuple[int, int], float] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
         self._named = [edit.named(self.prompt) for edit in self.edits]
@@ -374,13 +377,13 @@ class Edited:
     def _threshold(self, level: int, edits: Sequence[Edit], scores: Tensor, tokens: LevelTokens) -> float:
         """That the level's scores are compared with: the sum of what the edits move it by."""
         total = 0.0
-        for edit in edits:
+        for number, edit in enumerate(edits):
             if edit.kind == "threshold":
                 total += edit.value
             elif edit.kind == "retention":
-                if level not in self.thresholds:
+                if (level, number) not in self.thresholds:
                     present = tokens.positions < len(self.prompt)
                     present = present if tokens.mask is None else present & tokens.mask
-                    self.thresholds[level] = threshold_for(scores[present] - total, edit.value)
-                total += self.thresholds[level]
+                    self.thresholds[level, number] = threshold_for(scores[present] - total, edit.value)
+                total += self.thresholds[level, number]
         return total

@@ -86,6 +86,8 @@ def _integrate(
         ways.clear()
         value = explained((base + float(share) * (inputs - base)).requires_grad_(), note)
         points = list({id(way.by): way.by for way in ways.values()}.values())
+        if not points:  # nothing lies between the embeddings and the score of a level that opens at once
+            continue
         gradients = torch.autograd.grad(value.sum(), points, allow_unused=True)
         slopes = {id(point): gradient for point, gradient in zip(points, gradients, strict=True)}
         for key, way in ways.items():

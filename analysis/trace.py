@@ -11,7 +11,7 @@ import zipfile
 import zlib
 from collections.abc import Iterator, Mapping
 from contextlib import nullcontext
-from dataclasses import MISSING, asdict, dataclass, fields
+from dataclasses import MISSING, asdict, dataclass, fields, replace
 from functools import cache, cached_property
 from pathlib import Path
 from typing import IO, Annotated, Any, get_origin
@@ -454,6 +454,19 @@ class Trace:
             total.update(f"{name} {array.dtype.str} {array.shape}".encode())
             total.update(np.ascontiguousarray(array).tobytes())
         return total.hexdigest()
+
+    def completed(self, other: "Trace") -> "Trace":
+        """This trace, with the parts that it lacks taken over from another one of the same run.
+
+        Args:
+            other: with an equal `run`.
+        """
+        missing = [name for name in (*_PARTS, "costs") if getattr(self, name) is None]
+        known = {name: getattr(other, name) for name in missing if getattr(other, name) is not None}
+        mine, theirs = self.blocks, other.blocks
+        if mine is not None and mine.confidence is None and theirs is not None and theirs.confidence is not None:
+            known["blocks"] = replace(mine, confidence=theirs.confidence)
+        return replace(self, **known) if known else self
 
     def _content(self) -> tuple[dict[str, Any], dict[str, np.ndarray]]:
         """What is no array, and the arrays under "part.field"."""

@@ -211,11 +211,21 @@ class _Engine:
                     self._models.put(key, found)
         return found
 
+    def _held(self) -> set[int]:
+        return {id(model) for models in self._models.values() for model in (models[0].model, models[1].model)}
+
+    def keep(self, store: "_Last[Any]", key: Hashable, value: Any) -> None:
+        """Keep what lies on a device, unless its model has been let go of."""
+        with self._lock:
+            if id(value.model) in self._held():
+                store.put(key, value)
+
     def _make_room(self) -> None:
-        self._models.make_room()
-        kept = {id(model) for models in self._models.values() for model in (models[0].model, models[1].model)}
-        self.grounds.keep(lambda ground: id(ground.model) in kept)
-        self.texts.keep(lambda text: id(text.model) in kept)
+        with self._lock:
+            self._models.make_room()
+            kept = self._held()
+            self.grounds.keep(lambda ground: id(ground.model) in kept)
+            self.texts.keep(lambda text: id(text.model) in kept)
         gc.collect()  # models have references in circles
         if torch.cuda.is_available():
             torch.cuda.empty_cache()
@@ -293,7 +303,8 @@ def run(
             _log.info("%s: %d tokens, a stage done", source.choice, trace.num_tokens)
             yield trace, whole
     assert trace is not None
-    engine.traces.put(key, trace)
+    if trace.costs is not None or not options.compare:  # else time ran out, and another run may have enough
+        engine.traces.put(key, trace)
 
 
 def _replay(checkpoint: Checkpoint, trace: Trace) -> Replay:
@@ -345,13 +356,16 @@ def _ground(source: Source, trace: Trace, answer: str, progress: Progress, limit
     checkpoint, _ = source.load()
     most = min(limit, checkpoint.model.config.max_position_embeddings)
     answer_ids = read_answer(answer, checkpoint.tokenizer, most - trace.num_tokens)
-    key = (id(checkpoint.model), trace.prompt.text, trace.prompt.token_ids.tobytes(), tuple(answer_ids))
+    prompt = trace.prompt
+    key = (id(checkpoint.model), source.choice, prompt.text, prompt.token_ids.tobytes(), tuple(answer_ids))
     ground = engine.grounds.get(key)
     if ground is None:
-        engine.grounds.make_room()
         with engine.turn(source.device, progress):
-            ground = read_ground(checkpoint, trace.prompt, answer_ids, source.choice)
-        engine.grounds.put(key, ground)
+            ground = engine.grounds.get(key)  # by now, another user may have read it
+            if ground is None:
+                engine.grounds.make_room()
+                ground = read_ground(checkpoint, prompt, answer_ids, source.choice)
+                engine.keep(engine.grounds, key, ground)
     return ground
 
 
@@ -454,7 +468,7 @@ def _written(text: Text) -> Iterator[Generation]:
         live = Generation(model, prompt, text.sampling, () if text.dense else text.edits)
     live.restore(text.tokens)
     yield live
-    _engine().texts.put(key, live)
+    _engine().keep(_engine().texts, key, live)
 
 
 def finished(text: Text, progress: Progress) -> bool:

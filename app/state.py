@@ -20,7 +20,7 @@ from typing import Any
 import streamlit as st
 
 from analysis import AnalysisError, Trace
-from analysis.edits import Edit, parse_edits, write_edits
+from analysis.edits import MOST_EDITS, Edit, parse_edits, write_edits
 from analysis.record import silent
 from app.components.routing_view import Shown
 from app.engine import Source
@@ -32,6 +32,7 @@ from subllm import CheckpointError
 _RUNS = 8  # that are kept
 _LINK = "2"  # number of the form of links: levels count from 1; before, there was no number, and they counted from 0
 _LONGEST = 600  # characters of a prompt that a link carries
+_LONGEST_LINK = 4000  # characters of a link; servers refuse much longer ones
 _LONGEST_NAME = 80  # characters of a name that a message repeats
 
 
@@ -76,7 +77,9 @@ class EditList:
     def change(self, edits: list[Edit]) -> None:
         """New edits in force, with the old ones to go back to."""
         self.mistake = None
-        if edits != self.edits:
+        if len(edits) > MOST_EDITS:
+            self.mistake = AnalysisError(f"There are {MOST_EDITS} edits in force, and no more fit into a link.")
+        elif edits != self.edits:
             self._before.append(self.edits)
             self._after.clear()
             self.edits = list(edits)
@@ -148,12 +151,14 @@ class Session:
         known = next((run for run in self.runs if run.trace.run == trace.run), None)
         if known is None:
             self.made += 1
+        else:
+            trace = trace.completed(known.trace)  # what is known of it stays known
         run = Run(trace, source, self.made if known is None else known.number)
         if shown and self.shown_run != trace.run:
             self.shown_run = trace.run
             self.changes += 1
             if self.linked_edits is None:  # a link selects tokens of the run that it asks for
-                self.shown = {key: value for key, value in self.shown.items() if key in ("level", "colour")}
+                self._deselect()
         if self.linked_edits is not None and shown:  # the run that a link asked for
             self.edits[trace.run], self.linked_edits = self.linked_edits, None
         others = [other for other in self.runs if other is not known]
@@ -175,8 +180,21 @@ class Session:
         Args:
             name: of its trace, `Trace.run`.
         """
-        if any(run.trace.run == name for run in self.runs):
-            self.shown_run = name
+        before, chosen = self.run(), next((run for run in self.runs if run.trace.run == name), None)
+        if chosen is None:
+            return
+        self.shown_run = name
+        if before is not None and before.trace.subject != chosen.trace.subject:  # its tokens are others
+            self._deselect()
+
+    def _deselect(self) -> None:
+        self.shown = {key: value for key, value in self.shown.items() if key in ("level", "colour")}
+
+    def end_link(self) -> None:
+        """Forget what a link said of a run that did not come about."""
+        if self.linked_edits is not None:
+            self.linked_edits = None
+            self._deselect()
 
     def edits_of(self, trace: Trace) -> EditList:
         """The edits of a run; every run has its own, and one that was edited when it was kept begins with those."""
@@ -235,7 +253,11 @@ def open_link(settings: Settings) -> bool:
         return False
     if name is not None:
         st.session_state["checkpoint"] = name
-    first = 1 if fields.get("v") == _LINK else 0
+    version = fields.get("v")
+    if version not in (None, _LINK):
+        st.error(plain(say("link_version", version=repr(version[:_LONGEST_NAME]))), icon=":material/error:")
+        fields = {key: value for key, value in fields.items() if key not in ("level", "edits")}
+    first = 0 if version is None else 1
     own.shown = {key: fields[key] for key in ("level", "selected", "until", "colour") if key in fields}
     if "level" in own.shown and not first:
         own.shown = {**own.shown, "level": _next(fields["level"])}
@@ -249,7 +271,9 @@ def open_link(settings: Settings) -> bool:
 
 
 def write_link(run: Run) -> None:
-    """Put into the address what opens this run as it is shown in another browser; nothing if its prompt is long.
+    """Put into the address what opens this run in another browser, with its edits on the page Debug.
+
+    Nothing is put there if the prompt, or all of it, is long.
 
     Args:
         run: that is shown.
@@ -261,11 +285,13 @@ def write_link(run: Run) -> None:
     fields = {"v": _LINK, "checkpoint": source.choice, "prompt": source.text, "chat": str(int(source.chat))}
     shown = vars(Shown.parse(own.shown, run.trace))
     fields |= {key: str(value) for key, value in shown.items() if value is not None}
-    edits = own.edits.get(run.trace.run)
-    if edits is not None and edits.edits:
-        fields["edits"] = write_edits(edits.edits)
+    edits = own.edits_of(run.trace).edits
+    if edits:
+        fields["edits"] = write_edits(edits)
     if own.answer:
         fields["answer"] = own.answer
+    if sum(map(len, fields.values())) > _LONGEST_LINK:
+        fields = {}
     st.query_params.from_dict(fields | {"lang": language()})
 
 

@@ -2,6 +2,7 @@
 
 import os
 import zipfile
+import zlib
 from collections.abc import Sequence
 from dataclasses import dataclass, fields
 from pathlib import Path
@@ -117,11 +118,11 @@ class RoutingSnapshot:
         try:
             with path.open("rb") as file, np.load(file, allow_pickle=False) as content:
                 arrays = dict(content)
-        except (OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile) as error:
+        except (OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile, zlib.error) as error:
             raise DataError(f"{path} is not a routing snapshot: {error}") from error
-        if "reached" not in arrays:
-            arrays |= first_format(arrays["scores"].astype(np.float32), arrays["kept"])
         try:
+            if "reached" not in arrays:
+                arrays |= first_format(arrays["scores"].astype(np.float32), arrays["kept"])
             return cls(**(arrays | {"step": int(arrays["step"])}))
         except (KeyError, TypeError) as error:
             raise DataError(f"{path} is not a routing snapshot: {error}") from error

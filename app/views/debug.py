@@ -62,4 +62,6 @@ def _read_prompt(settings: Settings, choice: str, device: str, dtype: str, *, li
     except (SubllmError, AnalysisError) as error:
         show_error(error)
         return
+    finally:
+        own.end_link()
     st.rerun()  # with the prompt folded up, so that nothing moves under the pointer later

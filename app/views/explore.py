@@ -81,6 +81,8 @@ def _run(request: _Request, message: Any, *, truncate: bool) -> Generator[bool]:
                 yield not whole
     except (SubllmError, AnalysisError) as error:
         session().failure = error
+    finally:
+        session().end_link()
 
 
 def _show_failure(message: Any) -> bool:

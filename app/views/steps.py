@@ -96,9 +96,11 @@ def _texts(run: Run, sampling: Sampling, settings: Settings) -> list[Text]:
     own, trace, source = session(), run.trace, run.source
     left, middle, right = st.columns([2, 3, 2], vertical_alignment="bottom")
     chat = left.toggle(say("chat"), key="steps chat", help=say("chat_help"), persist_state="session")
-    system = middle.text_input(say("system"), key="system", disabled=not chat, persist_state="session")
+    system = middle.text_input(say("system"), key="system", disabled=not chat or source.chat, persist_state="session")
     beside = right.toggle(say("steps_dense"), key="steps dense", help=say("steps_dense_help"), persist_state="session")
     edits = tuple(whatif.in_force(run))
+    if chat and not source.chat:  # another prompt, in which tokens have other numbers
+        edits = tuple(edit for edit in edits if not edit.tokens[:1].isdecimal())
     if edits:
         st.caption(plain(say("steps_edits", edits="; ".join(map(str, edits)))))
     key = (trace.run, chat, system if chat else "", sampling, edits, beside)

@@ -156,11 +156,11 @@ def _frame(found: Recorded, prompt: int, playing: bool) -> None:
 def _view(trace: Trace) -> None:
     """Text and map. Level and colour are those of every page; tokens are not, since the prompts are others."""
     own = session()
-    tokens = own.recall("watched tokens", None) or {"selected": None, "until": None}
+    tokens = own.recall("watched tokens", trace.prompt.text) or {"selected": None, "until": None}
     told = Shown.parse({**own.shown, **tokens}, trace)
     said = routing_view(trace, told, table(language()), key="watch view")
     if said == told:  # a look changes nothing, not even where this run has no such level or colour
         return
-    own.found["watched tokens"] = (None, {"selected": said.selected, "until": said.until})
+    own.found["watched tokens"] = (trace.prompt.text, {"selected": said.selected, "until": said.until})
     changed = {key: getattr(said, key) for key in ("level", "colour") if getattr(said, key) != getattr(told, key)}
     own.shown = {**own.shown, **changed}

@@ -147,14 +147,16 @@ def _controls(trace: Trace, known: EditList, shown: Shown) -> None:
         say("edit_level"), list(names), index=shown.level - 1, format_func=names.__getitem__,
         key=f"edit level {shown.level}",
     )  # fmt: skip
-    rest = without([edit for edit in edits if _fits(edit, trace)], tokens, level, trace.prompt)
+    fit = [edit for edit in edits if _fits(edit, trace)]
+    left = without(fit, tokens, level, trace.prompt)
+    rest = [*(edit for edit in edits if edit not in fit), *left]
     for column, kind, icon in ((columns[1], "keep", "add_circle"), (columns[2], "drop", "do_not_disturb_on")):
         column.button(
             say(f"edit_{kind}", n=len(tokens)), key=f"edit {kind}", icon=f":material/{icon}:", width="stretch",
             disabled=not tokens, on_click=known.change, args=([*rest, Edit(kind, level, ranges(tokens))],),
         )  # fmt: skip
     columns[3].button(
-        say("edit_leave"), key="edit leave", width="stretch", disabled=rest == edits, on_click=known.change,
+        say("edit_leave"), key="edit leave", width="stretch", disabled=left == fit, on_click=known.change,
         args=(rest,),
     )  # fmt: skip
     columns[4].button(

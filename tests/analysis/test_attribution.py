@@ -239,3 +239,10 @@ def test_what_cannot_be_explained_is_refused(model, monkeypatch):
     with pytest.raises(AnalysisError, match="use ablation or occlusion"):
         attribute(model, IDS, Question(9))
     attribute(model, IDS, Question(9), "occlusion")
+
+
+def test_conductance_of_a_score_that_no_block_comes_before_has_no_ways():
+    model = tiny_model("(T)T")
+    found = attribute(model, np.arange(1, 9), Question(5, level=1), "conductance", steps=4)
+    assert not found.flow.blocks.any() and not found.flow.added.any()
+    assert found.values.sum() == pytest.approx(found.value - found.baseline, abs=1e-3)

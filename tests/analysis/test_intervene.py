@@ -217,6 +217,21 @@ def test_a_wanted_retention_is_of_the_prompt_s_tokens_that_reach_the_level(model
     assert int(routing.kept[1].sum()) == reached - round(0.5 * reached)
 
 
+def test_of_several_wanted_retentions_the_last_one_holds(ground):
+    for text in ("retention 0.8@1;retention 0.3@1", "retention 0.5@*;retention 0.3@1"):
+        routing = intervene(ground, parse_edits(text)).trace.routing
+        assert int(routing.kept[0].sum()) == LENGTH - round(0.7 * LENGTH)
+
+
+def test_an_edit_is_written_down_as_exactly_as_it_is_made():
+    edit = Edit.parse("threshold 0.1234567@1")
+    assert Edit.parse(str(edit)) == edit and str(Edit("bypass", 2, value=1.0)) == "bypass 1@2"
+    scattered = ranges(range(0, 32_768, 2))
+    assert Edit.parse(f"keep {scattered}@1").tokens == scattered
+    with pytest.raises(AnalysisError, match="names no tokens"):
+        Edit.parse("keep 'it's'@1")  # in a line, what follows the second quote would be another edit
+
+
 def test_everything_kept_is_the_dense_path_with_the_same_bypass(model, ground):
     outcome = intervene(ground, [Edit("dense", None)])
     outer = []
@@ -319,7 +334,7 @@ def test_a_level_without_scores_has_no_threshold_to_move(prompt):
 HOSTILE = {
     "spaces": ("drop" + " " * 16_000 + "x", "cannot be read"),
     "spaces before the level": ("drop 1" + " " * 16_000 + "@" + " " * 300 + "x", "cannot be read"),
-    "very long": ("drop " + " " * 10**7 + "1@1", "has 10,000,008 characters; at most 16,384"),
+    "very long": ("drop " + " " * 10**7 + "1@1", "has 10,000,008 characters; at most 262,144"),
     "wide ranges": ("keep " + ",".join(["0-999999"] * 1_500) + "@1", "go beyond 262,143"),
     "many digits": ("drop " + "1" * 5_000 + "@1", "at most 6 digits"),
     "many digits of a level": ("drop 1@" + "1" * 5_000, "cannot be read"),

@@ -470,3 +470,10 @@ def test_a_damaged_byte_is_found_or_does_not_matter(place, flipped):
     except TraceError:
         return
     assert found.digest == Trace.load(io.BytesIO(WHOLE)).digest
+
+
+def test_a_run_made_again_keeps_what_was_measured_of_it_before():
+    whole = make_trace()
+    bare = replace(whole, continuation=None, costs=None, agreement=None, likelihood=None)
+    assert bare.completed(whole).digest == whole.digest
+    assert whole.completed(bare) is whole and bare.completed(bare) is bare
