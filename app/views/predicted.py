@@ -39,6 +39,9 @@ def show(config: SubllmConfig, choice: str) -> None:
     st.caption(say("predicted_help"))
     own: list[dict[str, object]] = session().found.setdefault("own hardware", (None, []))[1]
     rows = {row.name: row for row in [*_listed(), *map(roofline.Hardware.parse, own)]}
+    _, added = session().found.pop("new hardware", (None, None))
+    if added in rows:
+        st.session_state["hardware"] = added
     left, middle, right = st.columns(3)
     hardware = rows[left.selectbox(say("hardware"), list(rows), key="hardware", persist_state="session")]
     dtype = left.selectbox(say("dtype"), list(hardware.operations), key="hardware dtype", persist_state="session")
@@ -135,7 +138,7 @@ def _own_hardware(own: list[dict[str, object]], dtype: str) -> None:
             try:
                 roofline.Hardware.parse(entry)
                 own[:] = [row for row in own if row["name"] != entry["name"]] + [entry]
-                st.session_state["hardware"] = entry["name"]
+                session().found["new hardware"] = (None, entry["name"])  # chosen before its selector is drawn
             except AnalysisError as error:
                 show_error(error)
             else:

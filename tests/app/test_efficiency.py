@@ -178,3 +178,16 @@ def test_a_checkpoint_that_changed_begins_a_sweep_of_its_own(opened, tiny_checkp
     measure(opened)
     assert measured(opened).facts["checkpoint"] != before.facts["checkpoint"]
     assert [row.tokens for row in measured(opened).sorted()] == [64]
+
+
+def test_hardware_of_one_s_own_is_added_and_chosen(opened):
+    predicted(opened)
+    words = table("en")
+    for field, value in (("own_name", "my card"), ("own_source", "its data sheet")):
+        next(box for box in opened.text_input if box.label == words[field]).set_value(value)
+    for box in opened.number_input:
+        box.set_value(80.0)
+    next(button for button in opened.button if button.label == words["own_add"]).click().run()
+    assert not opened.exception and not opened.error
+    assert opened.selectbox(key="hardware").value == "my card"
+    assert "--hardware 'my card' --table hardware.json" in opened.code[0].value
