@@ -6,11 +6,10 @@ its own.
 
 import gc
 import logging
-import os
 import threading
 from collections import OrderedDict, deque
 from collections.abc import Callable, Hashable, Iterator, Sequence
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Generic, TypeVar
@@ -34,6 +33,7 @@ from analysis.record import Progress, RunOptions, trace_stages
 from analysis.roofline import Hardware
 from analysis.search import Effects, estimate, measure
 from analysis.trace import Prompt
+from app.files import Stamp, stamp
 from subllm.checkpoints import DENSE_TWIN, Checkpoint, DenseModel, load_checkpoint, load_dense, pick_device, pick_dtype
 from subllm.routing import Replay
 
@@ -236,17 +236,9 @@ def _engine() -> _Engine:
     return _Engine()
 
 
-def _stamp(folder: Path) -> tuple[Any, ...]:
-    """Another one when a file of a checkpoint or of its dense twin is another; a file that is gone is none."""
-    found = []
-    for place in (folder, folder / DENSE_TWIN):
-        with suppress(OSError), os.scandir(place) as entries:
-            for entry in entries:
-                if entry.name.endswith(_FILES):
-                    with suppress(OSError):
-                        status = entry.stat()
-                        found.append((place.name, entry.name, status.st_size, status.st_mtime_ns))
-    return tuple(sorted(found))
+def _stamp(folder: Path) -> tuple[Stamp, Stamp]:
+    """Another one when a file of a checkpoint or of its dense twin is another."""
+    return stamp(folder, _FILES), stamp(folder / DENSE_TWIN, _FILES)
 
 
 def load(folder: Path, device: str, dtype: str) -> tuple[Checkpoint, DenseModel]:
@@ -289,9 +281,9 @@ def run(
     checkpoint, dense = source.load()
     most = min(limit, checkpoint.model.config.max_position_embeddings)
     prompt = read_prompt(source.text, checkpoint.tokenizer, most, chat=source.chat, truncate=truncate)
-    stamp = _stamp(source.folder)  # the dense model's files count, too
+    files = _stamp(source.folder)  # the dense model's files count, too
     where = (str(checkpoint.model.device), str(checkpoint.model.dtype), source.choice)
-    key = (checkpoint.digest, stamp, where, prompt.text, prompt.token_ids.tobytes(), options)
+    key = (checkpoint.digest, files, where, prompt.text, prompt.token_ids.tobytes(), options)
     trace = engine.traces.get(key)
     if trace is not None:
         _log.info("%s: %d tokens, known", source.choice, trace.num_tokens)

@@ -1,5 +1,6 @@
 """A training run, live or finished: its curves, and the routing of fixed prompts from step to step."""
 
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -162,5 +163,4 @@ def _view(trace: Trace) -> None:
     if said == told:  # a look changes nothing, not even where this run has no such level or colour
         return
     own.found["watched tokens"] = (trace.prompt.text, {"selected": said.selected, "until": said.until})
-    changed = {key: getattr(said, key) for key in ("level", "colour") if getattr(said, key) != getattr(told, key)}
-    own.shown = {**own.shown, **changed}
+    own.show(replace(said, selected=told.selected, until=told.until), told)
