@@ -43,6 +43,9 @@ class ProgressBar:
 
     It is drawn when it is told something, and anew if it is told more after its place was cleared. As a context it says
     at once that the run starts, and clears its place at the end.
+
+    Reserve it in every run of the script, whether or not there is something to do: what stands below it is told apart
+    by its place, and would be there twice while the bar is.
     """
 
     def __init__(self, key: str | None = None) -> None:

@@ -34,9 +34,11 @@ def _configuration(settings: Settings, choice: str) -> SubllmConfig | None:
     if config is not None:
         return config
     st.info(plain(say("fetch_first", name=choice)), icon=":material/cloud_download:")
-    if st.button(say("fetch"), type="primary", icon=":material/download:"):
+    pressed = st.button(say("fetch"), type="primary", icon=":material/download:")
+    progress = ProgressBar("stop fetching")
+    if pressed:
         try:
-            with ProgressBar("stop fetching") as progress:
+            with progress:
                 settings.locate(choice, progress)
         except SubllmError as error:
             show_error(error)

@@ -163,10 +163,12 @@ def _read_off_all(run: Run, settings: Settings) -> None:
     if run.trace.blocks is None or run.trace.blocks.confidence is not None:
         return
     share = f"{costs.lens_cost(run):.1f}"
-    if not st.button(say("lens_run"), icon=":material/layers:", help=say("lens_help", share=share)):
+    pressed = st.button(say("lens_run"), icon=":material/layers:", help=say("lens_help", share=share))
+    progress = ProgressBar("stop lens")
+    if not pressed:
         return
     try:
-        with ProgressBar("stop lens") as progress:
+        with progress:
             found = engine.read_off_all(run.source, run.trace, settings.max_seconds, progress)
     except (SubllmError, AnalysisError) as error:
         show_error(error)

@@ -165,8 +165,10 @@ def _measure(settings: Settings, key: _Key, asked: Sequence[Setting], sweeps: di
 def _check(config: SubllmConfig, device: str, dtype: str, rows: Sequence[Comparison]) -> None:
     """Measured against predicted for this machine, with the error."""
     own = session()
-    if st.button(say("check"), icon=":material/balance:", help=say("check_help")):
-        with ProgressBar("stop checking") as progress:
+    pressed = st.button(say("check"), icon=":material/balance:", help=say("check_help"))
+    progress = ProgressBar("stop checking")
+    if pressed:
+        with progress:
             own.found["this machine"] = ((device, dtype), engine.calibrate(device, dtype, progress))
     hardware: Hardware | None = own.recall("this machine", (device, dtype))
     if hardware is None:

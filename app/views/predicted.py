@@ -131,8 +131,10 @@ def _own_hardware(own: list[dict[str, object]], dtype: str) -> None:
                 "source": st.text_input(say("own_source")),
             }
             added = st.form_submit_button(say("own_add"))
-        if st.button(say("own_measure"), icon=":material/speed:", help=say("check_help")):
-            with ProgressBar("stop calibrating") as progress:
+        pressed = st.button(say("own_measure"), icon=":material/speed:", help=say("check_help"))
+        progress = ProgressBar("stop calibrating")
+        if pressed:
+            with progress:
                 entry, added = _entry(engine.calibrate(engine.devices()[0], dtype, progress)), True
         if added:
             try:

@@ -35,10 +35,11 @@ def show(run: Run, settings: Settings) -> None:
     """
     st.caption(say("steps_intro"))
     sampling = _sampling()
-    texts = _texts(run, sampling, settings)
+    beginning = ProgressBar("stop beginning")
+    texts = _texts(run, sampling, settings, beginning)
     if not texts:
         return
-    ended = _ended(texts)
+    ended = _ended(texts, beginning)
     many = _buttons(texts[0], ended=ended)
     progress, place = ProgressBar("stop writing"), st.empty()
     _text(place, texts, run)
@@ -67,13 +68,13 @@ def _keep(texts: Sequence[Text]) -> None:
     found["texts"] = (found["texts"][0], list(texts))
 
 
-def _ended(texts: Sequence[Text]) -> bool:
+def _ended(texts: Sequence[Text], progress: ProgressBar) -> bool:
     """Whether the first text has ended; asked anew only when it has grown."""
     own, ours = session(), texts[0]
     key = (own.found["texts"][0], tuple(token.id for token in ours.tokens))
     known = own.recall("ended", key)
     if known is None:
-        with ProgressBar() as progress:
+        with progress:
             known = engine.finished(ours, progress)
         own.found["ended"] = (key, known)
     return bool(known)
@@ -91,7 +92,7 @@ def _sampling() -> Sampling:
         )
 
 
-def _texts(run: Run, sampling: Sampling, settings: Settings) -> list[Text]:
+def _texts(run: Run, sampling: Sampling, settings: Settings, progress: ProgressBar) -> list[Text]:
     """The texts that are written: by the SUBLLM, and beside it by the dense model."""
     own, trace, source = session(), run.trace, run.source
     left, middle, right = st.columns([2, 3, 2], vertical_alignment="bottom")
@@ -108,7 +109,7 @@ def _texts(run: Run, sampling: Sampling, settings: Settings) -> list[Text]:
     if known is not None:
         return known
     try:
-        with ProgressBar("stop beginning") as progress:
+        with progress:
             progress(0.0, "loading")
             checkpoint, _ = source.load()
             prompt = trace.prompt

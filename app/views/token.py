@@ -28,9 +28,11 @@ def show(run: Run, shown: Shown) -> None:
         st.caption(say("depth_hint"))
         return
     key = (trace.run, token)
-    if st.button(say("depth_run", n=f"{token:,}"), icon=":material/vertical_align_center:", key="follow"):
+    pressed = st.button(say("depth_run", n=f"{token:,}"), icon=":material/vertical_align_center:", key="follow")
+    progress = ProgressBar("stop following")
+    if pressed:
         try:
-            with ProgressBar("stop following") as progress:
+            with progress:
                 own.found["lens"] = (key, engine.follow(run.source, trace, token, progress))
         except (SubllmError, AnalysisError) as error:
             show_error(error)

@@ -329,9 +329,11 @@ def _search(run: Run, answer: str, shown: Shown, settings: Settings) -> None:
     st.subheader(say("search_title"), help=say("search_help"))
     level = figures.level_name(trace, shown.level, table(language()))
     key = (trace.run, answer, shown.level)
-    if st.button(say("search_run", level=level, n=_MEASURED), icon=":material/search:"):
+    pressed = st.button(say("search_run", level=level, n=_MEASURED), icon=":material/search:")
+    progress = ProgressBar("stop search")
+    if pressed:
         try:
-            with ProgressBar("stop search") as progress:
+            with progress:
                 for found in engine.effects(
                     run.source, trace, answer, shown.level, _MEASURED, progress, settings.max_tokens
                 ):

@@ -52,9 +52,10 @@ def _attribution(run: Run, token: int) -> None:
     with st.form("why form", border=True):
         question, options = _form(trace, token)
         pressed = st.form_submit_button(say("why_run"), type="primary", icon=":material/psychology:")
+    progress = ProgressBar("stop why")
     if pressed:
         try:
-            with ProgressBar("stop why") as progress:
+            with progress:
                 found = engine.explain(run.source, trace, question, progress, **options)
             own.found["attribution"] = (trace.run, (question, options["method"], found))
         except (SubllmError, AnalysisError) as error:
@@ -131,9 +132,11 @@ def _attention(run: Run, token: int) -> None:
     own, trace = session(), run.trace
     st.subheader(say("attention_title"), help=say("attention_help"))
     key = (trace.run, token)
-    if st.button(say("attention_run", n=f"{token:,}"), icon=":material/visibility:"):
+    pressed = st.button(say("attention_run", n=f"{token:,}"), icon=":material/visibility:")
+    progress = ProgressBar("stop attention")
+    if pressed:
         try:
-            with ProgressBar("stop attention") as progress:
+            with progress:
                 own.found["attention"] = (key, engine.attention(run.source, trace, token, progress))
         except (SubllmError, AnalysisError) as error:
             show_error(error)

@@ -93,10 +93,10 @@ def check_explore(page, trace, text):
     expect(said).to_have_js_property("textContent", clean_text(trace.continuation.text))
     settled(page)
     check_view(page, trace)
-    numbers = page.get_by_test_id("stMetricValue").all_inner_texts()
-    assert numbers[0] == str(trace.num_tokens)
-    assert numbers[1:3] == [f"{share:.0%}" for share in trace.routing.retention]
-    assert numbers[3] == f"{trace.routing.processed.mean():.0%}"
+    shares = [*trace.routing.retention, trace.routing.processed.mean()]
+    numbers = [str(trace.num_tokens), *(f"{share:.0%}" for share in shares)]
+    for place, number in enumerate(numbers):
+        expect(page.get_by_test_id("stMetricValue").nth(place)).to_have_text(number)
     wait_for_address(page, v="2", prompt=text, checkpoint="tiny", chat="0", level="1")
 
 

@@ -17,7 +17,9 @@ PYTHON = Path(sys.executable)
 
 def make_run():
     """The last command of `make run`."""
-    said = subprocess.run(["make", "--dry-run", "run"], cwd=ROOT, capture_output=True, text=True, check=True).stdout
+    said = subprocess.run(
+        ["make", "--dry-run", "--no-print-directory", "run"], cwd=ROOT, capture_output=True, text=True, check=True
+    ).stdout
     return shlex.split(said.strip().splitlines()[-1])
 
 
