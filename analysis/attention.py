@@ -8,7 +8,7 @@ from torch import Tensor
 from transformers.models.llama.modeling_llama import apply_rotary_pos_emb, repeat_kv
 
 from subllm import Event, Probe, Ran, SubllmForCausalLM
-from subllm.levels import Tokens
+from subllm.model.levels import Tokens
 from subllm.routing import Override
 
 from .record import out_of_memory_said

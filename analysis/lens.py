@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from subllm import Closed, Event, Probe, Ran, SubllmForCausalLM
-from subllm.levels import Tokens
+from subllm.model.levels import Tokens
 from subllm.routing import Override
 
 from .record import Progress, check_time, out_of_memory_said, silent

@@ -15,8 +15,8 @@ from transformers import DynamicCache, PreTrainedModel, PreTrainedTokenizerBase
 
 from subllm import Event, Probe, Ran, SubllmCache, SubllmForCausalLM
 from subllm.checkpoints import Checkpoint, DenseModel, dtype_name
-from subllm.levels import Snapshot
-from subllm.probe import PLAIN
+from subllm.model.levels import Snapshot
+from subllm.model.probe import PLAIN
 from subllm.routing import routing_arrays
 
 from .agreement import agree

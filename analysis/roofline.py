@@ -286,7 +286,7 @@ def prefill_bytes(
         levels: tokens per level of one prompt.
         batch: prompts.
         dtype: of activations and cache.
-        pieces: second halves of blocks run piece by piece, as `subllm.block.Block` does on the CPU.
+        pieces: second halves of blocks run piece by piece, as `subllm.model.block.Block` does on the CPU.
     """
     width, size = config.hidden_size, head_dim(config)
     queries, keys = config.num_attention_heads * size, key_value_heads(config) * size

@@ -2,7 +2,6 @@
 
 from transformers import AutoConfig, AutoModel, AutoModelForCausalLM
 
-from .cache import SubllmCache
 from .configuration import SubllmConfig
 from .errors import (
     CheckpointError,
@@ -15,8 +14,9 @@ from .errors import (
     TrainingError,
     TrainingStopped,
 )
-from .modeling import SubllmForCausalLM, SubllmModel
-from .probe import Closed, Event, Opened, Probe, Ran
+from .model.cache import SubllmCache
+from .model.modeling import SubllmForCausalLM, SubllmModel
+from .model.probe import Closed, Event, Opened, Probe, Ran
 from .routing import RoutingRecord, Selection
 from .structure import Site, Structure, parse_structure
 

@@ -19,7 +19,7 @@ from transformers.utils import logging
 
 from .configuration import OWN_FIELDS, SubllmConfig
 from .errors import CheckpointError
-from .modeling import SubllmForCausalLM
+from .model.modeling import SubllmForCausalLM
 
 DENSE_TWIN = "dense_twin"  # subfolder of a checkpoint with the LLaMA that it was converted from
 _WEIGHTS, _INDEX = "model.safetensors", "model.safetensors.index.json"

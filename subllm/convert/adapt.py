@@ -17,7 +17,7 @@ from torch.utils.data import Dataset
 from tqdm import tqdm
 from transformers import LlamaForCausalLM, TrainerCallback, TrainerControl, TrainerState, TrainingArguments
 
-from ..modeling import SubllmForCausalLM
+from ..model.modeling import SubllmForCausalLM
 from ..run_files import LOG_FILE, SNAPSHOTS, read_log
 from ..train.callbacks import Journal, Snapshots
 from ..train.trainer import SCORERS, StepTrainer, claim, divided, fast_attention, training_arguments

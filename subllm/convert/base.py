@@ -10,7 +10,7 @@ from ..checkpoints import check_fit
 from ..configuration import SubllmConfig
 from ..errors import CheckpointError
 from ..gguf import GgufFile
-from ..modeling import SubllmForCausalLM
+from ..model.modeling import SubllmForCausalLM
 from ..routing.schedule import TrainingSchedule
 
 _NOT_COPIED = ("architectures", "dtype", "model_type", "num_hidden_layers", "transformers_version")

@@ -19,8 +19,8 @@ from torch import Tensor, nn
 from transformers import LlamaForCausalLM
 
 from ..errors import TrainingError
-from ..modeling import SubllmForCausalLM
-from ..probe import Probe
+from ..model.modeling import SubllmForCausalLM
+from ..model.probe import Probe
 from ..routing import LevelTokens, Router, Selection
 from ..routing.schedule import LinearSchedule
 from ..train.config import PRECISIONS

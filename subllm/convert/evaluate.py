@@ -9,8 +9,8 @@ import torch.nn.functional as F
 from torch import Tensor
 from transformers import PreTrainedModel
 
-from ..modeling import SubllmForCausalLM
-from ..probe import Probe
+from ..model.modeling import SubllmForCausalLM
+from ..model.probe import Probe
 from ..routing import Override
 
 _NUMBERS, _KEPT = ("dense_perplexity", "perplexity", "divergence", "agreement", "tokens"), "eval_retention_"

@@ -23,7 +23,7 @@ from transformers import LlamaForCausalLM
 
 from ..configuration import SubllmConfig
 from ..errors import CheckpointError
-from ..modeling import SubllmForCausalLM
+from ..model.modeling import SubllmForCausalLM
 from .base import from_llama
 
 ADAPTER_FILE, ROUTING_FILE = "adapter_model.safetensors", "routing.safetensors"

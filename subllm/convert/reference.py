@@ -11,7 +11,7 @@ from torch import Tensor
 
 from ..configuration import SubllmConfig
 from ..errors import CheckpointError, ConfigurationError
-from ..modeling import SubllmForCausalLM
+from ..model.modeling import SubllmForCausalLM
 
 _REQUIRED = (
     "num_embeddings",

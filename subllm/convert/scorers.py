@@ -4,7 +4,7 @@ import torch
 from torch import Tensor
 from transformers import LlamaForCausalLM
 
-from ..modeling import SubllmForCausalLM
+from ..model.modeling import SubllmForCausalLM
 from ..structure import WHOLE
 
 _CALIBRATION_ROUNDS = 2

@@ -22,7 +22,7 @@ from transformers import (
 from ..configuration import OWN_FIELDS, SubllmConfig
 from ..data import Blocks, Packed
 from ..errors import TrainingError
-from ..modeling import SubllmForCausalLM
+from ..model.modeling import SubllmForCausalLM
 from ..routing.scorer import Subsampler
 from ..run_files import FINAL, LOG_FILE, SNAPSHOTS
 from ..structure import CLOSE, OPEN

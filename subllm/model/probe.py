@@ -3,8 +3,8 @@
 from collections.abc import Callable
 from dataclasses import dataclass, field
 
+from ..routing import Override
 from .levels import Snapshot, Tokens
-from .routing import Override
 
 
 @dataclass(frozen=True)

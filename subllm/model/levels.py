@@ -5,8 +5,8 @@ from dataclasses import dataclass, replace
 import torch
 from torch import Tensor
 
-from .routing import LevelTokens, Packing, RoutingRecord, Selection
-from .routing.selection import gather
+from ..routing import LevelTokens, Packing, RoutingRecord, Selection
+from ..routing.selection import gather
 
 
 @dataclass(frozen=True)

@@ -11,17 +11,17 @@ from transformers.models.llama.modeling_llama import LlamaRMSNorm, LlamaRotaryEm
 from transformers.utils.generic import can_return_tuple, merge_with_config_defaults
 from transformers.utils.output_capturing import capture_outputs
 
+from ..configuration import SubllmConfig
+from ..routing import ROUTERS, Bypass, Packing, Router, RoutingRecord
+from ..routing.schedule import TrainingSchedule
+from ..routing.scorer import Subsampler
+from ..routing.selection import gather
+from ..structure import CLOSE, OPEN, WHOLE
 from .attention_mask import attention_mask
 from .block import Block
 from .cache import SubllmCache
-from .configuration import SubllmConfig
 from .levels import Entry, Snapshot, Tokens, pack, uneven, unpack
 from .probe import PLAIN, Closed, Opened, Probe, Ran
-from .routing import ROUTERS, Bypass, Packing, Router, RoutingRecord
-from .routing.schedule import TrainingSchedule
-from .routing.scorer import Subsampler
-from .routing.selection import gather
-from .structure import CLOSE, OPEN, WHOLE
 
 
 @dataclass
@@ -104,7 +104,7 @@ class SubllmModel(SubllmPreTrainedModel):
             inputs_embeds: (B, T, D) embeddings.
             use_cache: return a cache.
             output_routing: return `routing`, as a probe that records does.
-            probe: what else is wanted: see `subllm.probe`.
+            probe: what else is wanted: see `subllm.model.probe`.
             **kwargs: for the attention kernel.
 
         Returns:
@@ -341,7 +341,7 @@ class SubllmForCausalLM(SubllmPreTrainedModel, GenerationMixin):
             use_cache: return a cache.
             logits_to_keep: compute logits for the last so many columns only (0: all), or for these columns.
             output_routing: return `routing`.
-            probe: what else is wanted: see `subllm.probe`.
+            probe: what else is wanted: see `subllm.model.probe`.
             **kwargs: for the attention kernel and the loss.
 
         Returns:

@@ -12,7 +12,7 @@ from torch import Tensor
 from transformers import Cache, PretrainedConfig
 from transformers.cache_utils import CacheLayerMixin
 
-from .structure import parse_structure
+from ..structure import parse_structure
 
 _GROWTH = 1.25  # room left when a buffer has to grow, so that appending a token is amortised
 
