@@ -14,7 +14,7 @@ from captum.attr import FeatureAblation, InputXGradient, IntegratedGradients, Oc
 from torch import Tensor
 
 from subllm import SubllmForCausalLM
-from subllm.checkpoints import dtype_name
+from subllm.checkpoints.load import dtype_name
 
 from .errors import AnalysisError
 from .explained import Explained, Question, baseline_of

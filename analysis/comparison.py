@@ -11,7 +11,7 @@ from torch import Tensor
 from transformers import DynamicCache, LlamaForCausalLM
 
 from subllm import Probe, RoutingRecord, SubllmCache, SubllmConfig, SubllmForCausalLM
-from subllm.checkpoints import DENSE_TWIN, Checkpoint, dtype_name, load_llama, routing_off
+from subllm.checkpoints.load import DENSE_TWIN, Checkpoint, dtype_name, load_llama, routing_off
 from subllm.routing import AtRetention
 from subllm.structure import BLOCK
 

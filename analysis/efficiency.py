@@ -23,7 +23,7 @@ import torch
 import transformers
 
 from subllm import SubllmError
-from subllm.checkpoints import Checkpoint, dtype_name, load_checkpoint, pick_device, pick_dtype
+from subllm.checkpoints.load import Checkpoint, dtype_name, load_checkpoint, pick_device, pick_dtype
 from subllm.demo import build_demo
 
 from .comparison import BASELINES, Comparison, Setting, baseline, compare, prompt_of

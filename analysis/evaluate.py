@@ -21,7 +21,7 @@ import torch
 from torch import Tensor
 
 from subllm import Probe, SubllmError, SubllmForCausalLM
-from subllm.checkpoints import Checkpoint, DenseModel, load_checkpoint, load_dense, pick_device, pick_dtype
+from subllm.checkpoints.load import Checkpoint, DenseModel, load_checkpoint, load_dense, pick_device, pick_dtype
 from subllm.convert.evaluate import Evaluation, evaluate
 from subllm.data import META, SPLITS, Blocks, Packed
 from subllm.demo import build_demo

@@ -18,7 +18,7 @@ import torch
 from torch import Tensor
 
 from subllm import Probe, SubllmError, SubllmForCausalLM
-from subllm.checkpoints import Checkpoint, dtype_name, load_checkpoint, pick_device, pick_dtype
+from subllm.checkpoints.load import Checkpoint, dtype_name, load_checkpoint, pick_device, pick_dtype
 from subllm.demo import build_demo
 from subllm.structure import BLOCK
 

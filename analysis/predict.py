@@ -12,7 +12,7 @@ from typing import NamedTuple
 import torch
 
 from subllm import SubllmConfig, SubllmError
-from subllm.checkpoints import read_config
+from subllm.checkpoints.load import read_config
 from subllm.demo import build_demo
 
 from .calibration import this_machine

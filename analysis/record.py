@@ -14,7 +14,7 @@ from torch import Tensor
 from transformers import DynamicCache, PreTrainedModel, PreTrainedTokenizerBase
 
 from subllm import Event, Probe, Ran, SubllmCache, SubllmForCausalLM
-from subllm.checkpoints import Checkpoint, DenseModel, dtype_name
+from subllm.checkpoints.load import Checkpoint, DenseModel, dtype_name
 from subllm.model.levels import Snapshot
 from subllm.model.probe import PLAIN
 from subllm.routing import routing_arrays

@@ -15,7 +15,7 @@ import torch
 from torch import Tensor
 
 from subllm import Probe, Selection
-from subllm.checkpoints import dtype_name
+from subllm.checkpoints.load import dtype_name
 from subllm.routing import LevelTokens, Override, Router
 
 from .errors import AnalysisError

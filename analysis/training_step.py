@@ -19,7 +19,7 @@ import torch
 from transformers import PreTrainedTokenizerBase
 
 from subllm import SubllmConfig, SubllmError
-from subllm.checkpoints import pick_device
+from subllm.checkpoints.load import pick_device
 from subllm.data import train_tokenizer
 from subllm.train import TrainConfig
 from subllm.train.loop import build_model

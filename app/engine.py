@@ -34,7 +34,15 @@ from analysis.roofline import Hardware
 from analysis.search import Effects, estimate, measure
 from analysis.trace import Prompt
 from app.files import Stamp, stamp
-from subllm.checkpoints import DENSE_TWIN, Checkpoint, DenseModel, load_checkpoint, load_dense, pick_device, pick_dtype
+from subllm.checkpoints.load import (
+    DENSE_TWIN,
+    Checkpoint,
+    DenseModel,
+    load_checkpoint,
+    load_dense,
+    pick_device,
+    pick_dtype,
+)
 from subllm.routing import Replay
 
 _MODELS, _TRACES, _GROUNDS, _TEXTS = 2, 32, 2, 4  # most of each that are kept

@@ -8,7 +8,7 @@ from pathlib import Path
 
 from analysis.training import RoutingHistory, Run, load_snapshots, read_run, routing_history
 from subllm import SubllmConfig
-from subllm.checkpoints import read_config
+from subllm.checkpoints.load import read_config
 from subllm.run_files import LOG_FILE, RUN_FILE, SNAPSHOTS
 from subllm.snapshots import SUFFIX, RoutingSnapshot
 

@@ -22,7 +22,7 @@ from pathlib import Path
 from analysis.record import Progress, silent
 from app.files import configuration
 from subllm import CheckpointError, ConfigurationError, SubllmConfig
-from subllm.checkpoints import fetch_checkpoint
+from subllm.checkpoints.load import fetch_checkpoint
 from subllm.demo import ASSETS, build_demo, demo_folder
 from subllm.run_files import FINAL, RUN_FILE
 

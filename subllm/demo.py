@@ -25,8 +25,8 @@ from filelock import FileLock
 from tqdm import tqdm
 from transformers import logging
 
-from .checkpoints import DENSE_TWIN
-from .convert.base import load_base
+from .checkpoints.base import load_base
+from .checkpoints.load import DENSE_TWIN
 from .convert.learned import learned_digest, merge_learned
 from .errors import CheckpointError, ConfigurationError, SubllmError
 

@@ -1,6 +1,6 @@
 """Making SUBLLM checkpoints: from the reference format, and from any LLaMA."""
 
-from .base import from_llama, load_base
+from ..checkpoints.base import from_llama, load_base
 from .evaluate import Evaluation, evaluate
 from .reference import from_reference, load_weights
 from .scorers import fit_scorers

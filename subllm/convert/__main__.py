@@ -15,11 +15,11 @@ from pathlib import Path
 import torch
 from transformers import logging
 
+from ..checkpoints.base import from_llama, load_base
 from ..errors import CheckpointError, SubllmError, TrainingStopped
 from ..train.config import PRECISIONS
 from ..train.trainer import full_disk_said
 from .adapt import adapt
-from .base import from_llama, load_base
 from .card import model_card
 from .chats import append_chats, find_topics, write_chats
 from .distillation import AdaptOptions, fast_precision

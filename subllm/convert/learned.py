@@ -21,10 +21,10 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor
 from transformers import LlamaForCausalLM
 
+from ..checkpoints.base import from_llama
 from ..configuration import SubllmConfig
 from ..errors import CheckpointError
 from ..model.modeling import SubllmForCausalLM
-from .base import from_llama
 
 ADAPTER_FILE, ROUTING_FILE = "adapter_model.safetensors", "routing.safetensors"
 FILES = ("config.json", "adapter_config.json", ADAPTER_FILE, ROUTING_FILE)

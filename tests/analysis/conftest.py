@@ -4,7 +4,7 @@ import pytest
 
 from analysis.prompt import read_prompt
 from analysis.record import RunOptions, record_trace
-from subllm.checkpoints import load_checkpoint, load_dense
+from subllm.checkpoints.load import load_checkpoint, load_dense
 
 TEXT = "the cat sat on the mat 🦙 and then\nthe dog 你好 sat on the cat"
 

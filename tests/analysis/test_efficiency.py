@@ -20,7 +20,7 @@ from analysis.cost_figures import measured_break_even
 from analysis.efficiency import facts_of, from_parquet, settings_of, to_parquet
 from analysis.errors import AnalysisError
 from analysis.operations import attention_operations, decode_operations, linear_operations, prefill_operations
-from subllm.checkpoints import routing_off
+from subllm.checkpoints.load import routing_off
 from tests.conftest import tiny_model
 
 

@@ -12,7 +12,7 @@ import torch
 
 from analysis import AnalysisError
 from analysis.evaluate import at_retention, held_out_blocks, needle_prompt, needles, run_tasks
-from subllm.checkpoints import load_checkpoint, load_dense, routing_off
+from subllm.checkpoints.load import load_checkpoint, load_dense, routing_off
 from subllm.convert.evaluate import evaluate
 from subllm.data import pack
 from subllm.routing import ROUTERS

@@ -8,7 +8,7 @@ from analysis import AnalysisError
 from analysis.edits import Edit, Edited
 from analysis.generate import Generation, Sampling, parting
 from subllm import Probe
-from subllm.checkpoints import routing_off
+from subllm.checkpoints.load import routing_off
 from subllm.routing import ROUTERS, routing_arrays
 from tests.analysis.test_intervene import prompt_of
 from tests.conftest import tiny_model

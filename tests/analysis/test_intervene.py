@@ -20,7 +20,7 @@ from analysis.record import read
 from analysis.search import candidates, estimate, measure
 from analysis.trace import Prompt, Trace
 from subllm import Probe
-from subllm.checkpoints import Checkpoint
+from subllm.checkpoints.load import Checkpoint
 from subllm.structure import BLOCK
 from tests.conftest import byte_tokenizer, tiny_model
 

@@ -7,7 +7,7 @@ import torch
 from analysis import RunStopped
 from analysis.prompt import read_prompt
 from analysis.record import RunOptions, record_trace, trace_stages
-from subllm.checkpoints import load_dense
+from subllm.checkpoints.load import load_dense
 
 from .conftest import TEXT
 
@@ -108,7 +108,7 @@ def test_the_continuation_stops_where_positions_end(checkpoint):
 
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA device")
 def test_a_gpu_records_the_same_routing_as_the_cpu(trace, tiny_checkpoint):
-    from subllm.checkpoints import load_checkpoint
+    from subllm.checkpoints.load import load_checkpoint
 
     checkpoint = load_checkpoint(tiny_checkpoint, "cuda", "float32")
     prompt = read_prompt(TEXT, checkpoint.tokenizer, 512)

@@ -15,7 +15,7 @@ from analysis.generate import Sampling
 from analysis.prompt import read_prompt
 from analysis.record import RunOptions, silent
 from app import engine
-from subllm.checkpoints import DENSE_TWIN, load_checkpoint
+from subllm.checkpoints.load import DENSE_TWIN, load_checkpoint
 
 
 @pytest.fixture

@@ -26,7 +26,7 @@ from analysis.generate import Generation
 from analysis.measure import peak_bytes
 from analysis.prompt import read_prompt
 from analysis.trace import Prompt
-from subllm.checkpoints import Checkpoint, load_checkpoint
+from subllm.checkpoints.load import Checkpoint, load_checkpoint
 from subllm.demo import build_demo
 from tests.benchmarks.browser import cell
 from tests.browser.server import FLAGS, executable, serve

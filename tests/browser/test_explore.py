@@ -4,7 +4,7 @@ import pytest
 
 from analysis.prompt import read_prompt
 from analysis.record import RunOptions, record_trace
-from subllm.checkpoints import load_checkpoint
+from subllm.checkpoints.load import load_checkpoint
 
 HIGHLIGHTS = """() => {
     const cut = (r) => [r.startOffset, r.startContainer.data.slice(r.startOffset, r.endOffset)];

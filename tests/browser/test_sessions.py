@@ -11,7 +11,7 @@ from analysis.edits import Edit
 from analysis.intervene import intervene, read_ground
 from analysis.prompt import read_prompt
 from analysis.record import RunOptions, record_trace
-from subllm.checkpoints import load_checkpoint
+from subllm.checkpoints.load import load_checkpoint
 
 from .test_debug import TEXT, settled
 from .test_explore import read_tokens, tokens

@@ -14,9 +14,9 @@ from transformers import AutoTokenizer, LlamaConfig, LlamaForCausalLM, PreTraine
 
 from analysis.training import load_snapshots, read_run
 from subllm import CheckpointError, ConfigurationError, SubllmForCausalLM
-from subllm.checkpoints import load_checkpoint
+from subllm.checkpoints.base import from_llama, load_base
+from subllm.checkpoints.load import load_checkpoint
 from subllm.convert import from_reference, load_weights
-from subllm.convert.base import from_llama, load_base
 from subllm.convert.distillation import add_adapters
 from subllm.convert.learned import merge_learned, save_learned
 from subllm.run_files import read_log

@@ -14,7 +14,7 @@ import pytest
 import torch
 
 from subllm import CheckpointError
-from subllm.checkpoints import load_checkpoint, load_dense
+from subllm.checkpoints.load import load_checkpoint, load_dense
 from subllm.convert.evaluate import evaluate
 from subllm.convert.learned import FILES, merge_learned
 from subllm.demo import ASSETS, demo_folder, is_built

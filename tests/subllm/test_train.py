@@ -16,7 +16,7 @@ import torch
 from transformers import AutoModelForCausalLM, Trainer, TrainingArguments
 
 from subllm import DataError, SubllmForCausalLM, TrainingError
-from subllm.checkpoints import load_checkpoint
+from subllm.checkpoints.load import load_checkpoint
 from subllm.data import Blocks, Packed, pack, train_tokenizer
 from subllm.routing import ROUTERS, LevelTokens
 from subllm.routing.schedule import LinearSchedule

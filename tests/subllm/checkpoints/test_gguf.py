@@ -9,7 +9,7 @@ import torch
 from transformers import LlamaConfig, LlamaForCausalLM
 
 from subllm import CheckpointError
-from subllm.convert.base import from_llama, load_base
+from subllm.checkpoints.base import from_llama, load_base
 from subllm.data import train_tokenizer
 
 TEXTS = [f"Document {number} tells of the number {number * 7} and of nothing else." for number in range(200)]

@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerBase, PreTrainedTokenizerFast
 
-from .errors import CheckpointError
+from ..errors import CheckpointError
 from .gguf_rotary import FACTORS, LONG, SHORT, rope_parameters
 
 _LAYER_NAMES = {

@@ -6,12 +6,12 @@ from typing import Any
 import torch
 from transformers import AutoConfig, AutoTokenizer, LlamaForCausalLM, PreTrainedTokenizerBase
 
-from ..checkpoints import check_fit
 from ..configuration import SubllmConfig
 from ..errors import CheckpointError
-from ..gguf import GgufFile
 from ..model.modeling import SubllmForCausalLM
 from ..routing.schedule import TrainingSchedule
+from .gguf import GgufFile
+from .load import check_fit
 
 _NOT_COPIED = ("architectures", "dtype", "model_type", "num_hidden_layers", "transformers_version")
 

@@ -12,7 +12,7 @@ from safetensors.torch import load_file, save_file
 from transformers import LlamaForCausalLM
 
 from subllm import CheckpointError, ConfigurationError, StructureError, SubllmForCausalLM
-from subllm.checkpoints import (
+from subllm.checkpoints.load import (
     DENSE_TWIN,
     fetch_checkpoint,
     load_checkpoint,

@@ -17,9 +17,9 @@ from safetensors import SafetensorError, safe_open
 from transformers import AutoTokenizer, LlamaConfig, LlamaForCausalLM, PreTrainedModel, PreTrainedTokenizerBase
 from transformers.utils import logging
 
-from .configuration import OWN_FIELDS, SubllmConfig
-from .errors import CheckpointError
-from .model.modeling import SubllmForCausalLM
+from ..configuration import OWN_FIELDS, SubllmConfig
+from ..errors import CheckpointError
+from ..model.modeling import SubllmForCausalLM
 
 DENSE_TWIN = "dense_twin"  # subfolder of a checkpoint with the LLaMA that it was converted from
 _WEIGHTS, _INDEX = "model.safetensors", "model.safetensors.index.json"
