@@ -23,10 +23,10 @@ from torch import Tensor
 from subllm import Probe, SubllmError, SubllmForCausalLM
 from subllm.checkpoints.load import Checkpoint, DenseModel, load_checkpoint, load_dense, pick_device, pick_dtype
 from subllm.convert.evaluate import Evaluation, evaluate
-from subllm.data import META, SPLITS, Blocks, Packed
 from subllm.demo import build_demo
-from subllm.reading import read_pieces
 from subllm.routing import AtRetention
+from subllm.text.data import META, SPLITS, Blocks, Packed
+from subllm.text.sources import read_pieces
 
 from .comparison import prompt_of
 from .errors import AnalysisError
@@ -62,7 +62,7 @@ def held_out_blocks(checkpoint: Checkpoint, paths: Sequence[Path], length: int, 
 
     Args:
         checkpoint: whose tokenizer reads it.
-        paths: one folder of packed text, whose held-out part is taken; or files, as `subllm.reading.read_pieces` reads.
+        paths: one folder of packed text, whose held-out part is taken; or files, as `subllm.text.sources.read_pieces` reads.
         length: of a block.
         count: blocks at most.
 

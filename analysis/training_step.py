@@ -20,7 +20,7 @@ from transformers import PreTrainedTokenizerBase
 
 from subllm import SubllmConfig, SubllmError
 from subllm.checkpoints.load import pick_device
-from subllm.data import train_tokenizer
+from subllm.text.data import train_tokenizer
 from subllm.train import TrainConfig
 from subllm.train.loop import build_model
 

@@ -17,16 +17,16 @@ from transformers import logging
 
 from ..checkpoints.base import from_llama, load_base
 from ..errors import CheckpointError, SubllmError, TrainingStopped
+from ..text.chats import append_chats, find_topics, write_chats
+from ..text.documents import TokenBlocks, read_documents
 from ..train.config import PRECISIONS
 from ..train.trainer import full_disk_said
 from .adapt import adapt
 from .card import model_card
-from .chats import append_chats, find_topics, write_chats
 from .distillation import AdaptOptions, fast_precision
 from .learned import save_learned
 from .reference import from_reference, load_weights
 from .scorers import fit_scorers
-from .text import TokenBlocks, read_documents
 
 _FIT_BATCHES = 12
 

@@ -19,13 +19,13 @@ from transformers import LlamaForCausalLM, TrainerCallback, TrainerControl, Trai
 
 from ..model.modeling import SubllmForCausalLM
 from ..run_files import LOG_FILE, SNAPSHOTS, read_log
+from ..text.documents import TokenBlocks
 from ..train.callbacks import Journal, Snapshots
 from ..train.trainer import SCORERS, StepTrainer, claim, divided, fast_attention, training_arguments
 from .distillation import OUTER, AdaptOptions, Distillation
 from .evaluate import Evaluation, evaluate
 from .learned import learned_digest, load_learned, save_learned
 from .scorers import calibrate
-from .text import TokenBlocks
 
 _CALIBRATION_BATCHES = 16
 _WARMUP, _FINAL_RATE = 0.04, 0.05  # of the steps; of the peak

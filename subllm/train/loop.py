@@ -20,12 +20,12 @@ from transformers import (
 )
 
 from ..configuration import OWN_FIELDS, SubllmConfig
-from ..data import Blocks, Packed
 from ..errors import TrainingError
 from ..model.modeling import SubllmForCausalLM
 from ..routing.scorer import Subsampler
 from ..run_files import FINAL, LOG_FILE, SNAPSHOTS
 from ..structure import CLOSE, OPEN
+from ..text.data import Blocks, Packed
 from .callbacks import Journal, Snapshots
 from .config import TrainConfig
 from .trainer import PARTIAL, SCORERS, StepTrainer, claim, divided, fast_attention, full_disk_said, training_arguments

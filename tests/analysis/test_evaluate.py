@@ -14,8 +14,8 @@ from analysis import AnalysisError
 from analysis.evaluate import at_retention, held_out_blocks, needle_prompt, needles, run_tasks
 from subllm.checkpoints.load import load_checkpoint, load_dense, routing_off
 from subllm.convert.evaluate import evaluate
-from subllm.data import pack
 from subllm.routing import ROUTERS
+from subllm.text.data import pack
 from tests.conftest import tiny_model
 
 ROOT = Path(__file__).parents[2]

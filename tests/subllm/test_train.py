@@ -17,11 +17,11 @@ from transformers import AutoModelForCausalLM, Trainer, TrainingArguments
 
 from subllm import DataError, SubllmForCausalLM, TrainingError
 from subllm.checkpoints.load import load_checkpoint
-from subllm.data import Blocks, Packed, pack, train_tokenizer
 from subllm.routing import ROUTERS, LevelTokens
 from subllm.routing.schedule import LinearSchedule
 from subllm.run_files import read_log
 from subllm.snapshots import RoutingSnapshot
+from subllm.text.data import Blocks, Packed, pack, train_tokenizer
 from subllm.train import TrainConfig, train
 from subllm.train.loop import build_model
 from subllm.train.trainer import fast_attention, last_checkpoint

@@ -9,7 +9,8 @@ import zlib
 
 import pytest
 
-from subllm import DataError, corpus
+from subllm import DataError
+from subllm.text import corpus
 
 
 def packed(files, compression):

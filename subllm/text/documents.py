@@ -8,11 +8,11 @@ from torch import Tensor
 from transformers import PreTrainedTokenizerBase
 
 from ..errors import DataError
-from ..reading import is_held_out, read_pieces
+from .sources import is_held_out, read_pieces
 
 
 def read_documents(paths: list[Path]) -> dict[str, list[str]]:
-    """Documents per file; see `subllm.reading.read_pieces`."""
+    """Documents per file; see `subllm.text.sources.read_pieces`."""
     documents: dict[str, list[str]] = {}
     for piece in read_pieces(paths):
         documents.setdefault(piece.source, []).append(piece.text)

@@ -7,8 +7,8 @@ import pandas as pd
 import pytest
 
 from subllm import DataError
-from subllm.data import Blocks, Packed, pack, train_tokenizer
-from subllm.reading import is_held_out, read_pieces
+from subllm.text.data import Blocks, Packed, pack, train_tokenizer
+from subllm.text.sources import is_held_out, read_pieces
 
 TEXTS = [f"Document {number} tells of the number {number * 7} and of nothing else." for number in range(200)]
 

@@ -29,8 +29,8 @@ from torch import Tensor
 from tqdm import tqdm
 from transformers import AutoTokenizer, PreTrainedTokenizerBase, PreTrainedTokenizerFast
 
-from .errors import DataError
-from .reading import HELD_OUT, is_held_out, read_pieces
+from ..errors import DataError
+from .sources import HELD_OUT, is_held_out, read_pieces
 
 END = "<|endoftext|>"
 SPLITS = ("train", "held_out")

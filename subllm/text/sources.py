@@ -10,7 +10,7 @@ from typing import Any
 from datasets import load_dataset
 from datasets.exceptions import DatasetsError
 
-from .errors import DataError
+from ..errors import DataError
 
 HELD_OUT = 0.02  # share of documents
 _PIECE = 1_000_000  # characters read of one document at a time

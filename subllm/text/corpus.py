@@ -28,7 +28,7 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
-from .errors import DataError
+from ..errors import DataError
 
 _MIN_PARAGRAPH = 80  # characters; shorter ones are headings, table cells and navigation
 

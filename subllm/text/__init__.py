@@ -1,0 +1,1 @@
+"""Text for training and conversion: where it comes from, and how it becomes blocks of token ids."""
