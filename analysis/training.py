@@ -14,8 +14,8 @@ import numpy as np
 import pandas as pd
 
 from subllm import DataError
-from subllm.run_files import LOG_FILE, RUN_FILE, SNAPSHOTS, read_log
-from subllm.snapshots import SUFFIX, RoutingSnapshot
+from subllm.runs.folder import LOG_FILE, RUN_FILE, SNAPSHOTS, read_log
+from subllm.runs.routing_snapshot import SUFFIX, RoutingSnapshot
 from subllm.structure import parse_structure
 
 from .errors import AnalysisError

@@ -9,8 +9,8 @@ from pathlib import Path
 from analysis.training import RoutingHistory, Run, load_snapshots, read_run, routing_history
 from subllm import SubllmConfig
 from subllm.checkpoints.load import read_config
-from subllm.run_files import LOG_FILE, RUN_FILE, SNAPSHOTS
-from subllm.snapshots import SUFFIX, RoutingSnapshot
+from subllm.runs.folder import LOG_FILE, RUN_FILE, SNAPSHOTS
+from subllm.runs.routing_snapshot import SUFFIX, RoutingSnapshot
 
 Stamp = tuple[tuple[str, int, int], ...]
 _CONFIG = "config.json"

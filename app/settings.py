@@ -24,7 +24,7 @@ from app.files import configuration
 from subllm import CheckpointError, ConfigurationError, SubllmConfig
 from subllm.checkpoints.load import fetch_checkpoint
 from subllm.demo import ASSETS, build_demo, demo_folder
-from subllm.run_files import FINAL, RUN_FILE
+from subllm.runs.folder import FINAL, RUN_FILE
 
 DEMO = "Demo: SmolLM2-135M as a SUBLLM"
 SMALL = "Small: 10 million parameters, trained from scratch"

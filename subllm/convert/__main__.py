@@ -17,10 +17,10 @@ from transformers import logging
 
 from ..checkpoints.base import from_llama, load_base
 from ..errors import CheckpointError, SubllmError, TrainingStopped
+from ..runs.trainer import full_disk_said
 from ..text.chats import append_chats, find_topics, write_chats
 from ..text.documents import TokenBlocks, read_documents
 from ..train.config import PRECISIONS
-from ..train.trainer import full_disk_said
 from .adapt import adapt
 from .card import model_card
 from .distillation import AdaptOptions, fast_precision

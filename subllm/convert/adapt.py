@@ -1,6 +1,6 @@
 """Training a converted SUBLLM to say what its dense twin says, with tokens dropped.
 
-The loop is that of training from scratch (`subllm.train.trainer`): the same folder, checkpoints, log and snapshots.
+The loop is that of training from scratch (`subllm.runs.trainer`): the same folder, checkpoints, log and snapshots.
 After every step each scorer's threshold moves so that the share kept follows its schedule, from `start_retention` down
 to the nominal ratio.
 """
@@ -18,10 +18,10 @@ from tqdm import tqdm
 from transformers import LlamaForCausalLM, TrainerCallback, TrainerControl, TrainerState, TrainingArguments
 
 from ..model.modeling import SubllmForCausalLM
-from ..run_files import LOG_FILE, SNAPSHOTS, read_log
+from ..runs.callbacks import Journal, Snapshots
+from ..runs.folder import LOG_FILE, SNAPSHOTS, read_log
+from ..runs.trainer import SCORERS, StepTrainer, claim, divided, fast_attention, training_arguments
 from ..text.documents import TokenBlocks
-from ..train.callbacks import Journal, Snapshots
-from ..train.trainer import SCORERS, StepTrainer, claim, divided, fast_attention, training_arguments
 from .distillation import OUTER, AdaptOptions, Distillation
 from .evaluate import Evaluation, evaluate
 from .learned import learned_digest, load_learned, save_learned

@@ -1,6 +1,6 @@
 """Training from scratch.
 
-Beside what `subllm.train.trainer` writes, a run's folder has at the end `final/`, the trained model and its tokenizer.
+Beside what `subllm.runs.trainer` writes, a run's folder has at the end `final/`, the trained model and its tokenizer.
 """
 
 import shutil
@@ -23,12 +23,21 @@ from ..configuration import OWN_FIELDS, SubllmConfig
 from ..errors import TrainingError
 from ..model.modeling import SubllmForCausalLM
 from ..routing.scorer import Subsampler
-from ..run_files import FINAL, LOG_FILE, SNAPSHOTS
+from ..runs.callbacks import Journal, Snapshots
+from ..runs.folder import FINAL, LOG_FILE, SNAPSHOTS
+from ..runs.trainer import (
+    PARTIAL,
+    SCORERS,
+    StepTrainer,
+    claim,
+    divided,
+    fast_attention,
+    full_disk_said,
+    training_arguments,
+)
 from ..structure import CLOSE, OPEN
 from ..text.data import Blocks, Packed
-from .callbacks import Journal, Snapshots
 from .config import TrainConfig
-from .trainer import PARTIAL, SCORERS, StepTrainer, claim, divided, fast_attention, full_disk_said, training_arguments
 
 _ROUTER_OF = {"stride": "even", "random": "random"}  # ablations that select without learning
 _SCORER_SPREAD = 0.1  # of the usual one: streams grow early, and scores that leave [0, 1] far behind learn nothing

@@ -10,7 +10,7 @@ from analysis import AnalysisError, figures
 from analysis.training import kinds_of, load_snapshots, read_run, routing_history, snapshot_trace
 from analysis.training_figures import kind_curves, level_curves, loss_curves, quantile_bands, speed_curves
 from subllm.routing import routing_arrays
-from subllm.snapshots import RoutingSnapshot
+from subllm.runs.routing_snapshot import RoutingSnapshot
 from tests.conftest import byte_tokenizer, tiny_model
 
 PROMPTS = ["the cat sat on a mat", "2 dogs, <b>3</b> moons"]

@@ -12,7 +12,7 @@ from app.files import configuration, recorded, training_run
 from app.settings import SHIPPED_RUN
 from app.state import Session
 from subllm import CheckpointError
-from subllm.snapshots import RoutingSnapshot
+from subllm.runs.routing_snapshot import RoutingSnapshot
 from tests.analysis.test_training import PROMPTS, write_run
 
 SCRIPT = "from app.views import watch\nwatch.show()\n"

@@ -19,7 +19,7 @@ from subllm.checkpoints.load import load_checkpoint
 from subllm.convert import from_reference, load_weights
 from subllm.convert.distillation import add_adapters
 from subllm.convert.learned import merge_learned, save_learned
-from subllm.run_files import read_log
+from subllm.runs.folder import read_log
 from tests.conftest import GOLDEN
 
 WORDS = "the a cat dog sat ran on under mat tree and then it was very happy sad".split()  # noqa: SIM905

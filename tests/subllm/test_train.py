@@ -19,12 +19,12 @@ from subllm import DataError, SubllmForCausalLM, TrainingError
 from subllm.checkpoints.load import load_checkpoint
 from subllm.routing import ROUTERS, LevelTokens
 from subllm.routing.schedule import LinearSchedule
-from subllm.run_files import read_log
-from subllm.snapshots import RoutingSnapshot
+from subllm.runs.folder import read_log
+from subllm.runs.routing_snapshot import RoutingSnapshot
+from subllm.runs.trainer import fast_attention, last_checkpoint
 from subllm.text.data import Blocks, Packed, pack, train_tokenizer
 from subllm.train import TrainConfig, train
 from subllm.train.loop import build_model
-from subllm.train.trainer import fast_attention, last_checkpoint
 from tests.conftest import tiny_model
 
 ROOT = Path(__file__).parents[2]

@@ -11,9 +11,9 @@ import numpy as np
 import torch
 from transformers import PreTrainedModel
 
-from .errors import DataError
-from .routing import routing_arrays
-from .routing.record import first_format
+from ..errors import DataError
+from ..routing import routing_arrays
+from ..routing.record import first_format
 
 SUFFIX = ".npz"
 

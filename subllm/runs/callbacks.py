@@ -7,8 +7,8 @@ from typing import Any
 
 from transformers import PreTrainedModel, TrainerCallback, TrainerControl, TrainerState, TrainingArguments
 
-from ..run_files import append_log, forget_after
-from ..snapshots import RoutingSnapshot
+from .folder import append_log, forget_after
+from .routing_snapshot import RoutingSnapshot
 
 _LOGGED = ("loss", "grad_norm", "learning_rate", "eval_loss")
 

@@ -2,7 +2,7 @@
 
 A run's folder holds
 
-    run.json, log.jsonl, snapshots/     see `subllm.run_files`
+    run.json, log.jsonl, snapshots/     see `subllm.runs.folder`
     checkpoint-N/                       what is needed to go on; the last few
     runs/                               the numbers of the log for TensorBoard
 
@@ -26,9 +26,9 @@ from torch import nn
 from transformers import Trainer, TrainingArguments, default_data_collator
 
 from ..errors import TrainingError, TrainingStopped
-from ..interrupt import stop_on_signal
-from ..run_files import RUN_FILE, replace_text
 from .callbacks import StopWhen
+from .folder import RUN_FILE, replace_text
+from .signals import stop_on_signal
 
 PARTIAL = "partial"
 SCORERS = ".subsamplers."  # part of the names of their parameters

@@ -2,7 +2,7 @@
 
 run.json            what the run is: configuration, prompts and their tokens, structure, parameters
 log.jsonl           a line per so many steps, and one per evaluation
-snapshots/          routing of fixed prompts, see `subllm.snapshots`
+snapshots/          routing of fixed prompts, see `subllm.runs.routing_snapshot`
 """
 
 import json
