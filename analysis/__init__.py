@@ -1,7 +1,7 @@
 """What is measured about a run of a SUBLLM. The trace, and figures made from traces, import without torch."""
 
 from .errors import AnalysisError, RunStopped, TraceError
-from .trace import (
+from .trace.trace import (
     Agreement,
     Blocks,
     Continuation,

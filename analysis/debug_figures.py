@@ -7,11 +7,11 @@ import numpy as np
 import plotly.graph_objects as go
 
 from .attribution import Attribution
-from .beside import Pairing
 from .figures import DROPPED, ENGLISH, KEPT, LAYOUT, NEUTRAL, Words
 from .flow import Flow
 from .generate import NewToken
-from .trace import Trace
+from .trace.pairs import Pairing
+from .trace.trace import Trace
 
 _LONGEST = 24  # characters of a token in a label
 _SHOWN = 20  # bars

@@ -11,8 +11,8 @@ from typing import TYPE_CHECKING
 import numpy as np
 import plotly.graph_objects as go
 
-from .statistics import run_lengths
-from .trace import Trace
+from .trace.statistics import run_lengths
+from .trace.trace import Trace
 
 if TYPE_CHECKING:
     from .lens import Lens

@@ -23,7 +23,7 @@ from subllm.routing import routing_arrays
 from .edits import Edit, Edited, check
 from .errors import AnalysisError
 from .record import end_tokens, out_of_memory_said
-from .trace import Prompt
+from .trace.trace import Prompt
 
 ALTERNATIVES = 8
 

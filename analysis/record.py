@@ -19,12 +19,23 @@ from subllm.model.levels import Snapshot
 from subllm.model.probe import PLAIN
 from subllm.routing import routing_arrays
 
-from .agreement import agree
 from .errors import RunStopped
 from .measure import alternate, device_name, peak_bytes, timed
 from .operations import head_dim, key_value_heads
-from .prompt import decode_pieces
-from .trace import Blocks, Continuation, Cost, Costs, Likelihood, Predictions, Prompt, Provenance, Routing, Trace
+from .trace.agreement import agree
+from .trace.prompt import decode_pieces
+from .trace.trace import (
+    Blocks,
+    Continuation,
+    Cost,
+    Costs,
+    Likelihood,
+    Predictions,
+    Prompt,
+    Provenance,
+    Routing,
+    Trace,
+)
 
 
 class Progress(Protocol):

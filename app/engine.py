@@ -28,11 +28,11 @@ from analysis.explained import Question
 from analysis.generate import Generation, NewToken, Sampling
 from analysis.intervene import Ground, Outcome, read_ground, stages
 from analysis.lens import Lens, confidence, read_off
-from analysis.prompt import decode_pieces, read_answer, read_prompt
 from analysis.record import Progress, RunOptions, trace_stages
 from analysis.roofline import Hardware
 from analysis.search import Effects, estimate, measure
-from analysis.trace import Prompt
+from analysis.trace.prompt import decode_pieces, read_answer, read_prompt
+from analysis.trace.trace import Prompt
 from app.files import Stamp, stamp
 from subllm.checkpoints.load import (
     DENSE_TWIN,

@@ -7,7 +7,7 @@ import pandas as pd
 import streamlit as st
 
 from analysis import Trace, debug_figures, figures
-from analysis.beside import Pairing, differing, overlap, pair
+from analysis.trace.pairs import Pairing, differing, overlap, pair
 from app.messages import plain, plot
 from app.settings import Settings
 from app.state import Run, session

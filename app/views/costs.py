@@ -8,7 +8,7 @@ import streamlit as st
 
 from analysis import Cost, Trace, figures
 from analysis.operations import lens_operations, prefill_operations
-from analysis.trace import UNTOUCHED
+from analysis.trace.trace import UNTOUCHED
 from app.files import configuration
 from app.messages import plain
 from app.state import Run

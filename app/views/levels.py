@@ -4,7 +4,7 @@ import pandas as pd
 import streamlit as st
 
 from analysis import Trace, figures
-from analysis.statistics import rule_overlap
+from analysis.trace.statistics import rule_overlap
 from app.components.routing_view import Shown
 from app.messages import plain, plot
 from app.strings import language, say, table

@@ -12,8 +12,8 @@ from transformers import PreTrainedTokenizerBase
 
 from analysis import AnalysisError, Trace, debug_figures, figures
 from analysis.generate import NewToken, Sampling, parting
-from analysis.prompt import decode_pieces, read_prompt
 from analysis.record import silent
+from analysis.trace.prompt import decode_pieces, read_prompt
 from app import engine
 from app.engine import Text
 from app.messages import REDRAW, ProgressBar, plain, plot, show_error

@@ -6,7 +6,7 @@ import streamlit as st
 
 from analysis import AnalysisError, Trace, figures
 from analysis.lens import Lens
-from analysis.statistics import score_rank
+from analysis.trace.statistics import score_rank
 from app import engine
 from app.components.routing_view import Shown
 from app.messages import ProgressBar, plot, show_error

@@ -13,7 +13,7 @@ from analysis.edits import CLASSES, NAMING, Edit, ranges, without
 from analysis.intervene import Outcome, reachable
 from analysis.record import Progress
 from analysis.search import Effects
-from analysis.trace import Likelihood
+from analysis.trace.trace import Likelihood
 from app import engine, state
 from app.components.routing_view import Shown, routing_view
 from app.messages import ProgressBar, plain, plot, show_error

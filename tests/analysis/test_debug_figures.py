@@ -6,8 +6,8 @@ import numpy as np
 import pytest
 
 from analysis import AnalysisError, debug_figures
-from analysis.beside import pair
 from analysis.flow import Flow
+from analysis.trace.pairs import pair
 from tests.analysis.test_trace import make_trace
 
 

@@ -7,8 +7,8 @@ import pytest
 
 from analysis import AnalysisError, figures
 from analysis.lens import read_off
-from analysis.prompt import read_prompt
 from analysis.record import RunOptions, record_trace
+from analysis.trace.prompt import read_prompt
 from subllm.checkpoints.load import load_checkpoint
 from tests.analysis.test_trace import make_trace
 

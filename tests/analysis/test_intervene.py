@@ -15,10 +15,10 @@ from hypothesis import strategies as st
 from analysis import AnalysisError
 from analysis.edits import Edit, Edited, parse_edits, ranges, without, write_edits
 from analysis.intervene import intervene, reachable, read_ground
-from analysis.prompt import read_prompt
 from analysis.record import read
 from analysis.search import candidates, estimate, measure
-from analysis.trace import Prompt, Trace
+from analysis.trace.prompt import read_prompt
+from analysis.trace.trace import Prompt, Trace
 from subllm import Probe
 from subllm.checkpoints.load import Checkpoint
 from subllm.structure import BLOCK

@@ -5,8 +5,8 @@ import pytest
 import torch
 
 from analysis import RunStopped
-from analysis.prompt import read_prompt
 from analysis.record import RunOptions, record_trace, trace_stages
+from analysis.trace.prompt import read_prompt
 from subllm.checkpoints.load import load_dense
 
 from .conftest import TEXT

@@ -12,8 +12,8 @@ import torch
 
 from analysis.edits import Edit
 from analysis.generate import Sampling
-from analysis.prompt import read_prompt
 from analysis.record import RunOptions, silent
+from analysis.trace.prompt import read_prompt
 from app import engine
 from subllm.checkpoints.load import DENSE_TWIN, load_checkpoint
 

@@ -13,8 +13,8 @@ import pytest
 from analysis.edits import parse_edits
 from analysis.figures import ENGLISH
 from analysis.intervene import intervene, read_ground
-from analysis.prompt import read_prompt
 from analysis.record import RunOptions, record_trace
+from analysis.trace.prompt import read_prompt
 from app.components import routing_view as component
 from app.components.routing_view import Shown, view_data
 from app.strings import LANGUAGES, table

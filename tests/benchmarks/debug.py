@@ -24,8 +24,8 @@ from analysis.efficiency import machine
 from analysis.explained import Question
 from analysis.generate import Generation
 from analysis.measure import peak_bytes
-from analysis.prompt import read_prompt
-from analysis.trace import Prompt
+from analysis.trace.prompt import read_prompt
+from analysis.trace.trace import Prompt
 from subllm.checkpoints.load import Checkpoint, load_checkpoint
 from subllm.demo import build_demo
 from tests.benchmarks.browser import cell

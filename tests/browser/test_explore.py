@@ -2,8 +2,8 @@
 
 import pytest
 
-from analysis.prompt import read_prompt
 from analysis.record import RunOptions, record_trace
+from analysis.trace.prompt import read_prompt
 from subllm.checkpoints.load import load_checkpoint
 
 HIGHLIGHTS = """() => {

@@ -9,8 +9,8 @@ from streamlit.string_util import clean_text
 
 from analysis.edits import Edit
 from analysis.intervene import intervene, read_ground
-from analysis.prompt import read_prompt
 from analysis.record import RunOptions, record_trace
+from analysis.trace.prompt import read_prompt
 from subllm.checkpoints.load import load_checkpoint
 
 from .test_debug import TEXT, settled

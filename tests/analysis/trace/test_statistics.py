@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 
 from analysis import AnalysisError
-from analysis.statistics import jaccard, rule_overlap, run_lengths, score_rank
+from analysis.trace.statistics import jaccard, rule_overlap, run_lengths, score_rank
 
 
 def edited(routing):

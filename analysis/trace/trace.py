@@ -18,7 +18,7 @@ from typing import IO, Annotated, Any, get_origin
 
 import numpy as np
 
-from .errors import AnalysisError, TraceError
+from ..errors import AnalysisError, TraceError
 
 FORMAT = 4
 _META = "meta"

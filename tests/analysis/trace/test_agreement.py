@@ -6,7 +6,7 @@ import numpy as np
 import torch
 from torch import nn
 
-from analysis.agreement import agree
+from analysis.trace.agreement import agree
 
 
 def test_perplexity_is_the_exponential_of_transformers_loss(trace, checkpoint):

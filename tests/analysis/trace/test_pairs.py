@@ -6,9 +6,9 @@ import numpy as np
 import pytest
 
 from analysis import Routing
-from analysis.beside import differing, overlap, pair
-from analysis.prompt import read_prompt
 from analysis.record import RunOptions, record_trace
+from analysis.trace.pairs import differing, overlap, pair
+from analysis.trace.prompt import read_prompt
 
 
 @pytest.fixture(scope="module")
