@@ -28,7 +28,7 @@ from subllm.routing import AtRetention
 from subllm.text.data import META, SPLITS, Blocks, Packed
 from subllm.text.sources import read_pieces
 
-from .comparison import prompt_of
+from .cost.comparison import prompt_of
 from .errors import AnalysisError
 from .record import Progress, silent
 

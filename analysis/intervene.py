@@ -22,12 +22,12 @@ from subllm.checkpoints.load import Checkpoint, dtype_name, load_checkpoint, pic
 from subllm.demo import build_demo
 from subllm.structure import BLOCK
 
+from .cost.measure import timed
+from .cost.operations import prefill_operations
+from .cost.roofline import cache_bytes
 from .edits import KINDS, NAMING, Edit, Edited, check, ranges
 from .errors import AnalysisError
-from .measure import timed
-from .operations import prefill_operations
 from .record import NEXT_TOKENS, Reading, out_of_memory_said, predictions_of, provenance_of, read
-from .roofline import cache_bytes
 from .trace.agreement import agree
 from .trace.prompt import decode_pieces, read_answer, read_prompt
 from .trace.trace import UNTOUCHED, Likelihood, Prompt, Routing, Trace

@@ -19,9 +19,9 @@ from subllm.model.levels import Snapshot
 from subllm.model.probe import PLAIN
 from subllm.routing import routing_arrays
 
+from .cost.measure import alternate, device_name, peak_bytes, timed
+from .cost.operations import head_dim, key_value_heads
 from .errors import RunStopped
-from .measure import alternate, device_name, peak_bytes, timed
-from .operations import head_dim, key_value_heads
 from .trace.agreement import agree
 from .trace.prompt import decode_pieces
 from .trace.trace import (

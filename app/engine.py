@@ -21,15 +21,15 @@ import torch
 from analysis import Trace
 from analysis.attention import attention_of
 from analysis.attribution import Attribution, attribute
-from analysis.calibration import this_machine
-from analysis.comparison import Comparison, Setting, baseline, compare, prompt_of
+from analysis.cost.calibration import this_machine
+from analysis.cost.comparison import Comparison, Setting, baseline, compare, prompt_of
+from analysis.cost.roofline import Hardware
 from analysis.edits import Edit
 from analysis.explained import Question
 from analysis.generate import Generation, NewToken, Sampling
 from analysis.intervene import Ground, Outcome, read_ground, stages
 from analysis.lens import Lens, confidence, read_off
 from analysis.record import Progress, RunOptions, trace_stages
-from analysis.roofline import Hardware
 from analysis.search import Effects, estimate, measure
 from analysis.trace.prompt import decode_pieces, read_answer, read_prompt
 from analysis.trace.trace import Prompt
@@ -526,7 +526,7 @@ def compare_setting(source: Source, setting: Setting, against: str, repeats: int
     Args:
         source: of the checkpoint; its text is not used.
         setting: what to measure.
-        against: baseline, as `analysis.comparison.baseline` takes it.
+        against: baseline, as `analysis.cost.comparison.baseline` takes it.
         repeats: timed passes of each model.
         progress: told what is being done.
 

@@ -7,7 +7,7 @@ import pandas as pd
 import streamlit as st
 
 from analysis import Cost, Trace, figures
-from analysis.operations import lens_operations, prefill_operations
+from analysis.cost.operations import lens_operations, prefill_operations
 from analysis.trace.trace import UNTOUCHED
 from app.files import configuration
 from app.messages import plain

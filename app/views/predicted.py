@@ -10,9 +10,10 @@ from typing import Any
 import pandas as pd
 import streamlit as st
 
-from analysis import AnalysisError, cost_figures, roofline
-from analysis.paper import BATCH, Row, batch_that_saves, paper_rows
-from analysis.predict import Line, break_even, changed, needed_bytes, predict
+from analysis import AnalysisError, cost_figures
+from analysis.cost import roofline
+from analysis.cost.paper import BATCH, Row, batch_that_saves, paper_rows
+from analysis.cost.predict import Line, break_even, changed, needed_bytes, predict
 from app import engine
 from app.messages import ProgressBar, plain, plot, show_error
 from app.settings import checkpoint_option

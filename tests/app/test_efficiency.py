@@ -96,7 +96,7 @@ def test_a_sweep_goes_on_where_it_was_and_opens_again(opened, monkeypatch):
     assert len(opened.table[0].value) == 8
     assert "2 × 64 at 50%" in opened.table[0].value.index
     found = measured(opened).rows
-    monkeypatch.setattr("analysis.comparison.free_bytes", lambda device: 1000)
+    monkeypatch.setattr("analysis.cost.comparison.free_bytes", lambda device: 1000)
     opened.multiselect(key="batches").set_value([4]).run()
     next(b for b in opened.button if b.label == "Measure").click().run()
     assert "take a smaller batch" in opened.error[0].value

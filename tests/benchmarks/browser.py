@@ -21,7 +21,7 @@ import torch
 from playwright.sync_api import Page, sync_playwright
 from transformers import PreTrainedTokenizerFast
 
-from analysis.efficiency import machine
+from analysis.cost.sweep import machine
 from subllm.checkpoints.load import routing_off
 from subllm.convert.scorers import calibrate, fit_scorers
 from tests.browser.server import FLAGS, executable, serve

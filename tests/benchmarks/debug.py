@@ -19,11 +19,11 @@ import torch
 from playwright.sync_api import Page, sync_playwright
 
 from analysis.attribution import METHODS, attribute
-from analysis.comparison import prompt_of
-from analysis.efficiency import machine
+from analysis.cost.comparison import prompt_of
+from analysis.cost.measure import peak_bytes
+from analysis.cost.sweep import machine
 from analysis.explained import Question
 from analysis.generate import Generation
-from analysis.measure import peak_bytes
 from analysis.trace.prompt import read_prompt
 from analysis.trace.trace import Prompt
 from subllm.checkpoints.load import Checkpoint, load_checkpoint

@@ -6,8 +6,8 @@ import sys
 import pytest
 
 from analysis import AnalysisError
-from analysis.predict import break_even, changed, find_hardware, needed_bytes, predict
-from analysis.roofline import PHASES, Hardware, dense, load_hardware, parameters, phase_work, speedup
+from analysis.cost.predict import break_even, changed, find_hardware, needed_bytes, predict
+from analysis.cost.roofline import PHASES, Hardware, dense, load_hardware, parameters, phase_work, speedup
 from subllm import ConfigurationError, StructureError
 from tests.conftest import tiny_config
 

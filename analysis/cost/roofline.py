@@ -22,7 +22,7 @@ from subllm import SubllmConfig
 from subllm.routing import ROUTERS
 from subllm.structure import CLOSE, OPEN
 
-from .errors import AnalysisError
+from ..errors import AnalysisError
 from .operations import attention_operations, head_dim, key_value_heads
 
 HARDWARE = Path(__file__).parent.parent / "assets" / "hardware.json"

@@ -15,8 +15,8 @@ from subllm import SubllmConfig, SubllmError
 from subllm.checkpoints.load import read_config
 from subllm.demo import build_demo
 
+from ..errors import AnalysisError
 from .calibration import this_machine
-from .errors import AnalysisError
 from .roofline import (
     BYTES,
     HARDWARE,

@@ -5,7 +5,7 @@ from types import SimpleNamespace
 import pytest
 import torch
 
-from analysis.measure import alternate, anatomy, free_bytes, peak_bytes, resident_bytes, timed
+from analysis.cost.measure import alternate, anatomy, free_bytes, peak_bytes, resident_bytes, timed
 from subllm.routing import ROUTERS, Selection
 from tests.conftest import tiny_model
 
@@ -43,7 +43,7 @@ def test_the_system_sees_memory_that_a_pass_touches():
 def test_a_pass_takes_what_passed_on_both_clocks(monkeypatch):
     clocks = {"wall": 100.0, "processor": 7.0}
     fake = SimpleNamespace(perf_counter=lambda: clocks["wall"], process_time=lambda: clocks["processor"])
-    monkeypatch.setattr("analysis.measure.time", fake)
+    monkeypatch.setattr("analysis.cost.measure.time", fake)
     assert timed(lambda: clocks.update(wall=105.0, processor=9.0), CPU) == (5.0, 2.0, 0.0)
 
 

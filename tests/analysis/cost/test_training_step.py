@@ -8,7 +8,7 @@ import sys
 import pytest
 
 from analysis import AnalysisError
-from analysis.training_step import compare_steps
+from analysis.cost.training_step import compare_steps
 from subllm.train import TrainConfig
 from tests.subllm.test_train import MODEL
 

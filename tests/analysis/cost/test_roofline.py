@@ -9,9 +9,9 @@ from hypothesis import strategies as st
 from transformers import DynamicCache
 
 from analysis import AnalysisError
-from analysis.measure import peak_bytes
-from analysis.operations import prefill_operations
-from analysis.roofline import (
+from analysis.cost.measure import peak_bytes
+from analysis.cost.operations import prefill_operations
+from analysis.cost.roofline import (
     Hardware,
     activation_bytes,
     block_tokens,

@@ -5,7 +5,7 @@ from statistics import median
 
 import torch
 
-from .errors import AnalysisError
+from ..errors import AnalysisError
 from .measure import device_name, timed
 from .roofline import BYTES, Hardware
 

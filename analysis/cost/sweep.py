@@ -3,7 +3,7 @@
     python -m analysis.efficiency --lengths 512 2048 --batches 1 4 --retentions 0.5 0.8 --out DIR
 
 Both models read the same text, in turn. The limit beside each speed-up is the ratio of their operations
-(`analysis.operations`), with the tokens that this run kept.
+(`analysis.cost.operations`), with the tokens that this run kept.
 """
 
 import argparse
@@ -26,8 +26,8 @@ from subllm import SubllmError
 from subllm.checkpoints.load import Checkpoint, dtype_name, load_checkpoint, pick_device, pick_dtype
 from subllm.demo import build_demo
 
+from ..errors import AnalysisError
 from .comparison import BASELINES, Comparison, Setting, baseline, compare, prompt_of
-from .errors import AnalysisError
 from .measure import device_name
 
 LENGTHS = (512, 2048, 4096, 8192)

@@ -3,7 +3,7 @@
     python -m analysis.training_step --config assets/training/small.json --lengths 512 2048 4096 --out DIR
 
 A step is a forward pass with the training-time selection, the backward pass, and AdamW's update. The limit beside each
-speed-up is the ratio of the operations in forward and backward pass, as `analysis.roofline.training_work` counts them:
+speed-up is the ratio of the operations in forward and backward pass, as `analysis.cost.roofline.training_work` counts them:
 torch's own counter does not see the attention kernel of the CPU, where a SUBLLM saves most.
 """
 
@@ -24,12 +24,12 @@ from subllm.text.data import train_tokenizer
 from subllm.train import TrainConfig
 from subllm.train.loop import build_model
 
+from ..errors import AnalysisError
 from .comparison import benchmark_text
-from .efficiency import machine
-from .errors import AnalysisError
 from .measure import Took, alternate, peak_bytes
 from .roofline import dense as without_levels
 from .roofline import level_tokens, training_work
+from .sweep import machine
 
 _VOCABULARY = 8192
 

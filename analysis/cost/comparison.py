@@ -15,11 +15,11 @@ from subllm.checkpoints.load import DENSE_TWIN, Checkpoint, dtype_name, load_lla
 from subllm.routing import AtRetention
 from subllm.structure import BLOCK
 
-from . import record
-from .errors import AnalysisError
+from .. import record
+from ..errors import AnalysisError
+from ..record import Progress, out_of_memory_said, silent
 from .measure import Took, alternate, anatomy, free_bytes, peak_bytes, resident_bytes
 from .operations import decode_operations, prefill_operations
-from .record import Progress, out_of_memory_said, silent
 from .roofline import block_tokens, cache_bytes, level_tokens, prefill_bytes
 from .roofline import dense as dense_config
 
@@ -71,7 +71,7 @@ class Comparison:
         peak_bytes: most memory of tensors at once while reading, SUBLLM and dense.
         resident_bytes: memory that the process took beyond what it had, SUBLLM and dense; empty where not told.
         step_seconds: median for each character of the structure while reading; the rest (embedding, norm, head) last.
-        module_seconds: median for each kind of module while reading; see `analysis.measure.Anatomy`.
+        module_seconds: median for each kind of module while reading; see `analysis.cost.measure.Anatomy`.
         decode_blocks: blocks that ran for each timed new token, in the order of "subllm decode".
         growth: bytes of keys and values after each new token, SUBLLM and dense.
     """

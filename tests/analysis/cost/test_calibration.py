@@ -4,8 +4,8 @@ import pytest
 import torch
 
 from analysis import AnalysisError
-from analysis.calibration import this_machine
-from analysis.roofline import level_tokens, prefill_work
+from analysis.cost.calibration import this_machine
+from analysis.cost.roofline import level_tokens, prefill_work
 from tests.conftest import tiny_config
 
 
