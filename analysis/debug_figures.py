@@ -6,10 +6,10 @@ from html import escape
 import numpy as np
 import plotly.graph_objects as go
 
-from .attribution import Attribution
+from .debug.attribution import Attribution
+from .debug.conductance import Flow
+from .debug.generation import NewToken
 from .figures import DROPPED, ENGLISH, KEPT, LAYOUT, NEUTRAL, Words
-from .flow import Flow
-from .generate import NewToken
 from .trace.pairs import Pairing
 from .trace.trace import Trace
 

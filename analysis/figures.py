@@ -15,7 +15,7 @@ from .trace.statistics import run_lengths
 from .trace.trace import Trace
 
 if TYPE_CHECKING:
-    from .lens import Lens
+    from .debug.lens import Lens
 
 KEPT, DROPPED, NEUTRAL = "#2f6fb3", "#c2702f", "#8a8f98"
 LAYOUT = {

@@ -19,18 +19,18 @@ import streamlit as st
 import torch
 
 from analysis import Trace
-from analysis.attention import attention_of
-from analysis.attribution import Attribution, attribute
 from analysis.cost.calibration import this_machine
 from analysis.cost.comparison import Comparison, Setting, baseline, compare, prompt_of
 from analysis.cost.roofline import Hardware
-from analysis.edits import Edit
-from analysis.explained import Question
-from analysis.generate import Generation, NewToken, Sampling
-from analysis.intervene import Ground, Outcome, read_ground, stages
-from analysis.lens import Lens, confidence, read_off
+from analysis.debug.attention import attention_of
+from analysis.debug.attribution import Attribution, attribute
+from analysis.debug.edits import Edit
+from analysis.debug.generation import Generation, NewToken, Sampling
+from analysis.debug.intervene import Ground, Outcome, read_ground, stages
+from analysis.debug.lens import Lens, confidence, read_off
+from analysis.debug.search import Effects, estimate, measure
+from analysis.debug.target import Question
 from analysis.record import Progress, RunOptions, trace_stages
-from analysis.search import Effects, estimate, measure
 from analysis.trace.prompt import decode_pieces, read_answer, read_prompt
 from analysis.trace.trace import Prompt
 from app.files import Stamp, stamp
@@ -383,7 +383,7 @@ def edited(
         limit: most tokens that the operator allows.
 
     Yields:
-        As `analysis.intervene.stages`.
+        As `analysis.debug.intervene.stages`.
 
     Raises:
         PromptError: if the answer cannot be taken.
@@ -434,7 +434,7 @@ def explain(source: Source, trace: Trace, question: Question, progress: Progress
         trace: of a prompt.
         question: what is to be explained.
         progress: told how far it is; may raise to stop.
-        **options: of `analysis.attribution.attribute`.
+        **options: of `analysis.debug.attribution.attribute`.
     """
     checkpoint, _ = source.load()
     with _engine().turn(source.device, progress):
@@ -442,7 +442,7 @@ def explain(source: Source, trace: Trace, question: Question, progress: Progress
 
 
 def attention(source: Source, trace: Trace, token: int, progress: Progress) -> np.ndarray:
-    """(L, H, T) attention of one token; see `analysis.attention.attention_of`.
+    """(L, H, T) attention of one token; see `analysis.debug.attention.attention_of`.
 
     Args:
         source: of the trace.

@@ -20,7 +20,7 @@ from typing import Any
 import streamlit as st
 
 from analysis import AnalysisError, Trace
-from analysis.edits import MOST_EDITS, Edit, parse_edits, write_edits
+from analysis.debug.edits import MOST_EDITS, Edit, parse_edits, write_edits
 from analysis.record import silent
 from app.components.routing_view import Shown
 from app.engine import Source

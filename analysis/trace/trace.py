@@ -364,7 +364,7 @@ class Provenance:
         dense: what costs are compared with: "twin" (the LLaMA it was converted from), "routing off" (its own
             weights), or "" for nothing.
         versions: of torch and transformers.
-        edits: to the routing, as `analysis.edits` writes them, in order.
+        edits: to the routing, as `analysis.debug.edits` writes them, in order.
     """
 
     checkpoint: str

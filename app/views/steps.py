@@ -11,7 +11,7 @@ import streamlit as st
 from transformers import PreTrainedTokenizerBase
 
 from analysis import AnalysisError, Trace, debug_figures, figures
-from analysis.generate import NewToken, Sampling, parting
+from analysis.debug.generation import NewToken, Sampling, parting
 from analysis.record import silent
 from analysis.trace.prompt import decode_pieces, read_prompt
 from app import engine

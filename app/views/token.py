@@ -5,7 +5,7 @@ import pandas as pd
 import streamlit as st
 
 from analysis import AnalysisError, Trace, figures
-from analysis.lens import Lens
+from analysis.debug.lens import Lens
 from analysis.trace.statistics import score_rank
 from app import engine
 from app.components.routing_view import Shown

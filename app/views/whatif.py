@@ -9,10 +9,10 @@ import pandas as pd
 import streamlit as st
 
 from analysis import AnalysisError, Trace, debug_figures, figures
-from analysis.edits import CLASSES, NAMING, Edit, ranges, without
-from analysis.intervene import Outcome, reachable
+from analysis.debug.edits import CLASSES, NAMING, Edit, ranges, without
+from analysis.debug.intervene import Outcome, reachable
+from analysis.debug.search import Effects
 from analysis.record import Progress
-from analysis.search import Effects
 from analysis.trace.trace import Likelihood
 from app import engine, state
 from app.components.routing_view import Shown, routing_view

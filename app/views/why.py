@@ -7,9 +7,9 @@ import pandas as pd
 import streamlit as st
 
 from analysis import AnalysisError, Trace, debug_figures, figures
-from analysis.attribution import METHODS, Attribution, words_of
-from analysis.explained import BASELINES, HELD, Question
-from analysis.flow import Flow
+from analysis.debug.attribution import METHODS, Attribution, words_of
+from analysis.debug.conductance import Flow
+from analysis.debug.target import BASELINES, HELD, Question
 from app import engine
 from app.components.routing_view import Shown, routing_view
 from app.messages import ProgressBar, plot, show_error

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from analysis import AnalysisError, debug_figures
-from analysis.flow import Flow
+from analysis.debug.conductance import Flow
 from analysis.trace.pairs import pair
 from tests.analysis.test_trace import make_trace
 

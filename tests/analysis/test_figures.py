@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from analysis import AnalysisError, figures
-from analysis.lens import read_off
+from analysis.debug.lens import read_off
 from analysis.record import RunOptions, record_trace
 from analysis.trace.prompt import read_prompt
 from subllm.checkpoints.load import load_checkpoint

@@ -10,8 +10,8 @@ import numpy as np
 import pytest
 import torch
 
-from analysis.edits import Edit
-from analysis.generate import Sampling
+from analysis.debug.edits import Edit
+from analysis.debug.generation import Sampling
 from analysis.record import RunOptions, silent
 from analysis.trace.prompt import read_prompt
 from app import engine

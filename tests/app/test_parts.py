@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 from streamlit.testing.v1 import AppTest
 
-from analysis.edits import parse_edits
+from analysis.debug.edits import parse_edits
 from analysis.record import RunOptions, silent
 from app import engine
 from app.state import Session

@@ -10,9 +10,9 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from analysis.edits import parse_edits
+from analysis.debug.edits import parse_edits
+from analysis.debug.intervene import intervene, read_ground
 from analysis.figures import ENGLISH
-from analysis.intervene import intervene, read_ground
 from analysis.record import RunOptions, record_trace
 from analysis.trace.prompt import read_prompt
 from app.components import routing_view as component

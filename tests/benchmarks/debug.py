@@ -18,12 +18,12 @@ import numpy as np
 import torch
 from playwright.sync_api import Page, sync_playwright
 
-from analysis.attribution import METHODS, attribute
 from analysis.cost.comparison import prompt_of
 from analysis.cost.measure import peak_bytes
 from analysis.cost.sweep import machine
-from analysis.explained import Question
-from analysis.generate import Generation
+from analysis.debug.attribution import METHODS, attribute
+from analysis.debug.generation import Generation
+from analysis.debug.target import Question
 from analysis.trace.prompt import read_prompt
 from analysis.trace.trace import Prompt
 from subllm.checkpoints.load import Checkpoint, load_checkpoint

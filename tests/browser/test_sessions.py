@@ -7,8 +7,8 @@ import pytest
 from playwright.sync_api import expect
 from streamlit.string_util import clean_text
 
-from analysis.edits import Edit
-from analysis.intervene import intervene, read_ground
+from analysis.debug.edits import Edit
+from analysis.debug.intervene import intervene, read_ground
 from analysis.record import RunOptions, record_trace
 from analysis.trace.prompt import read_prompt
 from subllm.checkpoints.load import load_checkpoint

@@ -13,8 +13,8 @@ import pytest
 from playwright.sync_api import expect
 from streamlit.string_util import clean_text
 
-from analysis.edits import Edit
-from analysis.generate import Generation
+from analysis.debug.edits import Edit
+from analysis.debug.generation import Generation
 
 from .test_debug import settled
 from .test_sessions import Model, add, ask, check_debug, check_explore, check_view, read, wait_for_address

@@ -10,7 +10,7 @@ import numpy as np
 import streamlit as st
 
 from analysis import Routing, Trace
-from analysis.edits import NAMING, Edit
+from analysis.debug.edits import NAMING, Edit
 from analysis.figures import level_name
 from analysis.trace.trace import UNTOUCHED
 

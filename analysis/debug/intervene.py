@@ -22,15 +22,15 @@ from subllm.checkpoints.load import Checkpoint, dtype_name, load_checkpoint, pic
 from subllm.demo import build_demo
 from subllm.structure import BLOCK
 
-from .cost.measure import timed
-from .cost.operations import prefill_operations
-from .cost.roofline import cache_bytes
+from ..cost.measure import timed
+from ..cost.operations import prefill_operations
+from ..cost.roofline import cache_bytes
+from ..errors import AnalysisError
+from ..record import NEXT_TOKENS, Reading, out_of_memory_said, predictions_of, provenance_of, read
+from ..trace.agreement import agree
+from ..trace.prompt import decode_pieces, read_answer, read_prompt
+from ..trace.trace import UNTOUCHED, Likelihood, Prompt, Routing, Trace
 from .edits import KINDS, NAMING, Edit, Edited, check, ranges
-from .errors import AnalysisError
-from .record import NEXT_TOKENS, Reading, out_of_memory_said, predictions_of, provenance_of, read
-from .trace.agreement import agree
-from .trace.prompt import decode_pieces, read_answer, read_prompt
-from .trace.trace import UNTOUCHED, Likelihood, Prompt, Routing, Trace
 
 
 @dataclass(frozen=True, eq=False)

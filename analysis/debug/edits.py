@@ -26,8 +26,8 @@ from torch import Tensor
 from subllm.routing import LevelTokens, Router, Selection
 from subllm.routing.overrides import threshold_for
 
-from .errors import AnalysisError
-from .trace.trace import Prompt
+from ..errors import AnalysisError
+from ..trace.trace import Prompt
 
 KINDS = ("keep", "drop", "threshold", "retention", "bypass", "dense")
 NAMING = ("keep", "drop")  # kinds that name tokens

@@ -16,12 +16,12 @@ from torch import Tensor
 from subllm import SubllmForCausalLM
 from subllm.checkpoints.load import dtype_name
 
-from .cost.measure import free_bytes, peak_bytes
-from .cost.roofline import activation_bytes, dense, level_tokens
-from .errors import AnalysisError
-from .explained import Explained, Question, baseline_of
-from .flow import Flow, conductance
-from .record import Progress, frozen, out_of_memory_said, silent
+from ..cost.measure import free_bytes, peak_bytes
+from ..cost.roofline import activation_bytes, dense, level_tokens
+from ..errors import AnalysisError
+from ..record import Progress, frozen, out_of_memory_said, silent
+from .conductance import Flow, conductance
+from .target import Explained, Question, baseline_of
 
 METHODS = ("integrated gradients", "input x gradient", "ablation", "occlusion", "conductance")
 _STEPS = 32

@@ -15,8 +15,8 @@ from torch import Tensor
 
 from subllm import Closed, Event, Ran
 
-from .explained import Explained
-from .record import Progress
+from ..record import Progress
+from .target import Explained
 
 
 @dataclass(frozen=True, eq=False)

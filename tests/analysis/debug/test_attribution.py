@@ -6,8 +6,8 @@ import torch
 from captum.attr import LayerConductance
 
 from analysis import AnalysisError
-from analysis.attribution import METHODS, attribute, words_of
-from analysis.explained import Explained, Question
+from analysis.debug.attribution import METHODS, attribute, words_of
+from analysis.debug.target import Explained, Question
 from tests.conftest import tiny_model
 
 IDS = np.array([5, 9, 33, 7, 60, 12, 2, 81, 44, 20])
@@ -235,7 +235,7 @@ def test_what_cannot_be_explained_is_refused(model, monkeypatch):
     ):
         with pytest.raises(AnalysisError, match=message):
             attribute(model, IDS, Question(9), **fields)
-    monkeypatch.setattr("analysis.attribution.free_bytes", lambda device: 1000)
+    monkeypatch.setattr("analysis.debug.attribution.free_bytes", lambda device: 1000)
     with pytest.raises(AnalysisError, match="use ablation or occlusion"):
         attribute(model, IDS, Question(9))
     attribute(model, IDS, Question(9), "occlusion")

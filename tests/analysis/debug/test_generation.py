@@ -5,8 +5,8 @@ import pytest
 import torch
 
 from analysis import AnalysisError
-from analysis.edits import Edit, Edited
-from analysis.generate import Generation, Sampling, parting
+from analysis.debug.edits import Edit, Edited
+from analysis.debug.generation import Generation, Sampling, parting
 from subllm import Probe
 from subllm.checkpoints.load import routing_off
 from subllm.routing import ROUTERS, routing_arrays

@@ -5,7 +5,7 @@ import pytest
 import torch
 
 from analysis import RunStopped
-from analysis.lens import confidence, read_off
+from analysis.debug.lens import confidence, read_off
 from tests.conftest import tiny_model
 
 

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 import torch
 
-from analysis.attention import attention_of
+from analysis.debug.attention import attention_of
 from subllm import SubllmCache
 from tests.conftest import tiny_model
 

@@ -20,8 +20,8 @@ from subllm import Event, Probe, RoutingRecord, Selection, SubllmForCausalLM
 from subllm.routing import ROUTERS, LevelTokens, Router
 from subllm.structure import WHOLE
 
-from .errors import AnalysisError
-from .record import end_tokens
+from ..errors import AnalysisError
+from ..record import end_tokens
 
 HELD = ("kept", "routing", "nothing")
 BASELINES = ("mean", "zero", "end")

@@ -4,9 +4,9 @@ import numpy as np
 import pytest
 
 from analysis import AnalysisError
-from analysis.edits import Edit
-from analysis.intervene import intervene, read_ground
-from analysis.search import candidates, estimate, measure
+from analysis.debug.edits import Edit
+from analysis.debug.intervene import intervene, read_ground
+from analysis.debug.search import candidates, estimate, measure
 from subllm.routing import ROUTERS
 from tests.analysis.test_intervene import checkpoint_of, prompt_of
 from tests.conftest import tiny_model

@@ -18,11 +18,11 @@ from subllm import Probe, Selection
 from subllm.checkpoints.load import dtype_name
 from subllm.routing import LevelTokens, Override, Router
 
-from .cost.measure import free_bytes
-from .cost.roofline import dense, level_tokens, prefill_bytes
-from .errors import AnalysisError
+from ..cost.measure import free_bytes
+from ..cost.roofline import dense, level_tokens, prefill_bytes
+from ..errors import AnalysisError
+from ..record import Progress, frozen, out_of_memory_said, silent
 from .intervene import Ground, objective
-from .record import Progress, frozen, out_of_memory_said, silent
 
 _MOST_ROWS = 8
 
