@@ -7,7 +7,7 @@ import numpy as np
 import plotly.graph_objects as go
 
 from .figures import DROPPED, ENGLISH, KEPT, LAYOUT, NEUTRAL, Words
-from .training import KINDS, RoutingHistory, Run
+from .training.run import KINDS, RoutingHistory, Run
 
 _COLOURS = (KEPT, DROPPED, "#4d9a5b", "#8e5bb5", NEUTRAL)
 _DASHES = ("solid", "dash", "dot", "dashdot", "longdash")
@@ -116,7 +116,7 @@ def quantile_bands(
 
     Args:
         steps: (K,).
-        quantiles: (K, 5) at `analysis.training.QUANTILES`.
+        quantiles: (K, 5) at `analysis.training.run.QUANTILES`.
         title: of the axis.
         line: (K,) values to mark; NaN where there are none.
         words: labels by key, as in `ENGLISH`.

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
 
-from analysis.training import RoutingHistory, Run, load_snapshots, read_run, routing_history
+from analysis.training.run import RoutingHistory, Run, load_snapshots, read_run, routing_history
 from subllm import SubllmConfig
 from subllm.checkpoints.load import read_config
 from subllm.runs.folder import LOG_FILE, RUN_FILE, SNAPSHOTS
@@ -54,7 +54,7 @@ def configuration(folder: Path) -> SubllmConfig:
 
 
 def training_run(folder: Path) -> Run:
-    """A run as its files say; errors are those of `analysis.training.read_run`."""
+    """A run as its files say; errors are those of `analysis.training.run.read_run`."""
     return _run(folder, stamp(folder, (RUN_FILE, LOG_FILE)), stamp(folder / SNAPSHOTS, (SUFFIX,)))
 
 

@@ -7,7 +7,7 @@ import numpy as np
 import streamlit as st
 
 from analysis import AnalysisError, Trace, figures, training_figures
-from analysis.training import Run, snapshot_trace
+from analysis.training.run import Run, snapshot_trace
 from app.components.routing_view import Shown, routing_view
 from app.files import Recorded, recorded, training_run
 from app.messages import plain, plot, show_error

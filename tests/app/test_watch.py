@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 from streamlit.testing.v1 import AppTest
 
-from analysis.training import read_run, routing_history
+from analysis.training.run import read_run, routing_history
 from app.files import configuration, recorded, training_run
 from app.settings import SHIPPED_RUN
 from app.state import Session

@@ -12,7 +12,7 @@ from safetensors.torch import load_file, save_file
 from tokenizers import Tokenizer, models, pre_tokenizers
 from transformers import AutoTokenizer, LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
 
-from analysis.training import load_snapshots, read_run
+from analysis.training.run import load_snapshots, read_run
 from subllm import CheckpointError, ConfigurationError, SubllmForCausalLM
 from subllm.checkpoints.base import from_llama, load_base
 from subllm.checkpoints.load import load_checkpoint

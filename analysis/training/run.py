@@ -18,9 +18,9 @@ from subllm.runs.folder import LOG_FILE, RUN_FILE, SNAPSHOTS, read_log
 from subllm.runs.routing_snapshot import SUFFIX, RoutingSnapshot
 from subllm.structure import parse_structure
 
-from .errors import AnalysisError
-from .trace.statistics import jaccard
-from .trace.trace import Likelihood, Prompt, Provenance, Routing, Trace
+from ..errors import AnalysisError
+from ..trace.statistics import jaccard
+from ..trace.trace import Likelihood, Prompt, Provenance, Routing, Trace
 
 _MEASURED = ("weights", "scores", "stream_norm", "difference_norm", "contribution_norm")  # for every token, in float16
 QUANTILES = (0.05, 0.25, 0.5, 0.75, 0.95)

@@ -1,0 +1,1 @@
+"""Training runs, live or finished, and how their routing changed."""
