@@ -28,9 +28,9 @@ from subllm.routing import AtRetention
 from subllm.text.data import META, SPLITS, Blocks, Packed
 from subllm.text.sources import read_pieces
 
-from .cost.comparison import prompt_of
-from .errors import AnalysisError
-from .record import Progress, silent
+from ..cost.comparison import prompt_of
+from ..errors import AnalysisError
+from ..record import Progress, silent
 
 _CALIBRATION_TOKENS = 16_384
 _OBJECTS = ("river", "garden", "engine", "letter", "mountain", "window", "teacher", "market", "kitchen", "forest")

@@ -11,7 +11,7 @@ import pytest
 import torch
 
 from analysis import AnalysisError
-from analysis.evaluate import at_retention, held_out_blocks, needle_prompt, needles, run_tasks
+from analysis.quality.evaluate import at_retention, held_out_blocks, needle_prompt, needles, run_tasks
 from subllm.checkpoints.load import load_checkpoint, load_dense, routing_off
 from subllm.convert.evaluate import evaluate
 from subllm.routing import ROUTERS
