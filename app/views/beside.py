@@ -6,7 +6,9 @@ import numpy as np
 import pandas as pd
 import streamlit as st
 
-from analysis import Trace, debug_figures, figures
+from analysis import Trace
+from analysis.figures import debug as debug_figures
+from analysis.figures import trace as figures
 from analysis.trace.pairs import Pairing, differing, overlap, pair
 from app.messages import plain, plot
 from app.settings import Settings

@@ -6,8 +6,9 @@ import numpy as np
 import pandas as pd
 import streamlit as st
 
-from analysis import Cost, Trace, figures
+from analysis import Cost, Trace
 from analysis.cost.operations import lens_operations, prefill_operations
+from analysis.figures import trace as figures
 from analysis.trace.trace import UNTOUCHED
 from app.files import configuration
 from app.messages import plain

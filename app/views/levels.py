@@ -3,7 +3,8 @@
 import pandas as pd
 import streamlit as st
 
-from analysis import Trace, figures
+from analysis import Trace
+from analysis.figures import trace as figures
 from analysis.trace.statistics import rule_overlap
 from app.components.routing_view import Shown
 from app.messages import plain, plot

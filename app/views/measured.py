@@ -7,10 +7,11 @@ from dataclasses import dataclass
 import pandas as pd
 import streamlit as st
 
-from analysis import AnalysisError, cost_figures
+from analysis import AnalysisError
 from analysis.cost.comparison import BASELINES, Comparison, Setting
 from analysis.cost.roofline import Hardware, level_tokens, prefill_bytes, speedup
 from analysis.cost.sweep import LENGTHS, facts_of, from_parquet, settings_of, to_parquet
+from analysis.figures import cost as cost_figures
 from app import engine
 from app.messages import ProgressBar, plain, plot, show_error
 from app.settings import Settings, checkpoint_option

@@ -10,10 +10,11 @@ from typing import Any
 import pandas as pd
 import streamlit as st
 
-from analysis import AnalysisError, cost_figures
+from analysis import AnalysisError
 from analysis.cost import roofline
 from analysis.cost.paper import BATCH, Row, batch_that_saves, paper_rows
 from analysis.cost.predict import Line, break_even, changed, needed_bytes, predict
+from analysis.figures import cost as cost_figures
 from app import engine
 from app.messages import ProgressBar, plain, plot, show_error
 from app.settings import checkpoint_option

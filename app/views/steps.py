@@ -10,8 +10,10 @@ import pandas as pd
 import streamlit as st
 from transformers import PreTrainedTokenizerBase
 
-from analysis import AnalysisError, Trace, debug_figures, figures
+from analysis import AnalysisError, Trace
 from analysis.debug.generation import NewToken, Sampling, parting
+from analysis.figures import debug as debug_figures
+from analysis.figures import trace as figures
 from analysis.record import silent
 from analysis.trace.prompt import decode_pieces, read_prompt
 from app import engine

@@ -4,8 +4,9 @@ import numpy as np
 import pandas as pd
 import streamlit as st
 
-from analysis import AnalysisError, Trace, figures
+from analysis import AnalysisError, Trace
 from analysis.debug.lens import Lens
+from analysis.figures import trace as figures
 from analysis.trace.statistics import score_rank
 from app import engine
 from app.components.routing_view import Shown

@@ -6,7 +6,9 @@ from pathlib import Path
 import numpy as np
 import streamlit as st
 
-from analysis import AnalysisError, Trace, figures, training_figures
+from analysis import AnalysisError, Trace
+from analysis.figures import trace as figures
+from analysis.figures import training as training_figures
 from analysis.training.run import Run, snapshot_trace
 from app.components.routing_view import Shown, routing_view
 from app.files import Recorded, recorded, training_run

@@ -8,10 +8,12 @@ import numpy as np
 import pandas as pd
 import streamlit as st
 
-from analysis import AnalysisError, Trace, debug_figures, figures
+from analysis import AnalysisError, Trace
 from analysis.debug.edits import CLASSES, NAMING, Edit, ranges, without
 from analysis.debug.intervene import Outcome, reachable
 from analysis.debug.search import Effects
+from analysis.figures import debug as debug_figures
+from analysis.figures import trace as figures
 from analysis.record import Progress
 from analysis.trace.trace import Likelihood
 from app import engine, state

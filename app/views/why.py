@@ -6,10 +6,12 @@ import numpy as np
 import pandas as pd
 import streamlit as st
 
-from analysis import AnalysisError, Trace, debug_figures, figures
+from analysis import AnalysisError, Trace
 from analysis.debug.attribution import METHODS, Attribution, words_of
 from analysis.debug.conductance import Flow
 from analysis.debug.target import BASELINES, HELD, Question
+from analysis.figures import debug as debug_figures
+from analysis.figures import trace as figures
 from app import engine
 from app.components.routing_view import Shown, routing_view
 from app.messages import ProgressBar, plot, show_error

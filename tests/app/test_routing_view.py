@@ -12,7 +12,7 @@ import pytest
 
 from analysis.debug.edits import parse_edits
 from analysis.debug.intervene import intervene, read_ground
-from analysis.figures import ENGLISH
+from analysis.figures.trace import ENGLISH
 from analysis.record import RunOptions, record_trace
 from analysis.trace.prompt import read_prompt
 from app.components import routing_view as component

@@ -11,7 +11,7 @@ import streamlit as st
 
 from analysis import Routing, Trace
 from analysis.debug.edits import NAMING, Edit
-from analysis.figures import level_name
+from analysis.figures.trace import level_name
 from analysis.trace.trace import UNTOUCHED
 
 _FOLDER = Path(__file__).parent

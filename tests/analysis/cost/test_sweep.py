@@ -10,8 +10,8 @@ from torch.utils.flop_counter import FlopCounterMode
 from analysis.cost.comparison import BASELINES, Comparison, Setting, baseline, benchmark_text, compare, prompt_of
 from analysis.cost.operations import attention_operations, decode_operations, linear_operations, prefill_operations
 from analysis.cost.sweep import facts_of, from_parquet, settings_of, to_parquet
-from analysis.cost_figures import measured_break_even
 from analysis.errors import AnalysisError
+from analysis.figures.cost import measured_break_even
 from subllm.checkpoints.load import routing_off
 from tests.conftest import tiny_model
 

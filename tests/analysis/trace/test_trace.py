@@ -165,7 +165,7 @@ def test_a_saved_trace_of_a_model_loads_equal_without_torch(trace, tmp_path):
     assert done.stdout.strip() == trace.digest, done.stderr
 
 
-@pytest.mark.parametrize("module", ["analysis", "analysis.trace.trace", "analysis.figures"])
+@pytest.mark.parametrize("module", ["analysis", "analysis.trace.trace", "analysis.figures.trace"])
 def test_the_light_parts_import_without_torch(module):
     script = f"import sys, {module}; assert 'torch' not in sys.modules and 'streamlit' not in sys.modules"
     done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=False)

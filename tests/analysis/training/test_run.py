@@ -6,9 +6,10 @@ import numpy as np
 import pytest
 import torch
 
-from analysis import AnalysisError, figures
+from analysis import AnalysisError
+from analysis.figures import trace as figures
+from analysis.figures.training import kind_curves, level_curves, loss_curves, quantile_bands, speed_curves
 from analysis.training.run import kinds_of, load_snapshots, read_run, routing_history, snapshot_trace
-from analysis.training_figures import kind_curves, level_curves, loss_curves, quantile_bands, speed_curves
 from subllm.routing import routing_arrays
 from subllm.runs.routing_snapshot import RoutingSnapshot
 from tests.conftest import byte_tokenizer, tiny_model

@@ -5,8 +5,9 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
-from analysis import AnalysisError, figures
+from analysis import AnalysisError
 from analysis.debug.lens import read_off
+from analysis.figures import trace as figures
 from analysis.record import RunOptions, record_trace
 from analysis.trace.prompt import read_prompt
 from subllm.checkpoints.load import load_checkpoint

@@ -8,10 +8,10 @@ import plotly.graph_objects as go
 from subllm import SubllmConfig
 from subllm.structure import BLOCK
 
-from .cost.comparison import Comparison
-from .cost.predict import break_even
-from .cost.roofline import PHASES, Hardware, cache_bytes, dense, level_tokens, phase_work, speedup
-from .figures import DROPPED, ENGLISH, KEPT, LAYOUT, NEUTRAL, Words
+from ..cost.comparison import Comparison
+from ..cost.predict import break_even
+from ..cost.roofline import PHASES, Hardware, cache_bytes, dense, level_tokens, phase_work, speedup
+from .trace import DROPPED, ENGLISH, KEPT, LAYOUT, NEUTRAL, Words
 
 _DASHES = {"prefill": "solid", "decode": "dash", "training": "dot"}
 _PATTERNS = ("", "/", "x", ".", "\\", "+")

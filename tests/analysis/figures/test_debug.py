@@ -5,8 +5,9 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
-from analysis import AnalysisError, debug_figures
+from analysis import AnalysisError
 from analysis.debug.conductance import Flow
+from analysis.figures import debug as debug_figures
 from analysis.trace.pairs import pair
 from tests.analysis.test_trace import make_trace
 

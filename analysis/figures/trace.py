@@ -11,11 +11,11 @@ from typing import TYPE_CHECKING
 import numpy as np
 import plotly.graph_objects as go
 
-from .trace.statistics import run_lengths
-from .trace.trace import Trace
+from ..trace.statistics import run_lengths
+from ..trace.trace import Trace
 
 if TYPE_CHECKING:
-    from .debug.lens import Lens
+    from ..debug.lens import Lens
 
 KEPT, DROPPED, NEUTRAL = "#2f6fb3", "#c2702f", "#8a8f98"
 LAYOUT = {

@@ -6,12 +6,12 @@ from html import escape
 import numpy as np
 import plotly.graph_objects as go
 
-from .debug.attribution import Attribution
-from .debug.conductance import Flow
-from .debug.generation import NewToken
-from .figures import DROPPED, ENGLISH, KEPT, LAYOUT, NEUTRAL, Words
-from .trace.pairs import Pairing
-from .trace.trace import Trace
+from ..debug.attribution import Attribution
+from ..debug.conductance import Flow
+from ..debug.generation import NewToken
+from ..trace.pairs import Pairing
+from ..trace.trace import Trace
+from .trace import DROPPED, ENGLISH, KEPT, LAYOUT, NEUTRAL, Words
 
 _LONGEST = 24  # characters of a token in a label
 _SHOWN = 20  # bars
