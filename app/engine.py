@@ -30,7 +30,7 @@ from analysis.debug.intervene import Ground, Outcome, read_ground, stages
 from analysis.debug.lens import Lens, confidence, read_off
 from analysis.debug.search import Effects, estimate, measure
 from analysis.debug.target import Question
-from analysis.record import Progress, RunOptions, trace_stages
+from analysis.run import Progress, RunOptions, trace_stages
 from analysis.trace.prompt import decode_pieces, read_answer, read_prompt
 from analysis.trace.trace import Prompt
 from app.files import Stamp, stamp
@@ -278,7 +278,7 @@ def run(
         limit: most tokens that the operator allows.
 
     Yields:
-        Stages of the trace, as `analysis.record.trace_stages` does, and whether that is all.
+        Stages of the trace, as `analysis.run.trace_stages` does, and whether that is all.
 
     Raises:
         PromptError: if the prompt cannot be taken.

@@ -15,9 +15,9 @@ from subllm.checkpoints.load import DENSE_TWIN, Checkpoint, dtype_name, load_lla
 from subllm.routing import AtRetention
 from subllm.structure import BLOCK
 
-from .. import record
+from .. import run as record
 from ..errors import AnalysisError
-from ..record import Progress, out_of_memory_said, silent
+from ..run import Progress, out_of_memory_said, silent
 from .measure import Took, alternate, anatomy, free_bytes, peak_bytes, resident_bytes
 from .operations import decode_operations, prefill_operations
 from .roofline import block_tokens, cache_bytes, level_tokens, prefill_bytes

@@ -21,7 +21,7 @@ from subllm.routing import ROUTERS, LevelTokens, Router
 from subllm.structure import WHOLE
 
 from ..errors import AnalysisError
-from ..record import end_tokens
+from ..run import end_tokens
 
 HELD = ("kept", "routing", "nothing")
 BASELINES = ("mean", "zero", "end")

@@ -3,7 +3,7 @@
 import streamlit as st
 
 from analysis import AnalysisError
-from analysis.record import RunOptions
+from analysis.run import RunOptions
 from app import engine, state
 from app.messages import ProgressBar, show_error
 from app.settings import Settings

@@ -9,7 +9,7 @@ from typing import Any
 import streamlit as st
 
 from analysis import AnalysisError, Trace
-from analysis.record import RunOptions
+from analysis.run import RunOptions
 from app import engine, state
 from app.components.routing_view import Shown, routing_view
 from app.messages import ProgressBar, plain, show_error

@@ -8,7 +8,7 @@ import pytest
 from streamlit.testing.v1 import AppTest
 
 from analysis.debug.edits import parse_edits
-from analysis.record import RunOptions, silent
+from analysis.run import RunOptions, silent
 from app import engine
 from app.state import Session
 from tests.analysis.test_trace import PARTS, make_trace

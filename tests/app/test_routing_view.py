@@ -13,7 +13,7 @@ import pytest
 from analysis.debug.edits import parse_edits
 from analysis.debug.intervene import intervene, read_ground
 from analysis.figures.trace import ENGLISH
-from analysis.record import RunOptions, record_trace
+from analysis.run import RunOptions, record_trace
 from analysis.trace.prompt import read_prompt
 from app.components import routing_view as component
 from app.components.routing_view import Shown, view_data

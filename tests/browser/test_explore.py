@@ -2,7 +2,7 @@
 
 import pytest
 
-from analysis.record import RunOptions, record_trace
+from analysis.run import RunOptions, record_trace
 from analysis.trace.prompt import read_prompt
 from subllm.checkpoints.load import load_checkpoint
 

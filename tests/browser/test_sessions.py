@@ -9,7 +9,7 @@ from streamlit.string_util import clean_text
 
 from analysis.debug.edits import Edit
 from analysis.debug.intervene import intervene, read_ground
-from analysis.record import RunOptions, record_trace
+from analysis.run import RunOptions, record_trace
 from analysis.trace.prompt import read_prompt
 from subllm.checkpoints.load import load_checkpoint
 

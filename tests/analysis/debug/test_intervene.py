@@ -16,7 +16,7 @@ from analysis import AnalysisError
 from analysis.debug.edits import Edit, Edited, parse_edits, ranges, without, write_edits
 from analysis.debug.intervene import intervene, reachable, read_ground
 from analysis.debug.search import candidates, estimate, measure
-from analysis.record import read
+from analysis.run import read
 from analysis.trace.prompt import read_prompt
 from analysis.trace.trace import Prompt, Trace
 from subllm import Probe

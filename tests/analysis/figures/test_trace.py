@@ -8,7 +8,7 @@ import pytest
 from analysis import AnalysisError
 from analysis.debug.lens import read_off
 from analysis.figures import trace as figures
-from analysis.record import RunOptions, record_trace
+from analysis.run import RunOptions, record_trace
 from analysis.trace.prompt import read_prompt
 from subllm.checkpoints.load import load_checkpoint
 from tests.analysis.test_trace import make_trace

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from analysis import Routing
-from analysis.record import RunOptions, record_trace
+from analysis.run import RunOptions, record_trace
 from analysis.trace.pairs import differing, overlap, pair
 from analysis.trace.prompt import read_prompt
 

@@ -5,7 +5,7 @@ import pytest
 import torch
 
 from analysis import RunStopped
-from analysis.record import RunOptions, record_trace, trace_stages
+from analysis.run import RunOptions, record_trace, trace_stages
 from analysis.trace.prompt import read_prompt
 from subllm.checkpoints.load import load_dense
 
