@@ -12,7 +12,9 @@ if (root := str(Path(__file__).resolve().parents[1])) not in sys.path:  # Stream
 from analysis import AnalysisError
 from app.messages import show_error, start_logging
 from app.strings import say
-from app.views import debug, efficiency, explore, watch
+from app.views import explore, watch
+from app.views.debug import page as debug
+from app.views.efficiency import page as efficiency
 from subllm import SubllmError
 
 _ICON = str(Path(root) / "assets" / "icon.svg")

@@ -16,7 +16,8 @@ from app.messages import ProgressBar, plain, show_error
 from app.settings import Settings
 from app.state import Run, session
 from app.strings import language, say, table
-from app.views import chooser, costs, history, levels, token
+from app.views import chooser, history
+from app.views.trace import costs, levels, token
 from subllm import PromptTooLongError, SubllmError
 
 

@@ -16,7 +16,9 @@ from app.messages import plain, plot, show_error
 from app.settings import SHIPPED_BESIDE, SHIPPED_RUN, Settings
 from app.state import session
 from app.strings import language, say, table
-from app.views import beside, chooser, levels
+from app.views import chooser
+from app.views.trace import levels
+from app.views.trace import pairs as beside
 
 _SECONDS = 5  # between two looks at a run that goes on
 _FRAME = 1.2  # seconds per snapshot while playing

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 from streamlit.testing.v1 import AppTest
 
-import app.views.predicted
+import app.views.efficiency.predicted
 from app.settings import DEMO
 from app.strings import table
 from subllm.demo import ASSETS, demo_folder
@@ -20,7 +20,7 @@ def page(function):
 
 
 def efficiency():
-    from app.views import efficiency
+    from app.views.efficiency import page as efficiency
 
     efficiency.show()
 
@@ -82,7 +82,7 @@ def test_a_length_beyond_the_positions_is_said(opened, monkeypatch):
 
 
 def test_a_sweep_goes_on_where_it_was_and_opens_again(opened, monkeypatch):
-    monkeypatch.setattr("app.views.measured.LENGTHS", (16, 64))
+    monkeypatch.setattr("app.views.efficiency.measured.LENGTHS", (16, 64))
     opened.run()
     opened.multiselect(key="lengths").set_value([16]).run()
     opened.slider(key="repeats").set_value(1).run()
@@ -105,7 +105,7 @@ def test_a_sweep_goes_on_where_it_was_and_opens_again(opened, monkeypatch):
 
 def test_a_rerun_that_changed_nothing_opens_no_file_and_builds_none(opened, opened_files, tiny_checkpoint, monkeypatch):
     built = []
-    monkeypatch.setattr("app.views.measured.to_parquet", lambda *arguments: built.append(arguments))
+    monkeypatch.setattr("app.views.efficiency.measured.to_parquet", lambda *arguments: built.append(arguments))
     opened.slider(key="repeats").set_value(1).run()
     measure(opened)
     tables = len(opened.table)
@@ -164,7 +164,7 @@ def test_a_hub_model_is_fetched_for_a_prediction_when_a_person_asks_for_it(opene
 def test_a_checkpoint_that_changed_begins_a_sweep_of_its_own(opened, tiny_checkpoint, tmp_path, monkeypatch):
     folder = shutil.copytree(tiny_checkpoint, tmp_path / "tiny")
     monkeypatch.setenv("SUBLLM_ROOTS", str(tmp_path))
-    monkeypatch.setattr("app.views.measured.LENGTHS", (16, 64))
+    monkeypatch.setattr("app.views.efficiency.measured.LENGTHS", (16, 64))
     opened.run()
     opened.multiselect(key="lengths").set_value([16]).run()
     opened.slider(key="repeats").set_value(1).run()

@@ -35,7 +35,7 @@ def words(found):
 
 
 def numbers(trace):
-    from app.views import costs, levels
+    from app.views.trace import costs, levels
 
     costs.headline(trace)
     costs.table(trace)
@@ -44,31 +44,31 @@ def numbers(trace):
 
 def statistics(trace, level):
     from app.components.routing_view import Shown
-    from app.views import levels
+    from app.views.trace import levels
 
     levels.show(trace, Shown(level=level))
 
 
 def pair(first, second):
-    from app.views import beside
+    from app.views.trace import pairs as beside
 
     beside.compare(first, second, ("one", "two"))
 
 
 def beside_of(run, settings):
-    from app.views import beside
+    from app.views.trace import pairs as beside
 
     beside.show(run, settings)
 
 
 def depth(run, shown):
-    from app.views import token
+    from app.views.trace import token
 
     token.show(run, shown)
 
 
 def why_of(run, settings):
-    from app.views import why
+    from app.views.debug import why
 
     why.show(run, settings)
 

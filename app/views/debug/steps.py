@@ -22,7 +22,7 @@ from app.messages import REDRAW, ProgressBar, plain, plot, show_error
 from app.settings import Settings
 from app.state import Run, session
 from app.strings import language, say, table
-from app.views import whatif
+from app.views.debug import whatif
 from subllm import SubllmError
 
 _MOST = 400  # tokens written at one press

@@ -5,7 +5,8 @@ import streamlit as st
 from app.messages import ProgressBar, plain, show_error
 from app.settings import Settings
 from app.strings import say
-from app.views import chooser, measured, predicted
+from app.views import chooser
+from app.views.efficiency import measured, predicted
 from subllm import SubllmConfig, SubllmError
 
 

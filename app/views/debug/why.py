@@ -18,7 +18,7 @@ from app.messages import ProgressBar, plot, show_error
 from app.settings import Settings
 from app.state import Run, session
 from app.strings import language, say, table
-from app.views import token
+from app.views.trace import token
 from subllm import SubllmError
 
 _STRONGEST = 10  # tokens in a table

@@ -9,7 +9,9 @@ from app.messages import ProgressBar, show_error
 from app.settings import Settings
 from app.state import session
 from app.strings import say
-from app.views import beside, chooser, history, steps, whatif, why
+from app.views import chooser, history
+from app.views.debug import steps, whatif, why
+from app.views.trace import pairs as beside
 from subllm import SubllmError
 
 

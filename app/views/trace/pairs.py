@@ -14,7 +14,7 @@ from app.messages import plain, plot
 from app.settings import Settings
 from app.state import Run, session
 from app.strings import language, say, table
-from app.views import costs, levels
+from app.views.trace import costs, levels
 
 _SHOWN = 200  # tokens in a list
 _CONTEXT = 30  # characters on either side

@@ -1,0 +1,1 @@
+"""The page Debug, a module for each of its tabs."""

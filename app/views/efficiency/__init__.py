@@ -1,0 +1,1 @@
+"""The page Efficiency: what was measured, and what is predicted."""

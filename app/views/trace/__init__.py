@@ -1,0 +1,1 @@
+"""What several pages show of a trace: its tokens, levels and costs, and two traces side by side."""
