@@ -25,7 +25,7 @@ from subllm.structure import CLOSE, OPEN
 from ..errors import AnalysisError
 from .operations import attention_operations, head_dim, key_value_heads
 
-HARDWARE = Path(__file__).parent.parent / "assets" / "hardware.json"
+HARDWARE = Path(__file__).parents[2] / "assets" / "hardware.json"
 BYTES = {"float32": 4, "float16": 2, "bfloat16": 2}
 _TRAINING = 3  # a backward pass does the forward's products twice
 _NORM_PASSES = 6  # times that norms and residual additions read or write the stream, per block

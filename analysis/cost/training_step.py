@@ -3,8 +3,8 @@
     python -m analysis.training_step --config assets/training/small.json --lengths 512 2048 4096 --out DIR
 
 A step is a forward pass with the training-time selection, the backward pass, and AdamW's update. The limit beside each
-speed-up is the ratio of the operations in forward and backward pass, as `analysis.cost.roofline.training_work` counts them:
-torch's own counter does not see the attention kernel of the CPU, where a SUBLLM saves most.
+speed-up is the ratio of the operations in forward and backward pass, as `analysis.cost.roofline.training_work` counts
+them: torch's own counter does not see the attention kernel of the CPU, where a SUBLLM saves most.
 """
 
 import argparse

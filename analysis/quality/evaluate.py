@@ -62,7 +62,8 @@ def held_out_blocks(checkpoint: Checkpoint, paths: Sequence[Path], length: int, 
 
     Args:
         checkpoint: whose tokenizer reads it.
-        paths: one folder of packed text, whose held-out part is taken; or files, as `subllm.text.sources.read_pieces` reads.
+        paths: one folder of packed text, whose held-out part is taken; or files, as `subllm.text.sources.read_pieces`
+            reads.
         length: of a block.
         count: blocks at most.
 

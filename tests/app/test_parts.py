@@ -11,7 +11,7 @@ from analysis.debug.edits import parse_edits
 from analysis.run import RunOptions, silent
 from app import engine
 from app.state import Session
-from tests.analysis.test_trace import PARTS, make_trace
+from tests.analysis.trace.test_trace import PARTS, make_trace
 
 TEXT = "the cat sat on the mat and then the dog sat on the cat"
 

@@ -19,7 +19,7 @@ from app.components import routing_view as component
 from app.components.routing_view import Shown, view_data
 from app.strings import LANGUAGES, table
 from subllm.checkpoints.load import load_checkpoint
-from tests.analysis.test_trace import make_trace
+from tests.analysis.trace.test_trace import make_trace
 
 NODE = shutil.which("node")
 EDITS = [

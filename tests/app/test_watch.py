@@ -13,7 +13,7 @@ from app.settings import SHIPPED_RUN
 from app.state import Session
 from subllm import CheckpointError
 from subllm.runs.routing_snapshot import RoutingSnapshot
-from tests.analysis.test_training import PROMPTS, write_run
+from tests.analysis.training.test_run import PROMPTS, write_run
 
 SCRIPT = "from app.views import watch\nwatch.show()\n"
 

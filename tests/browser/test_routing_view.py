@@ -10,7 +10,7 @@ import pytest
 from app.components import routing_view as component
 from app.components.routing_view import Shown, view_data
 from app.strings import table
-from tests.analysis.test_trace import make_trace
+from tests.analysis.trace.test_trace import make_trace
 
 from .server import COMMAND, serve
 
@@ -187,7 +187,7 @@ import streamlit as st
 
 from app.components.routing_view import Shown, routing_view
 from app.strings import table
-from tests.analysis.test_trace import make_trace
+from tests.analysis.trace.test_trace import make_trace
 
 trace = make_trace(tokens=12)
 edited = replace(trace, provenance=replace(trace.provenance, edits=("threshold 0.3@1",)))

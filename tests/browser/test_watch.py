@@ -5,7 +5,7 @@ import re
 
 import pytest
 
-from tests.analysis.test_training import write_run
+from tests.analysis.training.test_run import write_run
 
 
 @pytest.fixture

@@ -10,7 +10,7 @@ from analysis.debug.generation import Generation, Sampling, parting
 from subllm import Probe
 from subllm.checkpoints.load import routing_off
 from subllm.routing import ROUTERS, routing_arrays
-from tests.analysis.test_intervene import prompt_of
+from tests.analysis.debug.test_intervene import prompt_of
 from tests.conftest import tiny_model
 
 PROMPT = prompt_of([5, 9, 33, 7, 60, 12, 2, 81])

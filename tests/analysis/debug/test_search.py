@@ -8,7 +8,7 @@ from analysis.debug.edits import Edit
 from analysis.debug.intervene import intervene, read_ground
 from analysis.debug.search import candidates, estimate, measure
 from subllm.routing import ROUTERS
-from tests.analysis.test_intervene import checkpoint_of, prompt_of
+from tests.analysis.debug.test_intervene import checkpoint_of, prompt_of
 from tests.conftest import tiny_model
 
 IDS = [5, 9, 33, 7, 60, 12, 2, 81, 44, 20, 31, 8]

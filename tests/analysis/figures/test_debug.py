@@ -9,7 +9,7 @@ from analysis import AnalysisError
 from analysis.debug.conductance import Flow
 from analysis.figures import debug as debug_figures
 from analysis.trace.pairs import pair
-from tests.analysis.test_trace import make_trace
+from tests.analysis.trace.test_trace import make_trace
 
 
 def test_pairs_of_scores_are_split_by_who_keeps_them_with_a_line_at_each_threshold():

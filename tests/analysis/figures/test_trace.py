@@ -11,7 +11,7 @@ from analysis.figures import trace as figures
 from analysis.run import RunOptions, record_trace
 from analysis.trace.prompt import read_prompt
 from subllm.checkpoints.load import load_checkpoint
-from tests.analysis.test_trace import make_trace
+from tests.analysis.trace.test_trace import make_trace
 
 
 def at_threshold(trace, threshold):

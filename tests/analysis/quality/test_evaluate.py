@@ -18,8 +18,8 @@ from subllm.routing import ROUTERS
 from subllm.text.data import pack
 from tests.conftest import tiny_model
 
-ROOT = Path(__file__).parents[2]
-TASKS = ROOT / "tests" / "analysis" / "tasks"
+ROOT = Path(__file__).parents[3]
+TASKS = Path(__file__).parent / "tasks"
 
 
 @pytest.fixture
