@@ -3,9 +3,8 @@
 import math
 import time
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
 from dataclasses import dataclass, replace
-from typing import Any, Protocol
+from typing import Any
 
 import numpy as np
 import torch
@@ -21,7 +20,7 @@ from subllm.routing import routing_arrays
 
 from .cost.measure import alternate, device_name, peak_bytes, timed
 from .cost.operations import head_dim, key_value_heads
-from .errors import RunStopped
+from .guard import Progress, check_time, out_of_memory_said, silent
 from .trace.agreement import agree
 from .trace.prompt import decode_pieces
 from .trace.trace import (
@@ -36,24 +35,6 @@ from .trace.trace import (
     Routing,
     Trace,
 )
-
-
-class Progress(Protocol):
-    """Told what a run is doing."""
-
-    def __call__(self, share: float, stage: str, **values: object) -> None:
-        """Take note.
-
-        Args:
-            share: done, 0 to 1.
-            stage: "reading", "continuing", "memory", "timing", "predictions" or "lens".
-            **values: numbers that say how far the stage is, by name.
-        """
-
-
-def silent(share: float, stage: str, **values: object) -> None:
-    """Progress that nobody looks at."""
-
 
 NEXT_TOKENS = 10
 _ENOUGH_SECONDS = 4.0  # repeat timed passes until about this long, so that short prompts get a steady median
@@ -348,57 +329,3 @@ def _compare(
         Cost(seconds["subllm"], peaks["subllm"], cache_bytes),
         Cost(seconds["dense"], peaks["dense"], dense_cache),
     )
-
-
-def check_time(deadline: float, where: str) -> None:
-    """Stop a run that takes too long.
-
-    Args:
-        deadline: by `time.monotonic`.
-        where: the run is, for the message.
-
-    Raises:
-        RunStopped: after the deadline.
-    """
-    if time.monotonic() > deadline:
-        raise RunStopped(
-            f"The run met its time limit {where}. Shorten the prompt or the continuation, or raise SUBLLM_MAX_SECONDS."
-        )
-
-
-@contextmanager
-def frozen(model: torch.nn.Module) -> Iterator[None]:
-    """A model whose weights ask for no gradients, so that only what lies between is kept for a backward pass.
-
-    Args:
-        model: left as it was found.
-    """
-    asked = [parameter for parameter in model.parameters() if parameter.requires_grad]
-    for parameter in asked:
-        parameter.requires_grad_(False)
-    try:
-        yield
-    finally:
-        for parameter in asked:
-            parameter.requires_grad_(True)
-
-
-@contextmanager
-def out_of_memory_said(tokens: int) -> Iterator[None]:
-    """Turn a failed allocation into a message.
-
-    Args:
-        tokens: of the prompt.
-
-    Raises:
-        RunStopped: when memory runs out.
-    """
-    try:
-        yield
-    except RuntimeError as error:
-        if isinstance(error, torch.OutOfMemoryError) or "can't allocate memory" in str(error):
-            raise RunStopped(
-                f"Memory ran out on a prompt of {tokens:,} tokens ({str(error).splitlines()[0]}). "
-                "Shorten the prompt, or choose a smaller dtype."
-            ) from error
-        raise

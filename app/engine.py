@@ -30,7 +30,8 @@ from analysis.debug.intervene import Ground, Outcome, read_ground, stages
 from analysis.debug.lens import Lens, confidence, read_off
 from analysis.debug.search import Effects, estimate, measure
 from analysis.debug.target import Question
-from analysis.run import Progress, RunOptions, trace_stages
+from analysis.guard import Progress
+from analysis.run import RunOptions, trace_stages
 from analysis.trace.prompt import decode_pieces, read_answer, read_prompt
 from analysis.trace.trace import Prompt
 from app.files import Stamp, stamp

@@ -19,7 +19,7 @@ from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
 
-from analysis.run import Progress, silent
+from analysis.guard import Progress, silent
 from app.files import configuration
 from subllm import CheckpointError, ConfigurationError, SubllmConfig
 from subllm.checkpoints.load import fetch_checkpoint

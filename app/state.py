@@ -21,7 +21,7 @@ import streamlit as st
 
 from analysis import AnalysisError, Trace
 from analysis.debug.edits import MOST_EDITS, Edit, parse_edits, write_edits
-from analysis.run import silent
+from analysis.guard import silent
 from app.components.routing_view import Shown
 from app.engine import Source
 from app.messages import plain

@@ -17,7 +17,7 @@ from subllm.structure import BLOCK
 
 from .. import run as record
 from ..errors import AnalysisError
-from ..run import Progress, out_of_memory_said, silent
+from ..guard import Progress, out_of_memory_said, silent
 from .measure import Took, alternate, anatomy, free_bytes, peak_bytes, resident_bytes
 from .operations import decode_operations, prefill_operations
 from .roofline import block_tokens, cache_bytes, level_tokens, prefill_bytes

@@ -11,7 +11,7 @@ from subllm import Event, Probe, Ran, SubllmForCausalLM
 from subllm.model.levels import Tokens
 from subllm.routing import Override
 
-from ..run import out_of_memory_said
+from ..guard import out_of_memory_said
 
 
 @torch.inference_mode()

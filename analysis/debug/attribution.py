@@ -19,7 +19,7 @@ from subllm.checkpoints.load import dtype_name
 from ..cost.measure import free_bytes, peak_bytes
 from ..cost.roofline import activation_bytes, dense, level_tokens
 from ..errors import AnalysisError
-from ..run import Progress, frozen, out_of_memory_said, silent
+from ..guard import Progress, frozen, out_of_memory_said, silent
 from .conductance import Flow, conductance
 from .target import Explained, Question, baseline_of
 

@@ -15,7 +15,7 @@ from torch import Tensor
 
 from subllm import Closed, Event, Ran
 
-from ..run import Progress
+from ..guard import Progress
 from .target import Explained
 
 

@@ -21,7 +21,8 @@ from subllm import Probe, RoutingRecord, SubllmCache, SubllmForCausalLM
 from subllm.routing import routing_arrays
 
 from ..errors import AnalysisError
-from ..run import end_tokens, out_of_memory_said
+from ..guard import out_of_memory_said
+from ..run import end_tokens
 from ..trace.trace import Prompt
 from .edits import Edit, Edited, check
 

@@ -26,7 +26,8 @@ from ..cost.measure import timed
 from ..cost.operations import prefill_operations
 from ..cost.roofline import cache_bytes
 from ..errors import AnalysisError
-from ..run import NEXT_TOKENS, Reading, out_of_memory_said, predictions_of, provenance_of, read
+from ..guard import out_of_memory_said
+from ..run import NEXT_TOKENS, Reading, predictions_of, provenance_of, read
 from ..trace.agreement import agree
 from ..trace.prompt import decode_pieces, read_answer, read_prompt
 from ..trace.trace import UNTOUCHED, Likelihood, Prompt, Routing, Trace

@@ -13,7 +13,7 @@ from subllm import Closed, Event, Probe, Ran, SubllmForCausalLM
 from subllm.model.levels import Tokens
 from subllm.routing import Override
 
-from ..run import Progress, check_time, out_of_memory_said, silent
+from ..guard import Progress, check_time, out_of_memory_said, silent
 
 _CHUNK = 256  # positions whose logits exist at once: (chunk, V)
 

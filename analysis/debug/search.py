@@ -21,7 +21,7 @@ from subllm.routing import LevelTokens, Override, Router
 from ..cost.measure import free_bytes
 from ..cost.roofline import dense, level_tokens, prefill_bytes
 from ..errors import AnalysisError
-from ..run import Progress, frozen, out_of_memory_said, silent
+from ..guard import Progress, frozen, out_of_memory_said, silent
 from .intervene import Ground, objective
 
 _MOST_ROWS = 8

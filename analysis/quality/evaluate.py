@@ -30,7 +30,7 @@ from subllm.text.sources import read_pieces
 
 from ..cost.comparison import prompt_of
 from ..errors import AnalysisError
-from ..run import Progress, silent
+from ..guard import Progress, silent
 
 _CALIBRATION_TOKENS = 16_384
 _OBJECTS = ("river", "garden", "engine", "letter", "mountain", "window", "teacher", "market", "kitchen", "forest")

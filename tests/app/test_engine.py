@@ -12,7 +12,8 @@ import torch
 
 from analysis.debug.edits import Edit
 from analysis.debug.generation import Sampling
-from analysis.run import RunOptions, silent
+from analysis.guard import silent
+from analysis.run import RunOptions
 from analysis.trace.prompt import read_prompt
 from app import engine
 from subllm.checkpoints.load import DENSE_TWIN, load_checkpoint

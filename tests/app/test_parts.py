@@ -8,7 +8,8 @@ import pytest
 from streamlit.testing.v1 import AppTest
 
 from analysis.debug.edits import parse_edits
-from analysis.run import RunOptions, silent
+from analysis.guard import silent
+from analysis.run import RunOptions
 from app import engine
 from app.state import Session
 from tests.analysis.trace.test_trace import PARTS, make_trace

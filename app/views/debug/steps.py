@@ -14,7 +14,7 @@ from analysis import AnalysisError, Trace
 from analysis.debug.generation import NewToken, Sampling, parting
 from analysis.figures import debug as debug_figures
 from analysis.figures import trace as figures
-from analysis.run import silent
+from analysis.guard import silent
 from analysis.trace.prompt import decode_pieces, read_prompt
 from app import engine
 from app.engine import Text

@@ -14,7 +14,7 @@ from analysis.debug.intervene import Outcome, reachable
 from analysis.debug.search import Effects
 from analysis.figures import debug as debug_figures
 from analysis.figures import trace as figures
-from analysis.run import Progress
+from analysis.guard import Progress
 from analysis.trace.trace import Likelihood
 from app import engine, state
 from app.components.routing_view import Shown, routing_view
