@@ -157,7 +157,7 @@ def test_a_saved_trace_of_a_model_loads_equal_without_torch(trace, tmp_path):
     assert_equal(trace, Trace.load(tmp_path / "trace.npz"))
     script = (
         "import sys; sys.modules['torch'] = None\n"
-        "from pathlib import Path; from analysis import Trace; from analysis.beside import overlap, pair\n"
+        "from pathlib import Path; from analysis import Trace; from analysis.trace.pairs import overlap, pair\n"
         "trace = Trace.load(Path(sys.argv[1])); pairing = pair(trace.prompt, trace.prompt)\n"
         "assert not overlap(trace.routing, trace.routing, pairing)['differ'].any(); print(trace.digest)"
     )
