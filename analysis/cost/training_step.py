@@ -7,19 +7,15 @@ speed-up is the ratio of the operations in forward and backward pass, as `analys
 them: torch's own counter does not see the attention kernel of the CPU, where a SUBLLM saves most.
 """
 
-import argparse
-import sys
 from collections.abc import Callable
 from dataclasses import dataclass, replace
-from pathlib import Path
 from statistics import median
 from typing import Any
 
 import torch
 from transformers import PreTrainedTokenizerBase
 
-from subllm import SubllmConfig, SubllmError
-from subllm.checkpoints.load import pick_device
+from subllm import SubllmConfig
 from subllm.text.data import train_tokenizer
 from subllm.train import TrainConfig
 from subllm.train.loop import build_model
@@ -29,7 +25,6 @@ from .comparison import benchmark_text
 from .measure import Took, alternate, peak_bytes
 from .roofline import dense as without_levels
 from .roofline import level_tokens, training_work
-from .sweep import machine
 
 _VOCABULARY = 8192
 
@@ -160,41 +155,3 @@ def report(rows: list[StepComparison], facts: dict[str, str]) -> str:
             "",
         ]
     )
-
-
-def main() -> int:
-    """Command line; a user's mistake is one line on standard error and exit code 1."""
-    parser = argparse.ArgumentParser(prog="python -m analysis.training_step", description=__doc__.splitlines()[0])
-    parser.add_argument("--config", type=Path, required=True, help="JSON file of a training run")
-    parser.add_argument("--lengths", type=int, nargs="+", default=[512, 2048, 4096], help="tokens per sequence")
-    parser.add_argument("--tokens", type=int, default=4096, help="tokens per step, if a sequence is not longer")
-    parser.add_argument("--repeats", type=int, default=5, help="timed steps of each model (default: 5)")
-    parser.add_argument("--precision", default="float32", help="float32 (default) or bf16")
-    parser.add_argument("--out", type=Path, help="folder for the table")
-    arguments = parser.parse_args()
-    device = pick_device()
-    try:
-        config = TrainConfig.read(arguments.config, precision=arguments.precision)
-        rows = [
-            compare_steps(config, length, max(arguments.tokens // length, 1), arguments.repeats, device)
-            for length in arguments.lengths
-        ]
-    except (SubllmError, AnalysisError) as error:
-        print(f"error: {error}", file=sys.stderr)  # noqa: T201
-        return 1
-    facts = machine(device) | {
-        "model": f"{config.model['structure']}, width {config.model['hidden_size']}",
-        "precision": config.precision,
-        "repeats": str(arguments.repeats),
-    }
-    text = report(rows, facts)
-    print(text)  # noqa: T201
-    if arguments.out:
-        (arguments.out / f"training-{'gpu' if device.startswith('cuda') else 'cpu'}-{config.precision}.md").write_text(
-            text
-        )
-    return 0
-
-
-if __name__ == "__main__":
-    sys.exit(main())

@@ -6,32 +6,27 @@ A prompt is read once, untouched, and every edit goes on from the state just bef
 comes before is not run again. Without edits the result is the untouched one, bit for bit.
 """
 
-import argparse
-import sys
 import time
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
-from pathlib import Path
 
 import numpy as np
 import torch
 from torch import Tensor
 
-from subllm import Probe, SubllmError, SubllmForCausalLM
-from subllm.checkpoints.load import Checkpoint, dtype_name, load_checkpoint, pick_device, pick_dtype
-from subllm.demo import build_demo
+from subllm import Probe, SubllmForCausalLM
+from subllm.checkpoints.load import Checkpoint, dtype_name
 from subllm.structure import BLOCK
 
 from ..cost.measure import timed
 from ..cost.operations import prefill_operations
 from ..cost.roofline import cache_bytes
-from ..errors import AnalysisError
 from ..guard import out_of_memory_said
 from ..run import NEXT_TOKENS, Reading, predictions_of, provenance_of, read
 from ..trace.agreement import agree
-from ..trace.prompt import decode_pieces, read_answer, read_prompt
+from ..trace.prompt import decode_pieces
 from ..trace.trace import UNTOUCHED, Likelihood, Prompt, Routing, Trace
-from .edits import KINDS, NAMING, Edit, Edited, check, ranges
+from .edits import Edit, Edited, check, ranges
 
 
 @dataclass(frozen=True, eq=False)
@@ -297,75 +292,3 @@ def _share_again(ground: Ground, level: int) -> float:
     config, tokens = ground.model.config, ground.trace.routing.block_tokens.tolist()
     done = config.parsed_structure.text[: ground.reading.snapshots[level].step].count(BLOCK)
     return prefill_operations(config, [0] * done + tokens[done:]) / prefill_operations(config, tokens)
-
-
-def main() -> int:
-    """Command line."""
-    parser = argparse.ArgumentParser(prog="python -m analysis.intervene", description=__doc__.splitlines()[0])
-    parser.add_argument("--checkpoint", type=Path, help="folder of a checkpoint; the demo if left out")
-    parser.add_argument("--prompt", required=True)
-    parser.add_argument("--chat", action="store_true", help="put the prompt through the chat template")
-    parser.add_argument("--answer", default="", help="text whose probability after the prompt is watched")
-    for kind in KINDS:
-        what = "LEVEL" if kind == "dense" else "TOKENS@LEVEL" if kind in NAMING else "NUMBER@LEVEL"
-        form = "dense@" if kind == "dense" else f"{kind} "
-        # one list for all kinds: the order of edits counts
-        parser.add_argument(
-            f"--{kind}", dest="edits", action="append", type=f"{form}{{}}".format, default=[], metavar=what
-        )
-    parser.add_argument("--device", help="such as cpu or cuda; the best one if left out")
-    parser.add_argument("--dtype", help="such as float32 or bfloat16; the device's default if left out")
-    parser.add_argument("--out", type=Path, metavar="FILE.npz", help="save the edited run's trace")
-    arguments = parser.parse_args()
-    device = arguments.device or pick_device()
-    try:
-        edits = [Edit.parse(text) for text in arguments.edits]
-        folder = arguments.checkpoint or build_demo()
-        checkpoint = load_checkpoint(folder, device, arguments.dtype or pick_dtype(device))
-        most = checkpoint.model.config.max_position_embeddings
-        prompt = read_prompt(arguments.prompt, checkpoint.tokenizer, most, chat=arguments.chat, truncate=False)
-        ground = read_ground(
-            checkpoint, prompt, read_answer(arguments.answer, checkpoint.tokenizer, most - len(prompt))
-        )
-        untouched, outcome = intervene(ground, ()), intervene(ground, edits)
-        if arguments.out:
-            outcome.trace.save(arguments.out)
-    except (SubllmError, AnalysisError, OSError) as error:
-        print(f"error: {error}", file=sys.stderr)  # noqa: T201
-        return 1
-    print(_report(untouched, outcome))  # noqa: T201
-    return 0
-
-
-def _report(untouched: Outcome, outcome: Outcome) -> str:
-    before, after = untouched.trace, outcome.trace
-    lines = [
-        f"edits: {', '.join(map(str, outcome.edits)) or 'none'}",
-        f"tokens: {after.num_tokens:,}; read again: {outcome.share:.0%} of the operations, "
-        f"{1000 * outcome.seconds:,.0f} ms of {1000 * outcome.whole_seconds:,.0f} ms",
-        f"perplexity of the prompt: {before.perplexity:.3f} -> {after.perplexity:.3f}" if after.num_tokens > 1 else "",
-        f"log-probability of the answer: {outcome.answer[0]:.3f} -> {outcome.answer[1]:.3f} nats"
-        if outcome.answer
-        else "",
-        f"divergence after the prompt: {outcome.divergence:.4f} nats",
-        f"cache: {outcome.cache_bytes[0]:,.0f} -> {outcome.cache_bytes[1]:,.0f} bytes; "
-        f"operations: {outcome.operations[1] / outcome.operations[0] - 1:+.1%}",
-    ]
-    for level in after.routing.levels:
-        flips = ", ".join(
-            f"{'+' if sign > 0 else '-'}{token}" for token, sign in enumerate(outcome.flipped[level - 1]) if sign
-        )
-        counts = [trace.routing.kept[level - 1].sum() for trace in (before, after)]
-        lines.append(f"Level {level}: keeps {counts[0]:,} -> {counts[1]:,}; flipped: {flips or 'none'}")
-    lines += [
-        f"token {token} never reached Level {level}: an outer level dropped it; keep it there too"
-        for level, token in outcome.absent
-    ]
-    lines.append("next token:")
-    for piece, *both in zip(outcome.next_pieces, *outcome.next_probabilities, strict=True):
-        lines.append(f"  {both[0]:7.2%} -> {both[1]:7.2%}  {str(piece)!r}")
-    return "\n".join(line for line in lines if line)
-
-
-if __name__ == "__main__":
-    sys.exit(main())

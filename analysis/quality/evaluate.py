@@ -8,22 +8,18 @@ Tasks are those of EleutherAI's lm-evaluation-harness, run by its ordinary "hf" 
 unless they are local, network.
 """
 
-import argparse
-import json
 import random
-import sys
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import torch
 from torch import Tensor
 
-from subllm import Probe, SubllmError, SubllmForCausalLM
-from subllm.checkpoints.load import Checkpoint, DenseModel, load_checkpoint, load_dense, pick_device, pick_dtype
-from subllm.convert.evaluate import Evaluation, evaluate
-from subllm.demo import build_demo
+from subllm import Probe, SubllmForCausalLM
+from subllm.checkpoints.load import Checkpoint, DenseModel, pick_device, pick_dtype
+from subllm.convert.evaluate import Evaluation
 from subllm.routing import AtRetention
 from subllm.text.data import META, SPLITS, Blocks, Packed
 from subllm.text.sources import read_pieces
@@ -276,65 +272,3 @@ def _asked(retention: float) -> str:
 
 def _shares(values: Sequence[float]) -> str:
     return ", ".join(f"{value:.0%}" for value in values) or "–"
-
-
-def main() -> int:
-    """Command line; a user's mistake is one line on standard error and exit code 1."""
-    parser = argparse.ArgumentParser(prog="python -m analysis.evaluate", description=__doc__.splitlines()[0])
-    parser.add_argument("--checkpoint", type=Path, help="folder (default: the demo checkpoint)")
-    parser.add_argument("--data", type=Path, nargs="+", help="packed text (its held-out part), or text files")
-    parser.add_argument("--lengths", type=int, nargs="+", default=[512], help="tokens read at once (default: 512)")
-    parser.add_argument(
-        "--retentions", type=float, nargs="+", default=[0.0], help="share that every level is made to keep; 0: its own"
-    )
-    parser.add_argument("--blocks", type=int, default=32, help="sequences per length at most (default: 32)")
-    parser.add_argument("--needles", type=int, nargs="+", default=[], help="prompt lengths to hide numbers in")
-    parser.add_argument("--depths", type=float, nargs="+", default=[0.1, 0.5, 0.9], help="where, as shares")
-    parser.add_argument("--trials", type=int, default=10, help="needles per length and depth (default: 10)")
-    parser.add_argument("--tasks", nargs="+", default=[], help="tasks of the lm-evaluation-harness")
-    parser.add_argument("--own-tasks", type=Path, help="folder with tasks of your own")
-    parser.add_argument("--limit", type=int, help="examples per task at most")
-    parser.add_argument("--out", type=Path, help="JSON file to write")
-    arguments = parser.parse_args()
-    try:
-        folder = arguments.checkpoint or build_demo()
-        device = pick_device()
-        checkpoint = load_checkpoint(folder, device, pick_dtype(device))
-        dense = load_dense(checkpoint)
-        evaluations = {}
-        for length in arguments.lengths if arguments.data else ():
-            blocks = held_out_blocks(checkpoint, arguments.data, length, arguments.blocks)
-            for retention in arguments.retentions:
-                override = at_retention(checkpoint.model, blocks, retention)
-                evaluations[length, retention] = evaluate(checkpoint.model, dense.model, blocks, override)
-        found = [
-            result
-            for length in arguments.needles
-            for result in needles(checkpoint, dense, length, arguments.depths, arguments.trials)
-        ]
-        tasks = (
-            run_tasks(folder, arguments.tasks, limit=arguments.limit, own=arguments.own_tasks)
-            if arguments.tasks
-            else {}
-        )
-    except (SubllmError, AnalysisError, OSError) as error:
-        print(f"error: {error}", file=sys.stderr)  # noqa: T201
-        return 1
-    if not (evaluations or found or tasks):
-        print("error: nothing to do; give --data, --needles or --tasks", file=sys.stderr)  # noqa: T201
-        return 1
-    print(f"Against: {dense.description}\n\n{report(evaluations, found, tasks)}")  # noqa: T201
-    if arguments.out:
-        content = {
-            "checkpoint": checkpoint.digest,
-            "dense": dense.description,
-            "perplexity": [{"length": n, "asked": share} | asdict(e) for (n, share), e in evaluations.items()],
-            "needles": [asdict(each) for each in found],
-            "tasks": tasks,
-        }
-        arguments.out.write_text(json.dumps(content, indent=1, default=str) + "\n")
-    return 0
-
-
-if __name__ == "__main__":
-    sys.exit(main())

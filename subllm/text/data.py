@@ -1,7 +1,7 @@
 """Text turned into what training reads: a tokenizer, and shards of packed token ids.
 
-    python -m subllm.data tokenizer --text corpus --vocabulary 8192 --out tokenizer
-    python -m subllm.data pack --text corpus --tokenizer tokenizer --out packed
+    subllm data tokenizer --text corpus --vocabulary 8192 --out tokenizer
+    subllm data pack --text corpus --tokenizer tokenizer --out packed
 
 Text is read piece by piece and never has to fit in memory. A piece that was there before is left out. A share of the
 documents, chosen by a digest of their text, is held out for evaluation.
@@ -29,6 +29,7 @@ from torch import Tensor
 from tqdm import tqdm
 from transformers import AutoTokenizer, PreTrainedTokenizerBase, PreTrainedTokenizerFast
 
+from ..command import Arguments, command
 from ..errors import DataError
 from .sources import HELD_OUT, is_held_out, read_pieces
 
@@ -121,9 +122,7 @@ class Packed:
         except (OSError, ValueError, KeyError, TypeError) as error:
             if isinstance(error, DataError):
                 raise
-            raise DataError(
-                f"{folder} is not packed text ({error}); make it with: python -m subllm.data pack"
-            ) from error
+            raise DataError(f"{folder} is not packed text ({error}); make it with: subllm data pack") from error
         size = np.dtype(packed.dtype).itemsize
         for split in splits.values():
             for name, count in split.shards:
@@ -300,29 +299,27 @@ def _pack(arguments: argparse.Namespace) -> None:
     print(f"Wrote {arguments.out}; {packed.duplicates:,} duplicates left out")  # noqa: T201
 
 
-def main() -> int:
-    """Command line; a user's mistake is one line on standard error and exit code 1."""
-    parser = argparse.ArgumentParser(prog="python -m subllm.data", description=__doc__.splitlines()[0])
+@command(DataError)
+def main(arguments: Arguments) -> None:
+    """Command line."""
+    parser = argparse.ArgumentParser(prog="subllm data", description="Prepare text for training.")
     commands = parser.add_subparsers(required=True)
     tokenizer = commands.add_parser("tokenizer", help="train a byte-level BPE tokenizer")
     tokenizer.add_argument("--text", nargs="+", required=True, help="files, folders or names of hub datasets")
     tokenizer.add_argument("--vocabulary", type=int, default=8192, help="tokens (default: 8192)")
-    tokenizer.add_argument("--most", type=int, help="documents to learn from at most")
+    tokenizer.add_argument("--most", type=int, help="read at most this many documents")
     tokenizer.add_argument("--out", type=Path, required=True, help="folder to write")
     tokenizer.set_defaults(run=_tokenizer)
     packing = commands.add_parser("pack", help="turn text into shards of token ids")
     packing.add_argument("--text", nargs="+", required=True, help="files, folders or names of hub datasets")
     packing.add_argument("--tokenizer", required=True, help="folder or hub name of a tokenizer")
-    packing.add_argument("--held-out", type=float, default=HELD_OUT, help=f"share of documents (default: {HELD_OUT})")
+    packing.add_argument(
+        "--held-out", type=float, default=HELD_OUT, help=f"share of documents to hold out (default: {HELD_OUT})"
+    )
     packing.add_argument("--out", type=Path, required=True, help="folder to write")
     packing.set_defaults(run=_pack)
-    arguments = parser.parse_args()
-    try:
-        arguments.run(arguments)
-    except (DataError, OSError) as error:
-        print(f"error: {error}", file=sys.stderr)  # noqa: T201
-        return 1
-    return 0
+    chosen = parser.parse_args(arguments)
+    chosen.run(chosen)
 
 
 if __name__ == "__main__":

@@ -1,0 +1,1 @@
+"""Command lines of the analyses, a module for each sub-command of `subllm`; what they print is made elsewhere."""

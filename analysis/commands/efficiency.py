@@ -1,0 +1,60 @@
+"""`subllm efficiency`: time, memory and energy of a checkpoint and of a dense model, measured in turn.
+
+subllm efficiency --lengths 512 2048 --batches 1 4 --retentions 0.5 0.8 --out DIR
+"""
+
+import argparse
+import sys
+from pathlib import Path
+
+from subllm.command import Arguments
+
+from ..cost.comparison import BASELINES, baseline, compare, prompt_of
+from ..cost.sweep import LENGTHS, facts_of, load_rows, report, save, settings_of
+from .arguments import add_checkpoint, analysis_command, load
+
+
+@analysis_command()
+def main(arguments: Arguments) -> None:
+    """Command line."""
+    parser = argparse.ArgumentParser(
+        prog="subllm efficiency", description="Measure a checkpoint against a dense model on this machine."
+    )
+    add_checkpoint(parser)
+    parser.add_argument("--lengths", type=int, nargs="+", default=list(LENGTHS), help="prompt lengths, in tokens")
+    parser.add_argument("--batches", type=int, nargs="+", default=[1], help="prompts read together (default: 1)")
+    parser.add_argument(
+        "--retentions",
+        type=float,
+        nargs="+",
+        default=[0.0],
+        help="share that each level must keep (default: its own)",
+    )
+    parser.add_argument("--baseline", default="llama", help=f"{', '.join(BASELINES)}, or the folder of a LLaMA")
+    parser.add_argument("--repeats", type=int, default=5, help="timed passes of each model per setting (default: 5)")
+    parser.add_argument("--overheads", action="store_true", help="measure also what recording costs")
+    parser.add_argument("--out", type=Path, help="folder for the table and the Parquet file")
+    parser.add_argument("--resume", action="store_true", help="keep the settings that are in --out already")
+    chosen = parser.parse_args(arguments)
+    settings = settings_of(chosen.lengths, chosen.batches, chosen.retentions)
+    checkpoint = load(chosen)
+    prompts = {setting: prompt_of(checkpoint, setting.tokens, setting.batch) for setting in settings}
+    facts = facts_of(checkpoint, chosen.baseline, chosen.repeats)
+    name = f"{checkpoint.model.device.type}-{facts['dtype']}"
+    known = load_rows(chosen.out / f"{name}.parquet", facts) if chosen.out and chosen.resume else []
+    rows = {row.setting: row for row in known}
+    dense = baseline(checkpoint, chosen.baseline)
+    for setting, ids in prompts.items():
+        if setting in rows:
+            continue
+        rows[setting] = compare(
+            checkpoint.model, dense, ids, chosen.repeats, retention=setting.retention, overheads=chosen.overheads
+        )
+        print(f"{setting.words} tokens: {rows[setting].ratio('dense', 'subllm'):.2f}×", file=sys.stderr)  # noqa: T201
+        if chosen.out:
+            save(chosen.out, name, facts, [rows[each] for each in sorted(rows)])
+    print(report(facts, [rows[each] for each in sorted(rows)]))  # noqa: T201
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,64 @@
+"""The command `subllm`: one line for each sub-command. What a sub-command needs is imported when it runs."""
+
+import importlib
+import sys
+from difflib import get_close_matches
+
+COMMANDS = {
+    "app": ("app.serve", "open the app in a browser"),
+    "trace": ("analysis.commands.trace", "show which tokens each level keeps of a prompt"),
+    "edit": ("analysis.commands.edit", "keep, drop or reweight tokens, and see what changes"),
+    "why": ("analysis.commands.why", "attribute a score or the next token to the prompt's words"),
+    "generate": ("analysis.commands.generate", "continue a prompt token by token"),
+    "compare": ("analysis.commands.compare", "compare two saved traces"),
+    "efficiency": ("analysis.commands.efficiency", "measure time, memory and energy on this machine"),
+    "predict": ("analysis.commands.predict", "predict time and memory on other hardware"),
+    "evaluate": ("analysis.commands.evaluate", "measure perplexity, needles and benchmark tasks"),
+    "train": ("subllm.train.__main__", "train a model from scratch"),
+    "training-step": ("analysis.commands.training_step", "measure training steps on this machine"),
+    "convert": ("subllm.convert.__main__", "turn a LLaMA, or a reference checkpoint, into a SUBLLM"),
+    "data": ("subllm.text.data", "train a tokenizer, and pack text for training"),
+    "corpus-text": ("subllm.text.corpus", "download text with free licences"),
+    "demo": ("subllm.demo", "build the demo checkpoint"),
+}
+
+
+def usage() -> str:
+    """The help text."""
+    width = max(map(len, COMMANDS))
+    lines = [f"  {name:{width}}  {what}" for name, (_, what) in COMMANDS.items()]
+    return "\n".join(
+        [
+            "usage: subllm COMMAND [OPTIONS]",
+            "",
+            "See, question and prove what a token-dropping LLM does.",
+            "",
+            *lines,
+            "",
+            "subllm COMMAND --help lists the options of a command; subllm --version prints the version.",
+        ]
+    )
+
+
+def main(arguments: list[str] | None = None) -> int:
+    """Run a sub-command; its exit code, or 2 if there is none of that name."""
+    name, *rest = (sys.argv[1:] if arguments is None else arguments) or ["--help"]
+    if name in ("-h", "--help"):
+        print(usage())  # noqa: T201
+        return 0
+    if name == "--version":
+        from importlib.metadata import version  # noqa: PLC0415 - slow, and only needed here
+
+        print(f"subllm {version('subllm')}")  # noqa: T201
+        return 0
+    if name not in COMMANDS:
+        near = get_close_matches(name, COMMANDS, 1)
+        hint = f" Did you mean {near[0]!r}?" if near else ""
+        print(f"error: there is no command {name!r}.{hint} Run subllm --help for a list.", file=sys.stderr)  # noqa: T201
+        return 2
+    code: int = importlib.import_module(COMMANDS[name][0]).main(rest)
+    return code
+
+
+if __name__ == "__main__":
+    sys.exit(main())

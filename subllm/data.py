@@ -1,0 +1,8 @@
+"""`python -m subllm.data`, the old spelling of `subllm data`."""
+
+import sys
+
+from .text.data import main
+
+if __name__ == "__main__":
+    sys.exit(main())
