@@ -1,27 +1,36 @@
-"""The words on screen, in the language that the user chose; all of them are in `assets/strings.json`."""
+"""The text on screen, in the language that the user chose; all of it is in `assets/strings.json`.
+
+An entry holds the text per language, with `str.format` placeholders. Where a language has a singular, the entry holds
+`{"one": ..., "other": ...}`, and the placeholder `n` decides.
+"""
 
 import json
 from functools import cache
-from pathlib import Path
 
 import streamlit as st
 
+from subllm.assets import ASSETS
+
 LANGUAGES = {"en": "English", "zh": "中文"}
-_FILE = Path(__file__).parents[1] / "assets" / "strings.json"
+_FILE = ASSETS / "strings.json"
+_SINGULAR = "{} one"  # key of a singular in a table
 
 
 @cache
 def table(language: str) -> dict[str, str]:
-    """All strings of a language, by key.
-
-    Args:
-        language: a key of `LANGUAGES`.
-    """
-    return {key: entry[language] for key, entry in json.loads(_FILE.read_text(encoding="utf-8")).items()}
+    """All strings of one language of `LANGUAGES`, by key; a singular has the key followed by " one"."""
+    found: dict[str, str] = {}
+    for key, entry in json.loads(_FILE.read_text(encoding="utf-8")).items():
+        forms = entry[language]
+        if isinstance(forms, dict):
+            found[_SINGULAR.format(key)] = forms["one"]
+            forms = forms["other"]
+        found[key] = forms
+    return found
 
 
 def language() -> str:
-    """What the user chose, or the browser's language where it is one of ours, or English."""
+    """The language that the user chose, or the browser's if it is one of ours, or English."""
     chosen = st.session_state.get("language") or st.query_params.get("lang") or (st.context.locale or "en")[:2]
     return chosen if chosen in LANGUAGES else "en"
 
@@ -30,7 +39,10 @@ def say(key: str, **values: object) -> str:
     """A string in the user's language.
 
     Args:
-        key: in the table.
-        **values: for its placeholders.
+        key: of the string.
+        **values: for its placeholders; `n`, a number or a formatted number, chooses between singular and plural.
     """
-    return table(language())[key].format(**values) if values else table(language())[key]
+    words = table(language())
+    singular = _SINGULAR.format(key)
+    text = words[singular if str(values.get("n")) == "1" and singular in words else key]
+    return text.format(**values) if values else text

@@ -188,7 +188,7 @@ def token_times(written: Sequence[NewToken], dense: Sequence[NewToken], words: W
     counts = sorted({token.blocks for token in written}, reverse=True)
     for count, (colour, symbol) in zip(counts, _MARKS * len(counts), strict=False):
         chosen = [(number, token) for number, token in tokens if token.blocks == count]
-        name = f"{count} {words['figure_blocks']}"
+        name = f"{words['figure_blocks']}: {count}"
         figure.add_scatter(
             x=[number for number, _ in chosen],
             y=[1000 * token.seconds for _, token in chosen],

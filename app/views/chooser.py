@@ -2,7 +2,6 @@
 
 import json
 from functools import cache
-from pathlib import Path
 from typing import Any
 
 import streamlit as st
@@ -10,8 +9,9 @@ import streamlit as st
 from app import engine
 from app.settings import Settings
 from app.strings import LANGUAGES, language, say
+from subllm.assets import ASSETS
 
-_PROMPTS = Path(__file__).parents[2] / "assets" / "prompts.json"
+_PROMPTS = ASSETS / "prompts.json"
 
 
 @cache

@@ -93,7 +93,7 @@ def _show_failure(message: Any) -> bool:
         if failure is not None:
             show_error(failure)
         if isinstance(failure, PromptTooLongError):
-            return st.button(say("cut", limit=f"{failure.limit:,}"), key="cut")
+            return st.button(say("cut", n=f"{failure.limit:,}"), key="cut")
     return False
 
 

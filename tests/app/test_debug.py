@@ -5,7 +5,7 @@ from streamlit.testing.v1 import AppTest
 
 from app import engine
 
-SCRIPT = "from app.views import debug\ndebug.show()\n"
+SCRIPT = "from app.views.debug import page as debug\ndebug.show()\n"
 TEXT = "the cat sat on the mat and then the dog sat on the cat"
 
 
@@ -32,7 +32,7 @@ def test_a_link_restores_its_edits(linked):
     page, counted = linked
     assert [str(edit) for edit in counted[-1][1]] == in_force(page) == ["drop 2-4@1"]
     assert any("Edits in force" in text.value for text in page.markdown)
-    assert any("Other tokens that changed sides" in text.value for text in page.markdown)
+    assert any("Other tokens whose decision changed" in text.value for text in page.markdown)
 
 
 def test_a_link_of_the_old_numbering_is_converted_and_rewritten(tiny_checkpoint, monkeypatch):
@@ -49,7 +49,7 @@ def test_a_link_of_the_old_numbering_is_converted_and_rewritten(tiny_checkpoint,
 def test_edits_belong_to_the_run_they_were_made_for(linked):
     page, _ = linked
     page.text_area(key="debug prompt").set_value("another text with 12 numbers")
-    next(button for button in page.button if button.label == "Read").click().run()
+    next(button for button in page.button if button.label == "Run").click().run()
     assert not page.exception and not page.error
     assert in_force(page) == []
     own = page.session_state["session"]
@@ -65,7 +65,7 @@ def test_the_model_runs_again_for_other_edits_only(linked):
     page.run()  # such as after a selection
     assert len(counted) == before
     assert page.table[-1].value.equals(numbers)
-    next(button for button in page.button if button.label == "Remove all").click().run()
+    next(button for button in page.button if button.label == "Remove all edits").click().run()
     assert len(counted) == before + 1 and not counted[-1][1]
     assert not page.exception
 
@@ -89,7 +89,7 @@ def test_the_first_edit_of_a_session_stays_in_force(tiny_checkpoint, monkeypatch
     page.session_state["checkpoint"] = "tiny"
     page.run()
     page.text_area(key="debug prompt").set_value(TEXT)
-    next(button for button in page.button if button.label == "Read").click().run()
+    next(button for button in page.button if button.label == "Run").click().run()
     page.selectbox(key="new edit kind").set_value("dense")
     next(button for button in page.button if button.label == "Add").click().run()
     assert not page.exception and in_force(page) == ["dense@1"]

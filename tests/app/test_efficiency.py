@@ -11,7 +11,7 @@ from streamlit.testing.v1 import AppTest
 import app.views.efficiency.predicted
 from app.settings import DEMO
 from app.strings import table
-from subllm.demo import ASSETS, demo_folder
+from subllm.demo import SHIPPED, demo_folder
 
 
 def page(function):
@@ -65,7 +65,7 @@ def test_lengths_that_the_operator_allows_are_measured_and_kept(opened):
     numbers, levels = opened.table
     assert list(numbers.value.index) == ["512"]
     assert len(levels.value) == 4, "outside, two levels, dense"
-    assert re.fullmatch(r"\d\.\d\d×", numbers.value.iloc[0]["Reading, speed-up"])
+    assert re.fullmatch(r"\d\.\d\d×", numbers.value.iloc[0]["Prefill speed-up"])
     (before,) = measured(opened).sorted()
     next(b for b in opened.button if b.label == "Measure").click().run()
     (again,) = measured(opened).sorted()
@@ -116,15 +116,15 @@ def test_a_rerun_that_changed_nothing_opens_no_file_and_builds_none(opened, open
         opened.run()
         assert not opened.exception and not opened.error
         assert len(opened.table) == (2 if tab == "Predicted" else tables)
-    places = (tiny_checkpoint.resolve(), ASSETS.parent, Path("/proc"))
+    places = (tiny_checkpoint.resolve(), SHIPPED.parent, Path("/proc"))
     assert [path for path in opened_files if {*path.resolve().parents} & {*places}] == []
     assert not built, "the file to download is made when it is asked for"
 
 
 def test_a_prediction_is_worked_out_once_for_the_same_choices(opened, monkeypatch):
     asked = []
-    real = app.views.predicted.break_even
-    monkeypatch.setattr(app.views.predicted, "break_even", lambda *given: asked.append(given) or real(*given))
+    real = app.views.efficiency.predicted.break_even
+    monkeypatch.setattr(app.views.efficiency.predicted, "break_even", lambda *given: asked.append(given) or real(*given))
     predicted(opened)
     first = len(asked)
     opened.run()
@@ -154,7 +154,7 @@ def test_a_hub_model_is_fetched_for_a_prediction_when_a_person_asks_for_it(opene
     predicted(opened).run()
     assert not fetched and not opened.table
     assert "not on this machine yet" in opened.info[0].value
-    next(button for button in opened.button if button.label == "Fetch the checkpoint").click().run()
+    next(button for button in opened.button if button.label == "Download the checkpoint").click().run()
     assert fetched == ["someone/model"] and not opened.exception
     assert len(opened.table) == 2
     opened.run()

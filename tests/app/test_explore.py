@@ -32,13 +32,13 @@ def metrics(page):
 
 
 def test_a_prompt_runs_and_its_numbers_are_shown(page):
-    assert "Nothing has run yet" in page.info[0].value
+    assert "There is no run yet" in page.info[0].value
     run(page, "the cat sat on the mat and then the dog")
     assert not page.exception
     assert not page.error
     shown = metrics(page)
     assert re.fullmatch(r"\d+", shown["Prompt tokens"])
-    assert {"Level 1 keeps", "Level 2 keeps", "Reading the prompt", "Work"} <= set(shown)
+    assert {"Level 1 keeps", "Level 2 keeps", "Prefill", "Work"} <= set(shown)
     assert len(page.dataframe) == 1
     assert len(page.table) == 2
     assert "Measured on this machine" in " ".join(caption.value for caption in page.caption)
@@ -68,7 +68,7 @@ def test_a_long_prompt_offers_to_be_cut(page, monkeypatch):
     run(page, "xyz " * 60)
     said = " ".join(error.value for error in page.error).replace("\\", "")
     assert re.search(r"has \d+ tokens; at most 40 fit", said)
-    button(page, "Cut it to the first 40").click().run()
+    button(page, "Run the first 40").click().run()
     assert metrics(page)["Prompt tokens"] == "40"
     assert not page.error
 
@@ -84,7 +84,7 @@ def test_markdown_in_text_is_shown_as_it_is(page):
     run(page, text)
     run(page, "another")  # then the first one is a choice of the selector, and its text is on the page
     assert not page.exception and not page.error
-    (selector,) = [box for box in page.selectbox if box.label == "Earlier runs of this session"]
+    (selector,) = [box for box in page.selectbox if box.label == "Earlier runs in this session"]
     assert any(repr(text) in option for option in selector.options)
     shown = [element.value for kind in ("markdown", "caption") for element in getattr(page, kind)]
     assert not any("**bold**" in value or "<b>" in value or "$x$" in value for value in shown)

@@ -34,12 +34,12 @@ def bars(app):
 
 def test_progress_that_is_told_more_after_its_end_is_drawn_anew_with_its_button():
     app = run()
-    assert bars(app) == ["Runs before yours\\: 2"]
+    assert bars(app) == ["Runs ahead of yours\\: 2"]
     assert [button.label for button in app.button] == ["Stop"]
 
 
 def test_progress_that_moves_leaves_nothing_behind():
-    assert bars(run(move=True)) == ["Runs before yours\\: 3"]
+    assert bars(run(move=True)) == ["Runs ahead of yours\\: 3"]
 
 
 def test_progress_that_is_cleared_shows_nothing():

@@ -83,11 +83,11 @@ def test_what_was_not_measured_is_absent_with_a_word(structure, parts):
     trace = make_trace(structure, parts=parts)
     text = words(page(numbers, trace=trace))
     assert "nan" not in text.lower().split()
-    assert ("Not measured: the comparison was off" in text) == ("costs" not in parts)
-    assert ("Reading the prompt" in text) == ("costs" in parts)
-    assert ("find the same next token" in text) == ("agreement" in parts)
-    assert ("Perplexity on the prompt" in text) == ({"likelihood", "agreement"} <= {*parts})
-    assert ("No continuation was written" in text) == ("continuation" not in parts)
+    assert ("Nothing was measured: the comparison was switched off" in text) == ("costs" not in parts)
+    assert ("Prefill time" in text) == ("costs" in parts)
+    assert ("rank the same next token" in text) == ("agreement" in parts)
+    assert ("Perplexity of the prompt" in text) == ({"likelihood", "agreement"} <= {*parts})
+    assert ("No continuation was generated" in text) == ("continuation" not in parts)
     both = words(page(pair, first=trace, second=make_trace(structure, parts=PARTS)))
     absent = {"predictions", "likelihood", "continuation"} - {*parts}
     assert both.count("not measured") == len(absent) and "nan" not in both.lower().split()
@@ -98,7 +98,7 @@ def test_the_rule_of_training_is_compared_where_the_router_scores_and_the_others
     trace = make_trace()
     text = words(page(statistics, tab="Scores and threshold", trace=trace, level=level))
     if trace.routing.scores_tokens(level):
-        assert f"This run keeps {trace.routing.kept[level - 1].sum()} tokens; the rule of training" in text
+        assert f"Tokens kept in this run: {trace.routing.kept[level - 1].sum()}. The training rule" in text
     else:
         assert "Level 2 has no importance scores: its router, “even”, does not score tokens." in text
 
@@ -163,7 +163,7 @@ def test_an_edited_run_is_not_explained_by_one_without_edits(runs):
     asked = page(why_of, runs, run=plain, settings=None)
     assert [button.label for button in asked.button].count("Explain") == 1
     refused = page(why_of, runs, run=edited, settings=None)
-    assert "can be asked of a run without edits" in words(refused)
+    assert "Only a run without edits can be explained" in words(refused)
     assert "Explain" not in [button.label for button in refused.button]
     next(button for button in refused.button if "attention" in button.label).click().run()
     assert not refused.exception and not refused.error

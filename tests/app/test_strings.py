@@ -9,7 +9,7 @@ import pytest
 
 import app
 from analysis.figures.trace import ENGLISH
-from app.strings import LANGUAGES, table
+from app.strings import LANGUAGES, say, table
 
 APP = Path(app.__file__).parent
 CODE, SCRIPTS = [*APP.rglob("*.py")], [*APP.rglob("*.js"), *APP.rglob("*.html")]
@@ -45,6 +45,41 @@ def test_what_is_said_has_the_placeholders_that_it_is_given(language):
     assert checked > 200
 
 
+@pytest.mark.parametrize("number", [1, "1"])
+def test_one_of_a_thing_is_said_in_the_singular_and_several_in_the_plural(number):
+    assert say("steps_rate", n=number, rate="3.0") == "1 token, 3.0 per second"
+    assert say("steps_rate", n=11, rate="3.0") == "11 tokens, 3.0 per second"
+    assert say("edit_keep", n=number) == "Keep (1)"
+
+
+def test_both_forms_of_a_string_have_its_number():
+    singulars = {key: text for key, text in table("en").items() if key.endswith(" one")}
+    assert "steps_rate one" in singulars
+    for key, text in singulars.items():
+        plural = table("en")[key.removesuffix(" one")]
+        assert "{n}" in text and {*re.findall(r"{(\w+)}", text)} == {*re.findall(r"{(\w+)}", plural)}, key
+
+
+def test_all_languages_have_the_same_placeholders():
+    english = table("en")
+    for other in map(table, LANGUAGES):
+        assert {key for key in english if not key.endswith(" one")} <= {*other}
+        for key, text in other.items():
+            assert text.strip(), key
+            assert {*re.findall(r"{(\w+)}", text)} == {*re.findall(r"{(\w+)}", english[key])}, key
+
+
+@pytest.mark.parametrize("language", LANGUAGES)
+def test_a_number_before_its_noun_has_a_singular(language):
+    """A noun in the plural right after a placeholder that may be 1 is a mistake at 1."""
+    never_one = {"{limit} tokens", "{tokens} tokens", "{training} sequences", "{batch} sequences"}  # lengths, constants
+    for key, text in table(language).items():
+        for found in re.findall(
+            r"{\w+} (?:new )?(?:tokens|blocks|levels|steps|runs|prompts|sequences|decisions)", text
+        ):
+            assert found in never_one or f"{key} one" in table(language), f"{key}: {found}"
+
+
 def test_no_string_is_in_the_table_twice():
     twice = []
 
@@ -61,5 +96,6 @@ def test_nothing_in_the_table_is_never_said():
     whole = {*texts(), *ENGLISH}
     beginnings = tuple(each[:-1] for each in whole if each.endswith("*") and re.fullmatch(r"[a-z]+_.*\*", each))
     browser = tuple(f"view_{name}" for name in re.findall(r"\w+", "".join(map(Path.read_text, SCRIPTS))))
-    unused = [key for key in table("en") if key not in whole and not key.startswith(beginnings) and key not in browser]
+    keys = [key for key in table("en") if not key.endswith(" one")]
+    unused = [key for key in keys if key not in whole and not key.startswith(beginnings) and key not in browser]
     assert not unused

@@ -144,7 +144,7 @@ def run_prompt(page: Page, address: str, text: str, checkpoint: str) -> None:
     page.get_by_role("combobox", name="Checkpoint").click()
     page.get_by_role("option", name=checkpoint).click()
     page.get_by_role("slider", name="New tokens to generate").press("Home")
-    page.get_by_text("Measure against the dense model").click()
+    page.get_by_text("Compare with the dense model").click()
     area = page.get_by_label("Prompt", exact=True)
     area.fill(text)
     area.press("Control+Enter")

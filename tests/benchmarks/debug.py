@@ -115,13 +115,13 @@ def open_prompt(page: Page, address: str, text: str) -> None:
     """
     page.goto(address)
     page.get_by_role("link", name="Debug").click()
-    page.get_by_role("heading", name="Why this token").wait_for()
+    page.get_by_role("heading", name="Why was this token").wait_for()
     area = page.get_by_role("textbox", name="Prompt")
     area.fill(text)
     area.press("Control+Enter")
     page.wait_for_timeout(1000)  # the server has taken the text
-    page.get_by_role("button", name="Read", exact=True).click()
-    page.get_by_text("Other tokens that changed sides: 0").wait_for()
+    page.get_by_role("button", name="Run", exact=True).click()
+    page.get_by_text("Other tokens whose decision changed: 0").wait_for()
     page.wait_for_timeout(3000)
 
 
@@ -141,11 +141,11 @@ def edit(page: Page, repeats: int) -> dict[str, list[float]]:
         page.mouse.move(box["x"] + 300, box["y"] + 10 + 27 * repeat, steps=4)
         page.mouse.up()
         page.get_by_role("button", name=re.compile(r"Drop \([1-9]")).wait_for()
-        page.get_by_text("operations were run again").wait_for()
+        page.get_by_text("was computed again").wait_for()
         page.wait_for_timeout(5000)  # what follows the selection is drawn
         found["visible"].append(page.evaluate(_EDIT, "Drop ("))
         page.wait_for_timeout(8000)  # the numbers at every position are there
-        note = page.get_by_text("operations were run again").inner_text()
+        note = page.get_by_text("was computed again").inner_text()
         again, whole = re.findall(r"([\d,]+) ms", note)
         found["again"].append(float(again.replace(",", "")))
         found["whole"].append(float(whole.replace(",", "")))
@@ -156,13 +156,13 @@ def page_rate(page: Page) -> float:
     """Tokens per second of writing on the page, from the press until the last token is shown."""
     page.get_by_role("tab", name="Step by step").click()
     page.get_by_role("button", name="One token").wait_for()
-    many = page.get_by_role("spinbutton", name="Tokens at a press")
+    many = page.get_by_role("spinbutton", name="Tokens per click")
     many.fill(str(_WRITTEN))
     many.press("Enter")
     page.wait_for_timeout(2000)
     taken = page.evaluate(_WRITE, _WRITTEN)
     page.wait_for_timeout(3000)
-    page.get_by_role("button", name="From the start").click()
+    page.get_by_role("button", name="Start over").click()
     page.wait_for_timeout(3000)
     return _WRITTEN / taken
 

@@ -11,15 +11,15 @@ def test_savings_are_measured_and_predicted(page, pictures):
     page.get_by_label("Prompt", exact=True).press("Control+Enter")
     page.wait_for_timeout(1500)
     page.get_by_role("link", name="Efficiency").click()
-    page.get_by_role("heading", name="What do the dropped tokens save?").wait_for()
+    page.get_by_role("heading", name="How much do the dropped tokens save?").wait_for()
     page.get_by_label("Remove 2048").or_(page.get_by_role("button", name="2048")).first.click()
     page.get_by_role("button", name="Measure", exact=True).click()
-    page.get_by_text("Medians of the ratios").wait_for()
+    page.get_by_text("medians of the ratios").wait_for()
     row = page.get_by_test_id("stTable").first.get_by_role("row").filter(has_text="512")
     assert re.search(r"\d\.\d\d×", row.inner_text())
     page.screenshot(path=pictures / "measured.png", full_page=True)
     page.get_by_role("tab", name="Predicted").click()
-    page.get_by_role("heading", name="The paper's figures").wait_for()
+    page.get_by_role("heading", name="The paper's results").wait_for()
     (first,) = [hardware for hardware in load_hardware() if hardware.name == "NVIDIA H200 SXM"]
     for line in paper_rows(first):
         for ratio in line.predicted.values():

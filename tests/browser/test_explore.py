@@ -128,7 +128,7 @@ def test_bad_prompts_are_said_and_the_last_result_stays(page):
     shown(page, text)
     run(page, "xyz " * 400)
     page.get_by_text("at most 512 fit here").wait_for()
-    page.get_by_role("button", name="Cut it to the first 512").click()
+    page.get_by_role("button", name="Run the first 512").click()
     page.get_by_test_id("stMetricValue").filter(has_text="512").wait_for()
     shown(page, "xyz xyz")
 

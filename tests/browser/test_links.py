@@ -59,16 +59,16 @@ def test_edits_that_do_not_fit_are_said_and_can_be_removed(follow, model, pictur
     edits = ["drop 1@8", "keep 2-4@1", "keep 900@*", "dense@3"]
     page = follow("debug", locale, v=2, checkpoint="tiny", prompt=TEXT, edits=";".join(edits))
     said = {
-        "en-US": "Level 8: drop 1; every level: keep 900; Level 3: switch the level off (dense)",
+        "en-US": "Level 8: drop 1; every level: keep 900; Level 3: switch the level's routing off (dense)",
         "zh-CN": "第 8 级: 丢弃 1; 每一级: 保留 900; 第 3 级: 关闭该级（稠密）",
     }
     alert = page.get_by_role("alert")
     expect(alert).to_contain_text(said[locale])
-    page.get_by_text({"en-US": "Perplexity of the prompt", "zh-CN": "提示困惑度"}[locale]).wait_for()
+    page.get_by_text({"en-US": "Perplexity of the prompt", "zh-CN": "提示词的困惑度"}[locale]).wait_for()
     settled(page)
     page.screenshot(path=pictures / f"edits that do not fit, {locale}.png")
     page.get_by_role(
-        "button", name={"en-US": "Remove what is not in force", "zh-CN": "移除未生效的改动"}[locale]
+        "button", name={"en-US": "Remove the edits that are not in force", "zh-CN": "移除未生效的改动"}[locale]
     ).click()
     alert.wait_for(state="detached")
     if locale == "en-US":
@@ -79,7 +79,7 @@ def test_edits_for_a_model_without_levels_can_be_removed(follow):
     page = follow("debug", v=2, checkpoint="no-levels", prompt=TEXT, edits="drop 1@1")
     page.get_by_text("This checkpoint has no levels").wait_for()
     page.get_by_role("alert").filter(has_text="Level 1: drop 1").wait_for()
-    page.get_by_role("button", name="Remove what is not in force").click()
+    page.get_by_role("button", name="Remove the edits that are not in force").click()
     page.get_by_role("alert").filter(has_text="Level 1: drop 1").wait_for(state="detached")
     page.get_by_text("This checkpoint has no levels").wait_for()
 
@@ -87,10 +87,10 @@ def test_edits_for_a_model_without_levels_can_be_removed(follow):
 @pytest.mark.parametrize("edits", ["drop" + " " * 2500 + "x", f"drop 1@{'9' * 5000}", "drop 4-2@1", "dense@1;" * 300])
 def test_edits_that_cannot_be_read_leave_the_prompt_to_be_debugged(follow, model, edits):
     page = follow("debug", v=2, checkpoint="tiny", prompt=TEXT, edits=edits)
-    alert = page.get_by_role("alert").filter(has_text="The edits of this link cannot be read")
+    alert = page.get_by_role("alert").filter(has_text="The edits in this link cannot be read")
     alert.wait_for()
     check_debug(page, model, TEXT, [])
-    page.get_by_role("button", name="Remove what is not in force").click()
+    page.get_by_role("button", name="Remove the edits that are not in force").click()
     alert.wait_for(state="detached")
 
 
@@ -99,7 +99,7 @@ def test_edits_that_cannot_be_read_leave_the_prompt_to_be_debugged(follow, model
 def test_a_link_for_a_checkpoint_that_is_not_offered_is_refused(follow, pictures, path, name):
     page = follow(path, checkpoint=ODD[name], prompt="a prompt to go on with", edits="drop 1@1")
     alert = page.get_by_role("alert")
-    expect(alert).to_contain_text("This link is for a checkpoint that is not offered here")
+    expect(alert).to_contain_text("This link asks for a checkpoint that is not available here")
     settled(page)
     assert alert.count() == 1 and len(alert.inner_text()) < 400
     expect(page.get_by_role("textbox", name="Prompt", exact=True)).to_have_value("a prompt to go on with")

@@ -15,7 +15,7 @@ from .test_odd_input import choose
 def long_page(page):
     """A page with the checkpoint for 8,192 tokens, and no comparison."""
     choose(page, "long")
-    page.get_by_text("Measure against the dense model").click()
+    page.get_by_text("Compare with the dense model").click()
     return page
 
 
@@ -53,7 +53,7 @@ def test_the_first_stage_is_shown_while_the_rest_is_made_and_can_be_stopped(page
     page.get_by_text(re.compile("Continuing|Measuring|Timing|Comparing")).wait_for()
     page.locator(".st-key-stop button").first.click()
     page.get_by_role("heading", name="Time, memory and agreement").wait_for()
-    page.get_by_text("Not measured").wait_for()
+    page.get_by_text("Nothing was measured").wait_for()
     shown(page, text[:200])
     page.wait_for_function("() => !document.querySelector('.st-key-stop')")
 
@@ -62,7 +62,7 @@ def test_a_prediction_is_read_off_after_every_block(page):
     text = "the cat sat on the mat"
     run(page, text)
     shown(page, text)
-    page.get_by_role("button", name="Read off a prediction after every block").click()
+    page.get_by_role("button", name="Show what each block would predict").click()
     page.wait_for_url("**/*colour=confidence*")
     assert page.get_by_label("Colour by").input_value() == "confidence"
     cells = page.locator(".routing .cells")
@@ -71,7 +71,7 @@ def test_a_prediction_is_read_off_after_every_block(page):
         cells.press(key)
     said = page.get_by_role("status").filter(has_text="Token 0 ").inner_text()
     assert re.search(r"block 1: processed, .*confidence after the block 0\.\d+", said)
-    assert page.get_by_role("button", name="Read off a prediction after every block").count() == 0
+    assert page.get_by_role("button", name="Show what each block would predict").count() == 0
 
 
 def test_the_lane_selects_tokens_too(page):

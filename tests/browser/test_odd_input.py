@@ -35,7 +35,7 @@ def test_levels_that_keep_all_or_nothing_or_are_not_there(page, pictures, name, 
             tab.click()
             page.get_by_role("tabpanel").filter(visible=True).locator("p, table").first.wait_for()
     page.get_by_role("button", name="Follow token 0").click()
-    page.get_by_text("What the model would predict if it were read off").wait_for()
+    page.get_by_text("What the model would predict from the hidden state").wait_for()
     page.screenshot(path=pictures / f"{name}.png", full_page=True)
     assert page.get_by_test_id("stException").count() == 0
     assert page.get_by_role("alert").count() == 0
@@ -84,7 +84,7 @@ def test_a_word_of_ten_thousand_characters(page):
     choose(page, "long")
     run(page, "w" * 10_000)
     page.get_by_text("at most 8,192 fit here").wait_for()
-    page.get_by_role("button", name="Cut it to the first 8,192").click()
+    page.get_by_role("button", name="Run the first 8,192").click()
     view = page.locator(".routing .text")
     page.get_by_test_id("stMetricValue").filter(has_text="8,192").wait_for()
     assert len(view.text_content()) == 8192

@@ -83,7 +83,11 @@ def test_text_and_legend_tell_kept_dropped_unreached_and_edited_apart_as_recorde
     assert marked(page, "edited") == texts(trace, routing.edited[row])
     assert marked(page, "dropped") == texts(trace, routing.dropped[row])
     assert marked(page, "absent") == texts(trace, ~routing.reached[row])
-    assert legend(page)[1:] == ["dropped here", *(["dropped at an outer level"] if level == 2 else []), "edited"]
+    assert legend(page)[1:] == [
+        "dropped at this level",
+        *(["dropped at an outer level"] if level == 2 else []),
+        "edited",
+    ]
 
 
 def test_without_edits_nothing_is_marked_as_edited(view):
@@ -91,7 +95,7 @@ def test_without_edits_nothing_is_marked_as_edited(view):
     none = replace(trace, routing=replace(trace.routing, edited=np.zeros_like(trace.routing.edited)))
     page = view(none)
     assert marked(page, "edited") == []
-    assert legend(page)[1:] == ["dropped here"]
+    assert legend(page)[1:] == ["dropped at this level"]
     coloured = """(canvas) => {
         const { data } = canvas.getContext("2d").getImageData(0, 0, canvas.width, canvas.height);
         let count = 0;

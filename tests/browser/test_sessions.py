@@ -114,10 +114,10 @@ def choose_run(page, label, text):
 
 
 def test_ten_prompts_in_a_row_are_each_shown_as_they_ran(page, model, pictures):
-    label = "Earlier runs of this session"
+    label = "Earlier runs in this session"
     for number, text in enumerate(PROMPTS):
         if number == 3:  # the first three with all stages of a run
-            page.get_by_text("Measure against the dense model").click()
+            page.get_by_text("Compare with the dense model").click()
         ask(page, text)
         check_explore(page, model.trace(text), text)
         if number in (2, 3, 6, 9):  # looks at runs from before, and goes on from there
@@ -137,7 +137,7 @@ def debug(page):
     """The page for debugging, before a prompt was read."""
     page.set_viewport_size({"width": 1300, "height": 3200})  # all of it, as a list that is open closes when one scrolls
     page.get_by_role("link", name="Debug").click()
-    page.get_by_role("heading", name="Why this token").wait_for()
+    page.get_by_role("heading", name="Why was this token").wait_for()
     return page
 
 
@@ -146,10 +146,10 @@ def read(page, text):
     settled(page)
     area = page.get_by_role("textbox", name="Prompt", exact=True)
     if not area.is_visible():
-        page.get_by_text("Read a prompt", exact=True).click()
+        page.get_by_text("Run a prompt", exact=True).click()
     area.fill(text)
     area.press("Control+Enter")
-    page.get_by_role("button", name="Read", exact=True).click()
+    page.get_by_role("button", name="Run", exact=True).click()
 
 
 def add(page, what):
@@ -204,12 +204,12 @@ def test_ten_prompts_in_a_row_are_debugged_with_edits_in_between(debug, model, p
                 choose_run(debug, label, earlier)
                 check_debug(debug, model, earlier, edits[earlier])
         if number == 6:
-            debug.get_by_role("button", name="Keep for side by side").click()
-            debug.get_by_text("Added; see Side by side").wait_for()
+            debug.get_by_role("button", name="Add to Side by side").click()
+            debug.get_by_text("The edited run was added").wait_for()
             check_debug(debug, model, text, edits[text])
             choose_run(debug, label, text)  # the edited run: shown with its edits, which can be taken back
             check_debug(debug, model, text, edits[text])
-            debug.get_by_role("button", name="Remove all").click()
+            debug.get_by_role("button", name="Remove all edits").click()
             check_debug(debug, model, text, [])
     debug.screenshot(path=pictures / "ten prompts debugged.png", full_page=True)
     debug.get_by_role("link", name="Explore").click()  # shows the run that was chosen last
@@ -228,17 +228,17 @@ def test_what_if_is_whole_while_another_person_writes(debug, browser, server, mo
     other.goto(f"{server}/debug?checkpoint=long&prompt={'the+cat+sat+' * 40}")
     other.get_by_text("Perplexity of the prompt").wait_for()
     other.get_by_role("tab", name="Step by step").click()
-    many = other.get_by_role("spinbutton", name="Tokens at a press")
+    many = other.get_by_role("spinbutton", name="Tokens per click")
     many.fill("400")
     many.press("Enter")
     settled(other)
     edits = []
     for token in range(1, 6):
         other.get_by_role("button", name="Continue").click()
-        other.get_by_text("Continuing").wait_for()
+        other.get_by_text("New tokens generated").wait_for()
         edits = [*edits, f"keep {token}@1"]
         add(debug, str(token))
         check_debug(debug, model, TEXT, edits)
         other.get_by_role("button", name="Stop").click()
-        other.get_by_text("Continuing").wait_for(state="detached")
+        other.get_by_text("New tokens generated").wait_for(state="detached")
     context.close()

@@ -20,7 +20,7 @@ def test_colouring_changes_the_shades_and_not_who_was_kept(page):
     before, kept = page.evaluate(count), read_tokens(page)
     page.get_by_label("Colour by").select_option("bypass contribution")
     assert read_tokens(page) == kept
-    page.get_by_label("Colour by").select_option("surprise, nats")
+    page.get_by_label("Colour by").select_option("surprisal, nats")
     assert read_tokens(page) == kept
     assert page.evaluate(count) != before
 
@@ -121,7 +121,7 @@ def test_a_token_is_followed_through_every_block(page):
         view.press("ArrowRight")
     page.get_by_role("button", name=re.compile("Follow token")).click()
     page.get_by_text("most likely token").wait_for()
-    page.get_by_text("What each level's bypass added").wait_for()
+    page.get_by_text("What the bypass of each level added").wait_for()
 
 
 def test_earlier_runs_stay_one_click_away(page):
@@ -129,7 +129,7 @@ def test_earlier_runs_stay_one_click_away(page):
     shown(page, TEXT)
     run(page, "another prompt")
     shown(page, "another prompt")
-    page.get_by_role("combobox", name="Earlier runs of this session").click()
+    page.get_by_role("combobox", name="Earlier runs in this session").click()
     page.get_by_role("option", name="the cat sat").click()
     shown(page, TEXT)
 
@@ -140,7 +140,7 @@ def test_two_people_do_not_see_each_others_prompts(page, browser, server):
     other = browser.new_context().new_page()
     other.set_default_timeout(60_000)
     other.goto(server)
-    other.get_by_text("Nothing has run yet").wait_for()
+    other.get_by_text("There is no run yet").wait_for()
     assert "secret" not in other.content()
     other.context.close()
 
@@ -160,7 +160,7 @@ def test_every_theme_screen_and_language_shows_the_run(browser, server, pictures
     page.set_default_timeout(60_000)
     page.goto(f"{server}/?checkpoint=tiny&prompt=the+cat+sat+on+the+mat&v=2&level=2&selected=2")
     shown(page, "the cat sat on the mat").scroll_into_view_if_needed()
-    title = "这个大模型丢掉了哪些词元？" if name == "chinese" else "What does this LLM drop?"
+    title = "这个大模型丢弃了哪些词元？" if name == "chinese" else "What does this LLM drop?"
     assert page.get_by_role("heading", name=title).count() == 1
     dark = page.evaluate("() => getComputedStyle(document.querySelector('.stApp')).backgroundColor")
     assert (sum(map(int, dark[4:-1].split(","))) < 200) == (name == "dark")

@@ -25,9 +25,9 @@ ACTS = 12  # of each visitor
 WRITTEN = 40  # tokens at a press
 TITLES = {
     "Explore": "What does this LLM drop?",
-    "Debug": "Why this token, and what if not?",
-    "Efficiency": "What do the dropped tokens save?",
-    "Watch training": "How selection is learned",
+    "Debug": "Why was this token kept, and what if it were not?",
+    "Efficiency": "How much do the dropped tokens save?",
+    "Watch training": "How a SUBLLM learns what to keep",
 }
 MOST_THREADS, MOST_GROWTH = 60, 400 << 20  # of the server; of its memory, in bytes, once all have been there
 _EVERYTHING = """() => {
@@ -77,7 +77,7 @@ class Visitor:
         settled(self.page)
         expect(self.page.get_by_role("heading", name=TITLES[self.page_name])).to_be_visible()
         assert self.page.get_by_test_id("stException").count() == 0
-        assert self.page.get_by_text("Something went wrong inside of the app").count() == 0
+        assert self.page.get_by_text("Something went wrong").count() == 0
         assert self.faults == []
         found = self.page.evaluate(_EVERYTHING)
         assert self.marker in found or self.text is None or self.page_name not in ("Explore", "Debug")
@@ -175,7 +175,7 @@ class Visitor:
 
     def choose(self):
         """Go back to a run from before."""
-        label = "Earlier runs of this session" if self.page_name == "Explore" else "Run to debug"
+        label = "Earlier runs in this session" if self.page_name == "Explore" else "Run to debug"
         box = self.page.get_by_role("combobox", name=label)
         if not box.count():
             return
@@ -232,7 +232,7 @@ class Visitor:
         expected = Generation(self.model.checkpoint.model, trace.prompt, edits=edits)
         while len(expected.tokens) < WRITTEN and not expected.finished:
             expected.step()
-        self.page.get_by_text(re.compile(rf"^{len(expected.tokens)} tokens")).first.wait_for()
+        self.page.get_by_text(re.compile(rf"^{len(expected.tokens)} tokens?,")).first.wait_for()
         settled(self.page)
         said = self.model.checkpoint.tokenizer.decode([token.id for token in expected.tokens])
         code = self.page.get_by_test_id("stCode").filter(visible=True).first

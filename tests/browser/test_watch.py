@@ -12,7 +12,7 @@ from tests.analysis.training.test_run import write_run
 def watching(page):
     """The page with the shipped run."""
     page.get_by_role("link", name="Watch training").click()
-    page.get_by_role("heading", name="How selection is learned").wait_for()
+    page.get_by_role("heading", name="How a SUBLLM learns what to keep").wait_for()
     page.get_by_text("Perplexity of this prompt at this step").wait_for()
     return page
 
@@ -23,11 +23,13 @@ def kept(page):
 
 def test_the_steps_of_a_run_are_walked_through_and_played(watching, pictures):
     last = kept(watching)
-    watching.get_by_text("Decided differently here").wait_for()
+    watching.get_by_text("Tokens decided differently here").wait_for()
     watching.screenshot(path=pictures / "watch.png", full_page=True)
     slider = watching.get_by_role("slider").first
     slider.press("Home")
-    watching.get_by_text("First: the step. Second: the step it stands against.").wait_for(state="hidden")
+    watching.get_by_text("The first is the chosen step, the second is the step to compare with.").wait_for(
+        state="hidden"
+    )
     assert kept(watching) != last
     watching.get_by_text("Play", exact=True).click()
     watching.wait_for_function(
@@ -35,7 +37,7 @@ def test_the_steps_of_a_run_are_walked_through_and_played(watching, pictures):
         arg=last,
     )  # it has come to the last step by itself
     watching.get_by_text("Play", exact=True).click()
-    watching.get_by_text("Decided differently here").wait_for()
+    watching.get_by_text("Tokens decided differently here").wait_for()
 
 
 def test_a_run_that_goes_on_moves_by_itself(watching, odd_checkpoints, pictures):

@@ -136,7 +136,7 @@ def report(facts: dict[str, str], rows: Sequence[Comparison], key: str) -> None:
     left.caption(say("growth_help"))
     right.table(_levels(row))
     cells = [
-        say("decode_cell", blocks=blocks, time=f"{time:.2f}", share=f"{share:.2f}")
+        say("decode_cell", n=blocks, time=f"{time:.2f}", share=f"{share:.2f}")
         for blocks, (time, share) in row.decode_by_blocks().items()
     ]
     right.caption(say("decode_help", cells="; ".join(cells)))

@@ -61,7 +61,7 @@ def test_levels_are_numbered_from_1_and_say_what_they_are_in_where_that_is_not_t
     assert figures.level_name(apart, 2) == "Level 2"
     third = make_trace("T(T(T)T)(T)")
     third = replace(third, routing=replace(third.routing, parents=np.asarray([0, 1, 1])))
-    assert figures.level_name(third, 3) == "Level 3 (inside level 1)"
+    assert figures.level_name(third, 3) == "Level 3 (inside Level 1)"
 
 
 @pytest.mark.parametrize("level", [1, 2])
