@@ -1,7 +1,7 @@
 """What is measured about a run of a SUBLLM. The trace, and figures made from traces, import without torch."""
 
 from .errors import AnalysisError, RunStopped, TraceError
-from .trace.trace import (
+from .trace.parts import (
     Agreement,
     Blocks,
     Continuation,
@@ -12,8 +12,8 @@ from .trace.trace import (
     Prompt,
     Provenance,
     Routing,
-    Trace,
 )
+from .trace.trace import Trace
 
 __all__ = [
     "Agreement",

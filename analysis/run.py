@@ -22,19 +22,9 @@ from .cost.measure import alternate, device_name, peak_bytes, timed
 from .cost.operations import head_dim, key_value_heads
 from .guard import Progress, check_time, out_of_memory_said, silent
 from .trace.agreement import agree
-from .trace.prompt import decode_pieces
-from .trace.trace import (
-    Blocks,
-    Continuation,
-    Cost,
-    Costs,
-    Likelihood,
-    Predictions,
-    Prompt,
-    Provenance,
-    Routing,
-    Trace,
-)
+from .trace.parts import Blocks, Continuation, Cost, Costs, Likelihood, Predictions, Prompt, Provenance, Routing
+from .trace.tokenize import decode_pieces
+from .trace.trace import Trace
 
 NEXT_TOKENS = 10
 _ENOUGH_SECONDS = 4.0  # repeat timed passes until about this long, so that short prompts get a steady median

@@ -32,8 +32,8 @@ from analysis.debug.search import Effects, estimate, measure
 from analysis.debug.target import Question
 from analysis.guard import Progress
 from analysis.run import RunOptions, trace_stages
-from analysis.trace.prompt import decode_pieces, read_answer, read_prompt
-from analysis.trace.trace import Prompt
+from analysis.trace.parts import Prompt
+from analysis.trace.tokenize import decode_pieces, read_answer, read_prompt
 from app.files import Stamp, stamp
 from subllm.checkpoints.load import (
     DENSE_TWIN,

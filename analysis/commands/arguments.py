@@ -7,12 +7,11 @@ from pathlib import Path
 from subllm import SubllmError
 from subllm.checkpoints.load import Checkpoint, load_checkpoint, pick_device, pick_dtype
 from subllm.command import command
-from subllm.demo import build_demo
 
 from ..debug.edits import KINDS, NAMING, Edit
 from ..errors import AnalysisError
-from ..trace.prompt import read_prompt
-from ..trace.trace import Prompt
+from ..trace.parts import Prompt
+from ..trace.tokenize import read_prompt
 
 analysis_command = partial(command, SubllmError, AnalysisError)
 
@@ -46,7 +45,16 @@ def add_edits(parser: argparse.ArgumentParser) -> None:
 def load(arguments: argparse.Namespace) -> Checkpoint:
     """The checkpoint that the options of `add_checkpoint` name."""
     device = arguments.device or pick_device()
-    return load_checkpoint(arguments.checkpoint or build_demo(), device, arguments.dtype or pick_dtype(device))
+    return load_checkpoint(folder_of(arguments), device, arguments.dtype or pick_dtype(device))
+
+
+def folder_of(arguments: argparse.Namespace) -> Path:
+    """Folder of that checkpoint; the demo is built if it is asked for and is not there yet."""
+    if arguments.checkpoint is not None:
+        return Path(arguments.checkpoint)
+    from subllm.demo import build_demo  # noqa: PLC0415 - needs more packages than a checkpoint of one's own
+
+    return build_demo()
 
 
 def prompt_of(arguments: argparse.Namespace, checkpoint: Checkpoint) -> Prompt:

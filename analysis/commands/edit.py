@@ -10,7 +10,7 @@ from pathlib import Path
 from subllm.command import Arguments
 
 from ..debug.intervene import Outcome, intervene, read_ground
-from ..trace.prompt import read_answer
+from ..trace.tokenize import read_answer
 from .arguments import add_checkpoint, add_edits, add_prompt, analysis_command, edits_of, load, prompt_of
 
 

@@ -9,7 +9,7 @@ from subllm.checkpoints.load import load_dense
 from subllm.command import Arguments
 
 from ..debug.generation import Generation, Sampling
-from ..trace.prompt import decode_pieces
+from ..trace.tokenize import decode_pieces
 from .arguments import add_checkpoint, add_edits, add_prompt, analysis_command, edits_of, load, prompt_of
 
 
@@ -22,7 +22,7 @@ def main(arguments: Arguments) -> None:
     add_checkpoint(parser)
     add_prompt(parser)
     parser.add_argument("--new-tokens", type=int, default=40, help="tokens to write at most (default: 40)")
-    parser.add_argument("--dense", action="store_true", help="let the dense model write")
+    parser.add_argument("--model", choices=("subllm", "dense"), default="subllm", help="who writes (default: subllm)")
     parser.add_argument("--temperature", type=float, default=Sampling.temperature, help="default: 0, greedy")
     parser.add_argument("--top-p", type=float, default=Sampling.top_p, help="nucleus sampling (default: 1, off)")
     parser.add_argument("--top-k", type=int, default=Sampling.top_k, help="sample from so many (default: 0, all)")
@@ -33,10 +33,10 @@ def main(arguments: Arguments) -> None:
     add_edits(parser)
     chosen = parser.parse_args(arguments)
     checkpoint = load(chosen)
-    model = load_dense(checkpoint).model if chosen.dense else checkpoint.model
+    model = load_dense(checkpoint).model if chosen.model == "dense" else checkpoint.model
     sampling = Sampling(chosen.temperature, chosen.top_p, chosen.top_k, chosen.repetition_penalty, chosen.seed)
     prompt = prompt_of(chosen, checkpoint)
-    text = Generation(model, prompt, sampling, () if chosen.dense else tuple(edits_of(chosen)))
+    text = Generation(model, prompt, sampling, tuple(edits_of(chosen)))
     while len(text.tokens) < chosen.new_tokens and not text.finished:
         text.step()
     pieces = decode_pieces(np.asarray([token.id for token in text.tokens], dtype=np.int64), checkpoint.tokenizer)

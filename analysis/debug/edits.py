@@ -27,7 +27,7 @@ from subllm.routing import LevelTokens, Router, Selection
 from subllm.routing.overrides import threshold_for
 
 from ..errors import AnalysisError
-from ..trace.trace import Prompt
+from ..trace.parts import Prompt
 
 KINDS = ("keep", "drop", "threshold", "retention", "bypass", "dense")
 NAMING = ("keep", "drop")  # kinds that name tokens

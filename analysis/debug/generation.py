@@ -23,7 +23,7 @@ from subllm.routing import routing_arrays
 from ..errors import AnalysisError
 from ..guard import out_of_memory_said
 from ..run import end_tokens
-from ..trace.trace import Prompt
+from ..trace.parts import Prompt
 from .edits import Edit, Edited, check
 
 ALTERNATIVES = 8

@@ -24,8 +24,9 @@ from ..cost.roofline import cache_bytes
 from ..guard import out_of_memory_said
 from ..run import NEXT_TOKENS, Reading, predictions_of, provenance_of, read
 from ..trace.agreement import agree
-from ..trace.prompt import decode_pieces
-from ..trace.trace import UNTOUCHED, Likelihood, Prompt, Routing, Trace
+from ..trace.parts import UNTOUCHED, Likelihood, Prompt, Routing
+from ..trace.tokenize import decode_pieces
+from ..trace.trace import Trace
 from .edits import Edit, Edited, check, ranges
 
 

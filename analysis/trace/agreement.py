@@ -6,7 +6,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from .trace import Agreement
+from .parts import Agreement
 
 _CHUNK = 256  # positions whose logits exist at once: (chunk, V) for each model
 Head = Callable[[Tensor], Tensor]

@@ -6,8 +6,8 @@ from difflib import SequenceMatcher
 import numpy as np
 import pandas as pd
 
+from .parts import Prompt, Routing
 from .statistics import jaccard
-from .trace import Prompt, Routing
 
 
 @dataclass(frozen=True, eq=False)

@@ -5,7 +5,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from .trace import Routing
+from .parts import Routing
 
 
 @dataclass(frozen=True, eq=False)

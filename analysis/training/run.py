@@ -19,8 +19,9 @@ from subllm.runs.routing_snapshot import SUFFIX, RoutingSnapshot
 from subllm.structure import parse_structure
 
 from ..errors import AnalysisError
+from ..trace.parts import Likelihood, Prompt, Provenance, Routing
 from ..trace.statistics import jaccard
-from ..trace.trace import Likelihood, Prompt, Provenance, Routing, Trace
+from ..trace.trace import Trace
 
 _MEASURED = ("weights", "scores", "stream_norm", "difference_norm", "contribution_norm")  # for every token, in float16
 QUANTILES = (0.05, 0.25, 0.5, 0.75, 0.95)

@@ -3,7 +3,7 @@
 import pytest
 
 from analysis.run import RunOptions, record_trace
-from analysis.trace.prompt import read_prompt
+from analysis.trace.tokenize import read_prompt
 from subllm.checkpoints.load import load_checkpoint, load_dense
 
 TEXT = "the cat sat on the mat 🦙 and then\nthe dog 你好 sat on the cat"

@@ -6,7 +6,7 @@ import torch
 
 from analysis import RunStopped
 from analysis.run import RunOptions, record_trace, trace_stages
-from analysis.trace.prompt import read_prompt
+from analysis.trace.tokenize import read_prompt
 from subllm.checkpoints.load import load_dense
 
 from .conftest import TEXT

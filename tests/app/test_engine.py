@@ -14,7 +14,7 @@ from analysis.debug.edits import Edit
 from analysis.debug.generation import Sampling
 from analysis.guard import silent
 from analysis.run import RunOptions
-from analysis.trace.prompt import read_prompt
+from analysis.trace.tokenize import read_prompt
 from app import engine
 from subllm.checkpoints.load import DENSE_TWIN, load_checkpoint
 

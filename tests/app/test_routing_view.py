@@ -13,7 +13,7 @@ from analysis.debug.edits import parse_edits
 from analysis.debug.intervene import intervene, read_ground
 from analysis.figures.trace import ENGLISH
 from analysis.run import RunOptions, record_trace
-from analysis.trace.prompt import read_prompt
+from analysis.trace.tokenize import read_prompt
 from app.components import routing_view as component
 from app.components.routing_view import Shown, view_data
 from app.strings import table

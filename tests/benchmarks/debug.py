@@ -24,8 +24,8 @@ from analysis.cost.sweep import machine
 from analysis.debug.attribution import METHODS, attribute
 from analysis.debug.generation import Generation
 from analysis.debug.target import Question
-from analysis.trace.prompt import read_prompt
-from analysis.trace.trace import Prompt
+from analysis.trace.parts import Prompt
+from analysis.trace.tokenize import read_prompt
 from subllm.checkpoints.load import Checkpoint, load_checkpoint
 from subllm.demo import build_demo
 from tests.benchmarks.browser import cell

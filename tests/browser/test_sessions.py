@@ -10,7 +10,7 @@ from streamlit.string_util import clean_text
 from analysis.debug.edits import Edit
 from analysis.debug.intervene import intervene, read_ground
 from analysis.run import RunOptions, record_trace
-from analysis.trace.prompt import read_prompt
+from analysis.trace.tokenize import read_prompt
 from subllm.checkpoints.load import load_checkpoint
 
 from .test_debug import TEXT, settled

@@ -12,7 +12,7 @@ import streamlit as st
 from analysis import Routing, Trace
 from analysis.debug.edits import NAMING, Edit
 from analysis.figures.trace import level_name
-from analysis.trace.trace import UNTOUCHED
+from analysis.trace.parts import UNTOUCHED
 
 _FOLDER = Path(__file__).parent
 _HTML, _CSS = ((_FOLDER / f"view.{kind}").read_text() for kind in ("html", "css"))

@@ -15,7 +15,7 @@ from analysis.debug.generation import NewToken, Sampling, parting
 from analysis.figures import debug as debug_figures
 from analysis.figures import trace as figures
 from analysis.guard import silent
-from analysis.trace.prompt import decode_pieces, read_prompt
+from analysis.trace.tokenize import decode_pieces, read_prompt
 from app import engine
 from app.engine import Text
 from app.messages import REDRAW, ProgressBar, plain, plot, show_error

@@ -15,7 +15,7 @@ from analysis.debug.search import Effects
 from analysis.figures import debug as debug_figures
 from analysis.figures import trace as figures
 from analysis.guard import Progress
-from analysis.trace.trace import Likelihood
+from analysis.trace.parts import Likelihood
 from app import engine, state
 from app.components.routing_view import Shown, routing_view
 from app.messages import ProgressBar, plain, plot, show_error

@@ -9,7 +9,7 @@ import streamlit as st
 from analysis import Cost, Trace
 from analysis.cost.operations import lens_operations, prefill_operations
 from analysis.figures import trace as figures
-from analysis.trace.trace import UNTOUCHED
+from analysis.trace.parts import UNTOUCHED
 from app.files import configuration
 from app.messages import plain
 from app.state import Run

@@ -17,8 +17,9 @@ from analysis.debug.edits import Edit, Edited, parse_edits, ranges, without, wri
 from analysis.debug.intervene import intervene, reachable, read_ground
 from analysis.debug.search import candidates, estimate, measure
 from analysis.run import read
-from analysis.trace.prompt import read_prompt
-from analysis.trace.trace import Prompt, Trace
+from analysis.trace.parts import Prompt
+from analysis.trace.tokenize import read_prompt
+from analysis.trace.trace import Trace
 from subllm import Probe
 from subllm.checkpoints.load import Checkpoint
 from subllm.structure import BLOCK

@@ -9,7 +9,7 @@ from analysis import AnalysisError
 from analysis.debug.lens import read_off
 from analysis.figures import trace as figures
 from analysis.run import RunOptions, record_trace
-from analysis.trace.prompt import read_prompt
+from analysis.trace.tokenize import read_prompt
 from subllm.checkpoints.load import load_checkpoint
 from tests.analysis.trace.test_trace import make_trace
 

@@ -8,7 +8,7 @@ import pytest
 from analysis import Routing
 from analysis.run import RunOptions, record_trace
 from analysis.trace.pairs import differing, overlap, pair
-from analysis.trace.prompt import read_prompt
+from analysis.trace.tokenize import read_prompt
 
 
 @pytest.fixture(scope="module")

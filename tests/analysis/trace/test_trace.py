@@ -165,7 +165,11 @@ def test_a_saved_trace_of_a_model_loads_equal_without_torch(trace, tmp_path):
     assert done.stdout.strip() == trace.digest, done.stderr
 
 
-@pytest.mark.parametrize("module", ["analysis", "analysis.trace.trace", "analysis.figures.trace"])
+@pytest.mark.parametrize(
+    "module", ["analysis", "analysis.trace.trace", "analysis.trace.pairs", "analysis.figures.trace"]
+)
+    "module", ["analysis", "analysis.trace.trace", "analysis.trace.pairs", "analysis.figures.trace"]
+)
 def test_the_light_parts_import_without_torch(module):
     script = f"import sys, {module}; assert 'torch' not in sys.modules and 'streamlit' not in sys.modules"
     done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=False)
@@ -261,7 +265,7 @@ def test_neither_fields_nor_arrays_can_be_changed():
         ("routing", {"scores": np.zeros(3)}, r"scores has shape \(3,\); it must be \(S, T\)"),
         ("routing", {"kept": np.zeros((3, 5))}, "kept holds float64; it must hold booleans"),
         ("routing", {"scores": None}, "scores holds object; it must hold floating-point numbers"),
-        ("routing", {"parents": np.asarray([0, 2, 0])}, "Level 2 lies in level 2; it must be one before it, or 0"),
+        ("routing", {"parents": np.asarray([0, 2, 0])}, "Level 2 lies in level 2; that must be a lower level, or 0"),
         ("routing", {"block_levels": np.asarray([0, 4])}, "Block 1 is at level 4; there are 0 to 3"),
         ("routing", {"reached": np.zeros((3, 5), bool)}, "Level 1 keeps token 0, which did not reach it"),
         ("prompt", {"ends": np.full(5, 99)}, "Token 0 stands at characters 0 to 99; the text has 5"),

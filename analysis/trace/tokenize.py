@@ -7,9 +7,7 @@ from transformers import PreTrainedTokenizerBase
 
 from subllm import PromptError, PromptTooLongError
 
-from .trace import Prompt
-
-__all__ = ["Prompt", "decode_pieces", "read_answer", "read_prompt"]
+from .parts import Prompt
 
 _CHARACTERS = 1024, 128  # of a text that is tokenised: so many, and so many more per token that is allowed
 

@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from analysis.trace.prompt import decode_pieces, read_answer, read_prompt
+from analysis.trace.tokenize import decode_pieces, read_answer, read_prompt
 from subllm import PromptError, PromptTooLongError
 from tests.conftest import byte_tokenizer
 
