@@ -1,5 +1,7 @@
 """What is measured about a run of a SUBLLM. The trace, and figures made from traces, import without torch."""
 
+from typing import TYPE_CHECKING, Any
+
 from .errors import AnalysisError, RunStopped, TraceError
 from .trace.parts import (
     Agreement,
@@ -15,6 +17,9 @@ from .trace.parts import (
 )
 from .trace.trace import Trace
 
+if TYPE_CHECKING:
+    from .run import RunOptions, record_trace
+
 __all__ = [
     "Agreement",
     "AnalysisError",
@@ -27,7 +32,22 @@ __all__ = [
     "Prompt",
     "Provenance",
     "Routing",
+    "RunOptions",
     "RunStopped",
     "Trace",
     "TraceError",
+    "record_trace",
 ]
+
+
+def __getattr__(name: str) -> Any:
+    """Import what needs torch at its first use (PEP 562)."""
+    if name in ("RunOptions", "record_trace"):
+        from . import run  # noqa: PLC0415
+
+        return getattr(run, name)
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+
+
+def __dir__() -> list[str]:
+    return __all__

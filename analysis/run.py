@@ -1,43 +1,46 @@
-"""One prompt through the full model, recorded as a trace."""
+"""A prompt through a checkpoint, recorded as a trace: prefill, continuation, and the comparison with a dense model.
+
+checkpoint = load_checkpoint(Path("my-checkpoint"))
+trace = record_trace(checkpoint, "The harbour gate stays shut until the tide turns.")
+for level in trace.routing.levels:
+print(level, trace.prompt.pieces[trace.routing.kept[level - 1]])
+"""
 
 import math
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
 import torch
-import transformers
 from torch import Tensor
-from transformers import DynamicCache, PreTrainedModel, PreTrainedTokenizerBase
+from transformers import DynamicCache
 
-from subllm import Event, Probe, Ran, SubllmCache, SubllmForCausalLM
-from subllm.checkpoints.load import Checkpoint, DenseModel, dtype_name
-from subllm.model.levels import Snapshot
-from subllm.model.probe import PLAIN
-from subllm.routing import routing_arrays
+from subllm import SubllmCache
+from subllm.checkpoints.load import Checkpoint, DenseModel
 
-from .cost.measure import alternate, device_name, peak_bytes, timed
+from .cost.measure import alternate, peak_bytes, timed
 from .cost.operations import head_dim, key_value_heads
+from .debug.generation import Generation, NewToken, end_tokens
 from .guard import Progress, check_time, out_of_memory_said, silent
 from .trace.agreement import agree
-from .trace.parts import Blocks, Continuation, Cost, Costs, Likelihood, Predictions, Prompt, Provenance, Routing
-from .trace.tokenize import decode_pieces
+from .trace.parts import Continuation, Cost, Costs, Likelihood, Prompt
+from .trace.prefill import predictions_of, prefill, provenance_of
+from .trace.tokenize import decode_pieces, read_prompt
 from .trace.trace import Trace
 
-NEXT_TOKENS = 10
-_ENOUGH_SECONDS = 4.0  # repeat timed passes until about this long, so that short prompts get a steady median
+_ENOUGH_SECONDS = 4.0  # timed passes are repeated for about this long, so that short prompts get a steady median
 _MOST_REPEATS = 15
 
 
 @dataclass(frozen=True)
 class RunOptions:
-    """What to do with a prompt besides reading it.
+    """What is recorded beyond the prefill.
 
     Attributes:
-        new_tokens: length of the greedy continuation; it ends early at the end-of-text token.
-        compare: measure time, memory and predictions against the dense model.
+        new_tokens: length of the greedy continuation; it ends early at an end-of-text token.
+        compare: measure time, memory and predictions against the dense model, if one is given.
         seconds: time limit of the whole run.
     """
 
@@ -48,66 +51,73 @@ class RunOptions:
 
 def record_trace(
     checkpoint: Checkpoint,
-    dense: DenseModel | None,
-    prompt: Prompt,
+    prompt: Prompt | str,
     options: RunOptions = RunOptions(),
     *,
+    dense: DenseModel | None = None,
     name: str = "",
     progress: Progress = silent,
 ) -> Trace:
-    """Run a prompt through a checkpoint: the last of `trace_stages`, which has the arguments and errors."""
-    *_, trace = trace_stages(checkpoint, dense, prompt, options, name=name, progress=progress)
+    """Run a prompt through a checkpoint, and record what every level kept, what it added, and what comes next.
+
+    Args:
+        checkpoint: a loaded checkpoint (`subllm.checkpoints.load.load_checkpoint`).
+        prompt: text, or a prompt that `analysis.trace.tokenize.read_prompt` made of it (chats, truncation).
+        options: what is recorded beyond the prefill.
+        dense: a dense model to compare with, on the same device and in the same dtype (`load_dense`).
+        name: display name of the checkpoint; the name of its folder by default.
+        progress: receives the progress of the run.
+
+    Raises:
+        PromptError: if the text is empty or cannot be encoded, or has more tokens than the model has positions.
+        RunStopped: at the time limit, or when memory runs out.
+    """
+    *_, trace = trace_stages(checkpoint, prompt, options, dense=dense, name=name, progress=progress)
     return trace
 
 
 @torch.inference_mode()
 def trace_stages(
     checkpoint: Checkpoint,
-    dense: DenseModel | None,
-    prompt: Prompt,
+    prompt: Prompt | str,
     options: RunOptions = RunOptions(),
     *,
+    dense: DenseModel | None = None,
     name: str = "",
     progress: Progress = silent,
 ) -> Iterator[Trace]:
-    """Run a prompt through a checkpoint, and show what is known as soon as it is.
-
-    Args:
-        checkpoint: loaded.
-        dense: what to compare with, on the same device, in the same dtype; None to measure nothing.
-        prompt: tokenised.
-        options: what else to do.
-        name: of the checkpoint, for the trace.
-        progress: told what is being done.
+    """`record_trace` stage by stage, with the same arguments and errors.
 
     Yields:
-        The trace once the prompt is read; then with the continuation, if there is any; then with costs and agreement,
-        if they are wanted.
-
-    Raises:
-        RunStopped: at the time limit, or when memory runs out.
+        The trace after the prefill; then with the continuation, unless it is empty; then with costs and agreement, if
+        they are wanted.
     """
     model = checkpoint.model
+    if isinstance(prompt, str):
+        prompt = read_prompt(prompt, checkpoint.tokenizer, model.config.max_position_embeddings)
     deadline = time.monotonic() + options.seconds
     ids = torch.tensor(prompt.token_ids, device=model.device)[None]
     with out_of_memory_said(len(prompt)):
         cache = SubllmCache(model.config)
-        reading = read(model, ids, cache=cache, deadline=deadline, progress=progress)
-        logits = model.lm_head(reading.hidden[-1])
+        read = prefill(model, ids, cache=cache, deadline=deadline, progress=progress)
+        logits = model.lm_head(read.hidden_states[-1])
         cache_bytes = cache.used_bytes
         trace = Trace(
             prompt=prompt,
-            routing=reading.routing,
+            routing=read.routing,
             provenance=provenance_of(checkpoint, dense, name),
-            blocks=reading.blocks,
+            blocks=read.blocks,
             predictions=predictions_of(logits, checkpoint.tokenizer),
         )
         yield trace
-        continuation = _continue(checkpoint, cache, logits, options.new_tokens, deadline, progress)
+        if options.new_tokens and len(prompt) < model.config.max_position_embeddings:
+            text = Generation(model, prompt, prefilled=(cache, logits))
+            continuation = _continue(text, checkpoint, options.new_tokens, deadline, progress)
+            del text
+            if continuation is not None:
+                trace = replace(trace, continuation=continuation)
+                yield trace
         del cache
-        if continuation is not None:
-            trace = replace(trace, continuation=continuation)
-            yield trace
         if dense is None or not options.compare:
             return
         costs = _compare(model, dense, ids, cache_bytes, deadline, progress)
@@ -115,182 +125,44 @@ def trace_stages(
             progress(0.9, "predictions")
             reference = dense.model.model(ids, use_cache=False).last_hidden_state[0]
             surprisal, agreement = agree(
-                model.lm_head, reading.hidden, dense.model.lm_head, reference, ids[0], dense.description
+                model.lm_head, read.hidden_states, dense.model.lm_head, reference, ids[0], dense.description
             )
             trace = replace(trace, likelihood=Likelihood(surprisal), agreement=agreement)
         yield replace(trace, costs=costs)
 
 
-def provenance_of(checkpoint: Checkpoint, dense: DenseModel | None, name: str = "") -> Provenance:
-    """Where a trace of a checkpoint comes from.
-
-    Args:
-        checkpoint: that reads.
-        dense: that it is compared with.
-        name: of the checkpoint; its folder's if left out.
-    """
-    model = checkpoint.model
-    return Provenance(
-        checkpoint=name or checkpoint.folder.name,
-        digest=checkpoint.digest,
-        structure=str(model.config.structure),
-        device=device_name(model.device),
-        dtype=dtype_name(model),
-        attention=str(model.config._attn_implementation),
-        dense="" if dense is None else dense.description,
-        versions=f"torch {torch.__version__}, transformers {transformers.__version__}",
-    )
-
-
-def predictions_of(logits: Tensor, tokenizer: PreTrainedTokenizerBase) -> Predictions:
-    """The most likely next tokens.
-
-    Args:
-        logits: (V,) after the prompt.
-        tokenizer: of the model.
-    """
-    probabilities, ids = logits.float().softmax(-1).topk(min(NEXT_TOKENS, logits.numel()))
-    found = ids.cpu().numpy()
-    return Predictions(found, probabilities.cpu().numpy(), decode_pieces(found, tokenizer))
-
-
-@dataclass(frozen=True, eq=False)
-class Reading:
-    """One forward pass over a prompt, recorded.
-
-    Attributes:
-        routing: of the prompt.
-        blocks: of the prompt.
-        hidden: (T, D) last hidden states; what follows the prompt in the same pass included.
-        snapshots: states before each router decided, by level, if they were to be kept.
-    """
-
-    routing: Routing
-    blocks: Blocks
-    hidden: Tensor
-    snapshots: dict[int, Snapshot]
-
-
-@torch.no_grad()
-def read(
-    model: SubllmForCausalLM,
-    ids: Tensor,
-    *,
-    length: int | None = None,
-    cache: SubllmCache | None = None,
-    probe: Probe = PLAIN,
-    known: Reading | None = None,
-    deadline: float = math.inf,
-    progress: Progress = silent,
-) -> Reading:
-    """One forward pass over a prompt, recording all that a trace holds of it.
-
-    Args:
-        model: in evaluation mode.
-        ids: (1, T) token ids.
-        length: of the prompt, which the first of them are; all if left out.
-        cache: to be filled, or None for none.
-        probe: who decides, where the pass goes on from, and whether snapshots are kept.
-        known: an earlier reading of the same ids, whose blocks before those that the pass runs are taken over.
-        deadline: by `time.monotonic`.
-        progress: told what is being done.
-
-    Raises:
-        RunStopped: after the deadline.
-    """
-    length = ids.shape[1] if length is None else length
-    structure = model.config.parsed_structure
-    steps, done = len(structure.text), 0 if probe.resume is None else probe.resume.step
-    ran: list[tuple[int, Tensor, Tensor]] = []  # block, positions, change; read once the device is done
-
-    def report() -> None:
-        check_time(deadline, f"after {done} of {steps} steps through the model")
-        progress(0.4 * done / steps, "reading", tokens=f"{length:,}", step=done, steps=steps)
-
-    def observe(event: Event) -> None:
-        nonlocal done
-        done += 1
-        report()
-        if isinstance(event, Ran):
-            before, after = event.before.hidden_states[0], event.after.hidden_states[0]
-            change = (after - before).norm(dim=-1, dtype=torch.float32) / before.norm(dim=-1, dtype=torch.float32)
-            ran.append((event.block, event.before.positions[0], change))
-
-    report()
-    output = model.model(
-        ids, past_key_values=cache, use_cache=cache is not None, probe=replace(probe, record=True, observe=observe)
-    )
-    change = np.full((structure.num_blocks, length), np.nan, dtype=np.float16)
-    if known is not None:
-        change[:] = known.blocks.change
-    for block, positions, values in ran:
-        places = positions.cpu().numpy()
-        inside = places < length
-        change[block] = np.nan
-        change[block, places[inside]] = values.cpu().numpy()[inside]
-    routing = routing_of(model, routing_arrays(output.routing, length))
-    return Reading(routing, Blocks(change), output.last_hidden_state[0], probe.snapshots)
-
-
-def routing_of(model: SubllmForCausalLM, arrays: Mapping[str, np.ndarray]) -> Routing:
-    """The routing part of a trace.
-
-    Args:
-        model: that was run.
-        arrays: of `subllm.routing.routing_arrays`.
-    """
-    config, structure = model.config, model.config.parsed_structure
-    scales = [bypass.scale.float().cpu().numpy() for bypass in model.model.bypasses]
-    return Routing(
-        routers=np.asarray(config.routers, dtype=np.str_),
-        parents=np.asarray(structure.parents, dtype=np.int64),
-        retention_ratios=np.asarray(config.retention_ratios, dtype=np.float64),
-        block_levels=np.asarray(structure.block_levels, dtype=np.int64),
-        bypass_scale=np.stack(scales) if scales else np.zeros((0, config.hidden_size), dtype=np.float32),
-        **arrays,
-    )
-
-
 def _continue(
-    checkpoint: Checkpoint, cache: SubllmCache, logits: Tensor, length: int, deadline: float, progress: Progress
+    text: Generation, checkpoint: Checkpoint, length: int, deadline: float, progress: Progress
 ) -> Continuation | None:
-    """Greedy continuation, with what the routers decided about the tokens that were fed back; None if it is empty."""
-    model: Any = checkpoint.model
-    room = model.config.max_position_embeddings - cache.columns
-    stops = end_tokens(model)
-    ids: list[int] = []
-    decided: list[dict[str, np.ndarray]] = []
-    while len(ids) < min(length, room):
-        token = int(logits.argmax())
-        if token in stops:
-            break
-        check_time(deadline, f"after {len(ids)} new tokens")
-        progress(0.4 + 0.2 * len(ids) / length, "continuing", done=len(ids), length=length)
-        output = model(torch.tensor([[token]], device=logits.device), past_key_values=cache, output_routing=True)
-        decided.append(routing_arrays(output.routing, 1))
-        ids.append(token)
-        logits = output.logits[0, -1]
-    if not ids:
+    """Greedy continuation up to an end-of-text token, which is left out; None if it is empty."""
+    ends = end_tokens(checkpoint.model)
+    while len(text.tokens) < length and not text.finished and text.likeliest not in ends:
+        check_time(deadline, "after {tokens} new tokens", tokens=len(text.tokens))
+        progress(0.4 + 0.2 * len(text.tokens) / length, "continuing", done=len(text.tokens), length=length)
+        text.step()
+    if not text.tokens:
         return None
-    names = ("reached", "kept", "weights", "scores")
+    ids = np.asarray([token.id for token in text.tokens], dtype=np.int64)
     return Continuation(
         text=str(checkpoint.tokenizer.decode(ids)),
-        ids=np.asarray(ids, dtype=np.int64),
-        pieces=decode_pieces(np.asarray(ids), checkpoint.tokenizer),
-        **{name: np.concatenate([arrays[name] for arrays in decided], axis=1) for name in names},
+        ids=ids,
+        pieces=decode_pieces(ids, checkpoint.tokenizer),
+        reached=_by_level(text.tokens, "reached", np.bool_),
+        kept=_by_level(text.tokens, "kept", np.bool_),
+        weights=_by_level(text.tokens, "weights", np.float32),
+        scores=_by_level(text.tokens, "scores", np.float32),
     )
 
 
-def end_tokens(model: PreTrainedModel) -> tuple[int, ...]:
-    """Ids that end a text, in the model's order."""
-    ends = model.generation_config.eos_token_id
-    return () if ends is None else tuple(ends) if isinstance(ends, list) else (ends,)
+def _by_level(tokens: list[NewToken], name: str, kind: Any) -> np.ndarray:
+    """(S, N) of a field of new tokens; None becomes NaN."""
+    return np.asarray([getattr(token, name) for token in tokens], dtype=kind).T
 
 
 def _compare(
     model: Any, dense: DenseModel, ids: Tensor, cache_bytes: int, deadline: float, progress: Progress
 ) -> Costs | None:
-    """Time and memory of reading the prompt, both models in turn; nothing if the time limit would not allow it."""
+    """Prefill time and memory of both models, run in turn; None if the time limit leaves no room for it."""
 
     def read() -> None:
         model(ids, past_key_values=SubllmCache(model.config), logits_to_keep=1)

@@ -300,7 +300,7 @@ def run(
         return
     whole = not (options.compare or options.new_tokens)
     with engine.turn(source.device, progress):
-        for trace in trace_stages(checkpoint, dense, prompt, options, name=source.choice, progress=progress):
+        for trace in trace_stages(checkpoint, prompt, options, dense=dense, name=source.choice, progress=progress):
             _log.info("%s: %d tokens, a stage done", source.choice, trace.num_tokens)
             yield trace, whole
     assert trace is not None

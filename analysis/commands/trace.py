@@ -29,7 +29,7 @@ def main(arguments: Arguments) -> None:
     checkpoint = load(chosen)
     dense = load_dense(checkpoint) if chosen.compare else None
     options = RunOptions(chosen.new_tokens, chosen.compare)
-    trace = record_trace(checkpoint, dense, prompt_of(chosen, checkpoint), options, name=checkpoint.path.name)
+    trace = record_trace(checkpoint, prompt_of(chosen, checkpoint), options, dense=dense, name=checkpoint.folder.name)
     print(report(trace))  # noqa: T201
     if chosen.out:
         trace.save(chosen.out)

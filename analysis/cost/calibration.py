@@ -5,8 +5,10 @@ from statistics import median
 
 import torch
 
+from subllm.checkpoints.load import device_name
+
 from ..errors import AnalysisError
-from .measure import device_name, timed
+from .measure import timed
 from .roofline import BYTES, Hardware
 
 _WIDTH = {"cpu": 1536, "cuda": 8192}  # of the square matrices
@@ -26,7 +28,9 @@ def this_machine(device: torch.device | str, dtype: str) -> Hardware:
     """
     device = torch.device(device)
     if dtype not in BYTES:
-        raise AnalysisError(f"The dtype {dtype!r} cannot be predicted; allowed are {sorted(BYTES)}.")
+        raise AnalysisError(
+            "The dtype {dtype!r} cannot be predicted; allowed are {dtypes}.", dtype=dtype, dtypes=sorted(BYTES)
+        )
     kind = "cuda" if device.type == "cuda" else "cpu"
     width, size = _WIDTH[kind], _COPIED[kind]
     left, right = torch.randn(2, width, width, device=device, dtype=getattr(torch, dtype))

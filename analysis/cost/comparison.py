@@ -15,9 +15,9 @@ from subllm.checkpoints.load import DENSE_TWIN, Checkpoint, dtype_name, load_lla
 from subllm.routing import AtRetention
 from subllm.structure import BLOCK
 
-from .. import run as record
 from ..errors import AnalysisError
 from ..guard import Progress, out_of_memory_said, silent
+from ..trace.prefill import prefill
 from .measure import Took, alternate, anatomy, free_bytes, peak_bytes, resident_bytes
 from .operations import decode_operations, prefill_operations
 from .roofline import block_tokens, cache_bytes, level_tokens, prefill_bytes
@@ -161,8 +161,10 @@ def baseline(checkpoint: Checkpoint, which: str) -> Any:
     folder = checkpoint.folder / DENSE_TWIN if which == "twin" else Path(which)
     if which == "twin" and not folder.is_dir():
         raise AnalysisError(
-            f"{checkpoint.folder.name} holds no LLaMA that it was converted from ({DENSE_TWIN}/ is missing); "
-            "compare with 'llama' or 'routing off', or name the folder of a LLaMA."
+            "{name} has no dense twin (its folder {twin} is missing). Compare with 'llama' or 'routing off', or give "
+            "the folder of a LLaMA.",
+            name=checkpoint.folder.name,
+            twin=DENSE_TWIN,
         )
     return load_llama(folder, model)
 
@@ -218,7 +220,7 @@ def compare(
             "dense structure": lambda: read(bare, SubllmCache(bare.config)),
         }
         if batch == 1:
-            passes["trace"] = lambda: record.read(model, prompt, cache=SubllmCache(config), probe=plain)
+            passes["trace"] = lambda: prefill(model, prompt, cache=SubllmCache(config), probe=plain)
     total = 2 + len(passes) * repeats
 
     def before(done: int) -> None:
@@ -287,8 +289,11 @@ def check_memory(model: SubllmForCausalLM, dense: Any, setting: Setting) -> None
     need, free = max(reading, writing), free_bytes(model.device)
     if need > free:
         raise AnalysisError(
-            f"Measuring {setting.words} tokens would take about {need / 1e9:,.1f} GB beside the weights, and "
-            f"{free / 1e9:,.1f} GB are free; take a smaller batch, a shorter prompt or a smaller dtype."
+            "Measuring {setting} tokens would take about {need:,.1f} GB besides the weights, and {free:,.1f} GB are "
+            "free. Use a smaller batch, a shorter prompt or a smaller dtype.",
+            setting=setting.words,
+            need=need / 1e9,
+            free=free / 1e9,
         )
 
 
@@ -307,9 +312,13 @@ def prompt_of(checkpoint: Checkpoint, length: int, batch: int = 1) -> Tensor:
     ids = checkpoint.tokenizer(benchmark_text(), verbose=False, return_tensors="pt")["input_ids"][0]
     longest = min(checkpoint.model.config.max_position_embeddings, ids.shape[0] - _NEW_TOKENS)
     if not 0 < length <= longest:
-        raise AnalysisError(f"A prompt of {length:,} tokens cannot be measured; allowed are 1 to {longest:,}.")
+        raise AnalysisError(
+            "A prompt of {length:,} tokens cannot be measured; allowed are 1 to {longest:,}.",
+            length=length,
+            longest=longest,
+        )
     if batch < 1:
-        raise AnalysisError(f"A batch of {batch} cannot be measured; it must be 1 or more.")
+        raise AnalysisError("A batch of {batch} cannot be measured; it must be 1 or more.", batch=batch)
     whole = length + _NEW_TOKENS
     last = ids.shape[0] - whole
     starts = [(1000 + row * length) % (last + 1) if last else 0 for row in range(batch)]
@@ -364,11 +373,18 @@ def _check_baseline(dense: Any, ids: Tensor) -> None:
     positions, words = dense.config.max_position_embeddings, dense.config.vocab_size
     if ids.shape[1] - _NEW_TOKENS > positions:
         found = ids.shape[1] - _NEW_TOKENS
-        raise AnalysisError(f"The dense model has {positions:,} positions; the prompt has {found:,} tokens.")
+        raise AnalysisError(
+            "The dense model has {positions:,} positions, too few for a prompt of {found:,} tokens. Choose a shorter "
+            "prompt.",
+            positions=positions,
+            found=found,
+        )
     if int(ids.max()) >= words:
         raise AnalysisError(
-            f"The dense model knows {words:,} tokens, and the prompt has token {int(ids.max()):,}; compare with a "
-            "LLaMA of the same tokenizer."
+            "The vocabulary of the dense model has {words:,} tokens, and the prompt has the token id {token:,}. "
+            "Compare with a LLaMA that has the same tokenizer.",
+            words=words,
+            token=int(ids.max()),
         )
 
 

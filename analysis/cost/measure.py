@@ -235,13 +235,6 @@ def _hooked(model: Any, clock: _Clock) -> Iterator[None]:
             handle.remove()
 
 
-def device_name(device: torch.device) -> str:
-    """What a measurement ran on, in words."""
-    if device.type == "cuda":
-        return torch.cuda.get_device_name(device)
-    return f"CPU, {torch.get_num_threads()} threads"
-
-
 def _finish(device: torch.device) -> None:
     if device.type == "cuda":
         torch.cuda.synchronize(device)

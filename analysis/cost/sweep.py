@@ -20,11 +20,10 @@ import pyarrow.parquet
 import torch
 import transformers
 
-from subllm.checkpoints.load import Checkpoint, dtype_name
+from subllm.checkpoints.load import Checkpoint, device_name, dtype_name
 
 from ..errors import AnalysisError
 from .comparison import Comparison, Setting
-from .measure import device_name
 
 LENGTHS = (512, 2048, 4096, 8192)
 _FACTS = "facts"
@@ -46,7 +45,8 @@ def settings_of(
     for share in retentions:
         if not 0 <= share <= 1:
             raise AnalysisError(
-                f"A retention of {share} cannot be measured; it must be in (0, 1], or 0 for the model's."
+                "A retention of {share} cannot be measured; it must be in (0, 1], or 0 for the model's own thresholds.",
+                share=share,
             )
     found = {Setting(length, batch, share) for length in lengths for batch in batches for share in retentions}
     return sorted(found, key=lambda setting: (setting.tokens * setting.batch, setting))
@@ -130,7 +130,8 @@ def from_parquet(data: bytes) -> tuple[dict[str, str], list[Comparison]]:
     ) as error:
         words = (str(error) or type(error).__name__).splitlines()[0]
         raise AnalysisError(
-            f"This is no Parquet file of measurements made by analysis.efficiency ({words})."
+            "This is not a Parquet file of measurements saved by this app or by the command above ({words}).",
+            words=words,
         ) from error
     return {str(key): str(value) for key, value in facts.items()}, rows
 
@@ -158,11 +159,15 @@ def load_rows(file: Path, facts: dict[str, str]) -> list[Comparison]:
     try:
         found, rows = from_parquet(file.read_bytes())
     except (OSError, AnalysisError) as error:
-        raise AnalysisError(f"{file} cannot be gone on with ({error}); leave out --resume to measure anew.") from error
+        raise AnalysisError(
+            "{file} cannot be resumed ({error}); leave out --resume to measure again.", file=file, error=error
+        ) from error
     differing = [key for key in sorted({*facts, *found}) if facts.get(key) != found.get(key)]
     if differing:
         raise AnalysisError(
-            f"{file} was measured with another {', '.join(differing)}; leave out --resume to measure anew."
+            "{file} was measured with another {differing}; leave out --resume to measure again.",
+            file=file,
+            differing=", ".join(differing),
         )
     return rows
 

@@ -91,7 +91,9 @@ def attribute(
         RunStopped: when memory runs out all the same.
     """
     if method not in METHODS:
-        raise AnalysisError(f"There is no method {method!r}; allowed are {', '.join(METHODS)}.")
+        raise AnalysisError(
+            "There is no method {method!r}; allowed are {methods}.", method=method, methods=", ".join(METHODS)
+        )
     groups = np.arange(len(token_ids)) if groups is None else groups
     read = question.token + 1  # the tokens that can matter
     gradients = method in ("integrated gradients", "input x gradient", "conductance")
@@ -187,6 +189,9 @@ def _check_memory(model: SubllmForCausalLM, tokens: int) -> None:
     need, free = activation_bytes(larger, level_tokens(larger, tokens), 1, dtype), free_bytes(model.device)
     if need > free:
         raise AnalysisError(
-            f"Gradients through {tokens:,} tokens would take about {need / 1e9:,.1f} GB, and {free / 1e9:,.1f} GB are "
-            "free; use ablation or occlusion, which need none, or shorten the prompt."
+            "Gradients through {tokens:,} tokens would take about {need:,.1f} GB, and {free:,.1f} GB are free. Use "
+            "ablation or occlusion, which need no gradients, or shorten the prompt.",
+            tokens=tokens,
+            need=need / 1e9,
+            free=free / 1e9,
         )

@@ -91,8 +91,11 @@ class Edit:
         """
         if len(text) > MOST_CHARACTERS:
             raise AnalysisError(
-                f"The edit {_short(text)!r} has {len(text):,} characters; at most {MOST_CHARACTERS:,} are read. "
-                "Write ranges such as 3-70, or several edits."
+                "The edit {text!r} has {characters:,} characters; at most {most:,} are allowed. Write ranges such as "
+                "3-70, or several edits.",
+                text=_short(text),
+                characters=len(text),
+                most=MOST_CHARACTERS,
             )
         before, at, where = text.rpartition("@")
         kind, what = [*before.split(maxsplit=1), "", ""][:2]
@@ -100,12 +103,16 @@ class Edit:
         number = None if where == "*" else _number(where)
         if not at or kind not in KINDS or (number is None and where != "*") or (kind == "dense" and what):
             raise AnalysisError(
-                f"The edit {_short(text)!r} cannot be read; write one of {', '.join(KINDS)}, what, @ and the number of "
-                "a level or *, such as 'drop 3-7@1' or 'threshold 0.3@*'."
+                "The edit {text!r} cannot be read. Write one of {kinds}, then a value or tokens, then @ and the "
+                "number of a level or *, such as 'drop 3-7@1' or 'threshold 0.3@*'.",
+                text=_short(text),
+                kinds=", ".join(KINDS),
             )
         level = None if number is None else number + 1 - first
         if level is not None and level < 1:
-            raise AnalysisError(f"The edit {_short(text)!r} is for level {level}; levels count from 1.")
+            raise AnalysisError(
+                "The edit {text!r} is for level {level}; levels count from 1.", text=_short(text), level=level
+            )
         if kind == "dense":
             return cls(kind, level)
         if kind in NAMING:
@@ -117,8 +124,12 @@ class Edit:
         least, most = (0, 1) if kind == "retention" else (-_LARGEST, _LARGEST)
         if not least <= value <= most:  # nor is it where the value is no number
             raise AnalysisError(
-                f"The edit {_short(text)!r} has {_short(what)!r} where {kind} needs a number from {least:,} to "
-                f"{most:,}."
+                "The edit {text!r} has {what!r} where {kind} needs a number from {least:,} to {most:,}.",
+                text=_short(text),
+                what=_short(what),
+                kind=kind,
+                least=least,
+                most=most,
             )
         return cls(kind, level, value=value)
 
@@ -138,7 +149,10 @@ class Edit:
         tokens = _expanded(_ranges(self.tokens))
         if tokens[-1] >= len(prompt):
             raise AnalysisError(
-                f"The edit '{_short(str(self))}' is for token {tokens[-1]:,}; the prompt has 0 to {len(prompt) - 1:,}."
+                "The edit '{edit}' is for token {token:,}; the tokens of the prompt are 0 to {last:,}.",
+                edit=_short(str(self)),
+                token=tokens[-1],
+                last=len(prompt) - 1,
             )
         return tokens
 
@@ -154,13 +168,19 @@ class Edit:
         """
         short = _short(str(self))
         if self.level is not None and self.level > len(scored):
-            allowed = f"it has levels 1 to {len(scored)}" if scored else "it has no levels"
-            raise AnalysisError(f"The edit '{short}' is for Level {self.level} of the model; {allowed}.")
+            raise AnalysisError(
+                "The edit '{edit}' is for Level {level}, and the number of levels of this model is {levels}.",
+                edit=short,
+                level=self.level,
+                levels=len(scored),
+            )
         for level, scores in enumerate(scored, start=1):
             if self.kind in SCORED and self.applies(level) and not scores:
                 raise AnalysisError(
-                    f"The edit '{short}' moves the threshold of Level {level}, but that level's router does not score "
-                    "tokens; keep or drop tokens there."
+                    "The edit '{edit}' moves the threshold of Level {level}, but that level's router does not score "
+                    "tokens. Keep or drop tokens there instead.",
+                    edit=short,
+                    level=level,
                 )
         self.named(prompt)
 
@@ -177,7 +197,7 @@ def parse_edits(text: str, first: int = 1) -> list[Edit]:
     """
     parts = [part for part in _split(text) if part.strip()]
     if len(parts) > MOST_EDITS:
-        raise AnalysisError(f"There are more than {MOST_EDITS} edits in a line; leave some out.")
+        raise AnalysisError("There are more than {most} edits in a line; leave some out.", most=MOST_EDITS)
     edits: list[Edit] = []
     named = 0
     for part in parts:
@@ -185,7 +205,7 @@ def parse_edits(text: str, first: int = 1) -> list[Edit]:
         if edits[-1].tokens[:1].isdecimal():
             named += sum(high - low + 1 for low, high in _ranges(edits[-1].tokens))
         if named > MOST_TOKENS:
-            raise AnalysisError(f"The edits of a line name more than {MOST_TOKENS:,} tokens; leave some out.")
+            raise AnalysisError("The edits of a line name more than {most:,} tokens; leave some out.", most=MOST_TOKENS)
     return edits
 
 
@@ -231,8 +251,9 @@ def _checked(what: str) -> str:
         return ranges(_expanded(_ranges(what)))
     if not _is_quoted(what) and what not in CLASSES:
         raise AnalysisError(
-            f"{_short(what)!r} names no tokens; write numbers such as 3-7,9, a text in quotes, or one of "
-            f"{', '.join(CLASSES)}."
+            "{what!r} names no tokens; write numbers such as 3-7,9, a text in quotes, or one of {classes}.",
+            what=_short(what),
+            classes=", ".join(CLASSES),
         )
     return what
 
@@ -253,7 +274,7 @@ def _found(what: str, prompt: Prompt) -> tuple[int, ...]:
     before = np.concatenate([[0], np.cumsum(covered)])  # covered characters before each
     tokens = np.flatnonzero(before[prompt.ends] > before[prompt.starts])
     if not len(tokens):
-        raise AnalysisError(f"The prompt has no tokens that {_short(what)} names.")
+        raise AnalysisError("No tokens of the prompt match {what}.", what=_short(what))
     return tuple(tokens.tolist())
 
 
@@ -266,12 +287,19 @@ def _ranges(what: str) -> list[tuple[int, int]]:
         high = _number(last.strip()) if dash else low
         if low is None or high is None or low > high:
             raise AnalysisError(
-                f"{_short(part)!r} in {_short(what)!r} is no token; write numbers of at most {_DIGITS} digits and "
-                "ranges from the lower to the higher one, such as 3-7,9."
+                "{part!r} in {what!r} is not a token number. Write numbers of at most {digits} digits, and ranges "
+                "from the lower to the higher number, such as 3-7,9.",
+                part=_short(part),
+                what=_short(what),
+                digits=_DIGITS,
             )
         bounds.append((low, high))
     if max(high for _, high in bounds) >= MOST_TOKENS:
-        raise AnalysisError(f"The tokens {_short(what)} go beyond {MOST_TOKENS - 1:,}, the last that can be named.")
+        raise AnalysisError(
+            "The token numbers {what} exceed {last:,}, the largest that is allowed.",
+            what=_short(what),
+            last=MOST_TOKENS - 1,
+        )
     return bounds
 
 

@@ -3,7 +3,7 @@
 import math
 import time
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import InitVar, dataclass, field
 from typing import Any
 
 import torch
@@ -11,6 +11,7 @@ from torch import Tensor
 from transformers import (
     DynamicCache,
     LogitsProcessorList,
+    PreTrainedModel,
     RepetitionPenaltyLogitsProcessor,
     TemperatureLogitsWarper,
     TopKLogitsWarper,
@@ -22,7 +23,6 @@ from subllm.routing import routing_arrays
 
 from ..errors import AnalysisError
 from ..guard import out_of_memory_said
-from ..run import end_tokens
 from ..trace.parts import Prompt
 from .edits import Edit, Edited, check
 
@@ -55,7 +55,9 @@ class Sampling:
             ("repetition_penalty", self.repetition_penalty > 0, "more than 0"),
         ):
             if not fits:
-                raise AnalysisError(f"{name} is {getattr(self, name)}; it must be {allowed}.")
+                raise AnalysisError(
+                    "{name} is {value}; it must be {allowed}.", name=name, value=getattr(self, name), allowed=allowed
+                )
 
     def choose(self, ids: Sequence[int], logits: Tensor) -> tuple[int, Tensor]:
         """The next token, and the probabilities that it was chosen by.
@@ -122,6 +124,7 @@ class Generation:
         sampling: how tokens are chosen.
         edits: to the routing of a SUBLLM, in force for the prompt and, thresholds and bypasses, for what follows.
         tokens: written so far.
+        prefilled: cache and logits (V,) after the prompt, if the prompt was run already.
     """
 
     model: Any
@@ -129,22 +132,29 @@ class Generation:
     sampling: Sampling = field(default_factory=Sampling)
     edits: tuple[Edit, ...] = ()
     tokens: list[NewToken] = field(default_factory=list)
+    prefilled: InitVar[tuple[SubllmCache, Tensor] | None] = None
 
-    def __post_init__(self) -> None:
+    def __post_init__(self, prefilled: tuple[SubllmCache, Tensor] | None) -> None:
         if not len(self.prompt):
             raise AnalysisError("There is no prompt to continue; type some text.")
         config = self.model.config
         self._sparse = isinstance(self.model, SubllmForCausalLM)
         if len(self.prompt) >= config.max_position_embeddings:
             raise AnalysisError(
-                f"The prompt has {len(self.prompt):,} tokens and fills the model's {config.max_position_embeddings:,} "
-                "positions; shorten it to have it continued."
+                "The prompt has {tokens:,} tokens and fills the model's {positions:,} positions; shorten it to "
+                "continue it.",
+                tokens=len(self.prompt),
+                positions=config.max_position_embeddings,
             )
-        self._cache: Any = SubllmCache(config) if self._sparse else DynamicCache(config=config)
         if self._sparse:
             check(self.edits, [router.scores_tokens for router in self.model.model.subsamplers], self.prompt)
         self._probe = Probe(record=True, override=Edited(self.edits, self.prompt) if self.edits else None)
-        self._logits = self._feed(self.prompt.token_ids.tolist())[0]
+        self._cache: Any
+        if prefilled is not None:
+            self._cache, self._logits = prefilled
+        else:
+            self._cache = SubllmCache(config) if self._sparse else DynamicCache(config=config)
+            self._logits = self._feed(self.prompt.token_ids.tolist())[0]
 
     @property
     def ids(self) -> list[int]:
@@ -157,6 +167,11 @@ class Generation:
         full = len(self.prompt) + len(self.tokens) >= self.model.config.max_position_embeddings
         return full or bool(self.tokens and self.tokens[-1].id in end_tokens(self.model))
 
+    @property
+    def likeliest(self) -> int:
+        """Id of the likeliest next token."""
+        return int(self._logits.argmax())
+
     def step(self, choice: int | None = None) -> NewToken:
         """Write one token, and read it back.
 
@@ -168,7 +183,7 @@ class Generation:
             RunStopped: when memory runs out.
         """
         if self.finished:
-            raise AnalysisError("The text has ended; take tokens back to go on from there.")
+            raise AnalysisError("The text has ended; go back some tokens to continue from there.")
         chosen, probabilities = self.sampling.choose(self.ids, self._logits)
         best = probabilities.topk(min(ALTERNATIVES, probabilities.numel()))
         alternatives = dict(zip(best.indices.tolist(), best.values.tolist(), strict=True))
@@ -254,6 +269,12 @@ class Generation:
         if self._sparse:
             return self._cache.level_bytes
         return [sum(t.numel() * t.element_size() for layer in self._cache.layers for t in (layer.keys, layer.values))]
+
+
+def end_tokens(model: PreTrainedModel) -> tuple[int, ...]:
+    """Ids of the tokens that end a text, in the order of the model's generation config."""
+    ends = model.generation_config.eos_token_id
+    return () if ends is None else tuple(ends) if isinstance(ends, list) else (ends,)
 
 
 def parting(first: Sequence[int], second: Sequence[int]) -> int | None:

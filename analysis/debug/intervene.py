@@ -22,9 +22,9 @@ from ..cost.measure import timed
 from ..cost.operations import prefill_operations
 from ..cost.roofline import cache_bytes
 from ..guard import out_of_memory_said
-from ..run import NEXT_TOKENS, Reading, predictions_of, provenance_of, read
 from ..trace.agreement import agree
 from ..trace.parts import UNTOUCHED, Likelihood, Prompt, Routing
+from ..trace.prefill import NEXT_TOKENS, Prefill, predictions_of, prefill, provenance_of
 from ..trace.tokenize import decode_pieces
 from ..trace.trace import Trace
 from .edits import Edit, Edited, check, ranges
@@ -38,14 +38,14 @@ class Ground:
         checkpoint: that reads.
         ids: (1, T + A): the prompt, and the answer whose probability is watched.
         trace: of the prompt, untouched: prompt, routing, blocks, predictions.
-        reading: of the same pass; its `hidden` are (T + A, D), its snapshots where edits go on from.
+        prefill: the same pass; its `hidden_states` are (T + A, D), its snapshots where edits go on from.
         seconds: that reading took.
     """
 
     checkpoint: Checkpoint
     ids: Tensor
     trace: Trace
-    reading: Reading
+    prefill: Prefill
     seconds: float
 
     @property
@@ -125,15 +125,15 @@ def read_ground(checkpoint: Checkpoint, prompt: Prompt, answer_ids: Sequence[int
     ids = torch.tensor([[*prompt.token_ids.tolist(), *answer_ids]], device=model.device)
     started = time.perf_counter()
     with out_of_memory_said(ids.shape[1]):
-        reading = read(model, ids, length=len(prompt), probe=Probe(keep_snapshots=True))
-    reading.hidden.sum().item()  # wait for the device
+        reading = prefill(model, ids, length=len(prompt), probe=Probe(keep_snapshots=True))
+    reading.hidden_states.sum().item()  # wait for the device
     seconds = time.perf_counter() - started
     trace = Trace(
         prompt=prompt,
         routing=reading.routing,
         provenance=provenance_of(checkpoint, None, name),
         blocks=reading.blocks,
-        predictions=predictions_of(model.lm_head(reading.hidden[len(prompt) - 1]), checkpoint.tokenizer),
+        predictions=predictions_of(model.lm_head(reading.hidden_states[len(prompt) - 1]), checkpoint.tokenizer),
     )
     return Ground(checkpoint, ids, trace, reading, seconds)
 
@@ -155,14 +155,14 @@ def stages(ground: Ground, edits: Sequence[Edit]) -> Iterator[Outcome]:
     """
     model, prompt, length = ground.model, ground.trace.prompt, ground.num_tokens
     check(edits, [router.scores_tokens for router in model.model.subsamplers], prompt)  # type: ignore[misc]
-    reading, seconds, share = ground.reading, 0.0, 0.0
+    reading, seconds, share = ground.prefill, 0.0, 0.0
     if edits and ground.trace.routing.num_levels:
         first = first_level(edits)
-        probe = Probe(override=Edited(tuple(edits), prompt), resume=ground.reading.snapshots[first])
-        found: list[Reading] = []
+        probe = Probe(override=Edited(tuple(edits), prompt), resume=ground.prefill.snapshots[first])
+        found: list[Prefill] = []
 
         def run() -> None:
-            found.append(read(model, ground.ids, length=length, probe=probe, known=ground.reading))
+            found.append(prefill(model, ground.ids, length=length, probe=probe, known=ground.prefill))
 
         with out_of_memory_said(length):
             seconds = timed(run, model.device).seconds
@@ -170,10 +170,9 @@ def stages(ground: Ground, edits: Sequence[Edit]) -> Iterator[Outcome]:
         share = _share_again(ground, first)
     outcome = _outcome(ground, tuple(edits), reading, seconds, share)
     yield outcome
-    surprisal, agreement = agree(
-        model.lm_head, reading.hidden[:length], model.lm_head, ground.reading.hidden[:length], ground.ids[0, :length],
-        UNTOUCHED,
-    )  # fmt: skip
+    head = model.lm_head
+    before, after = ground.prefill.hidden_states[:length], reading.hidden_states[:length]
+    surprisal, agreement = agree(head, after, head, before, ground.ids[0, :length], UNTOUCHED)
     trace = replace(outcome.trace, likelihood=Likelihood(surprisal), agreement=agreement if edits else None)
     yield replace(outcome, trace=trace)
 
@@ -184,9 +183,9 @@ def intervene(ground: Ground, edits: Sequence[Edit]) -> Outcome:
     return outcome
 
 
-def _outcome(ground: Ground, edits: tuple[Edit, ...], reading: Reading, seconds: float, share: float) -> Outcome:
+def _outcome(ground: Ground, edits: tuple[Edit, ...], reading: Prefill, seconds: float, share: float) -> Outcome:
     model, prompt, length = ground.model, ground.trace.prompt, ground.num_tokens
-    before, after = (_last(model, each.hidden, length) for each in (ground.reading, reading))
+    before, after = (_last(model, each.hidden_states, length) for each in (ground.prefill, reading))
     top = torch.cat([each.topk(min(NEXT_TOKENS, len(each))).indices for each in (before, after)])
     next_ids = torch.tensor(list(dict.fromkeys(top.tolist())), device=top.device)
     next_ids = next_ids[after[next_ids].argsort(descending=True)]
@@ -206,7 +205,7 @@ def _outcome(ground: Ground, edits: tuple[Edit, ...], reading: Reading, seconds:
         for token in edit.named(prompt)
         if not routing.reached[edit.level - 1, token]
     }
-    answers = (answer_logprob(ground, ground.reading.hidden), answer_logprob(ground, reading.hidden))
+    answers = (answer_logprob(ground, ground.prefill.hidden_states), answer_logprob(ground, reading.hidden_states))
     return Outcome(
         edits=edits,
         untouched=ground.trace,
@@ -270,7 +269,7 @@ def objective(ground: Ground, hidden: Tensor) -> Tensor:
         hidden: (B, T + A, D) last hidden states.
     """
     head, last = ground.model.lm_head, ground.num_tokens - 1
-    untouched = ground.reading.hidden[last]
+    untouched = ground.prefill.hidden_states[last]
     targets = ground.ids[0, ground.num_tokens :] if ground.answer else head(untouched).argmax()[None]
     rows = hidden[:, last : last + len(targets)]
     found = head(rows).float().log_softmax(-1)
@@ -291,5 +290,5 @@ def _size(ground: Ground, routing: Routing) -> tuple[float, int]:
 
 def _share_again(ground: Ground, level: int) -> float:
     config, tokens = ground.model.config, ground.trace.routing.block_tokens.tolist()
-    done = config.parsed_structure.text[: ground.reading.snapshots[level].step].count(BLOCK)
+    done = config.parsed_structure.text[: ground.prefill.snapshots[level].step].count(BLOCK)
     return prefill_operations(config, [0] * done + tokens[done:]) / prefill_operations(config, tokens)

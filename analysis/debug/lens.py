@@ -127,7 +127,7 @@ def confidence(
             return
         block, positions = event.block, event.after.positions[0].cpu().numpy()
         for start in range(0, len(positions), _CHUNK):
-            check_time(deadline, f"after reading off {block} of {len(found)} blocks")
+            check_time(deadline, "after the predictions of {block} of {blocks} blocks", block=block, blocks=len(found))
             progress((block + start / len(positions)) / len(found), "lens", block=block, blocks=len(found))
             chunk = slice(start, start + _CHUNK)
             logits = head(model.model.norm(event.after.hidden_states[0, chunk])).float()

@@ -73,7 +73,11 @@ def candidates(ground: Ground, level: int) -> np.ndarray:
     """
     routing = ground.trace.routing
     if level not in routing.levels:
-        raise AnalysisError(f"There is no Level {level} to search; the model has {routing.num_levels}, from 1 on.")
+        raise AnalysisError(
+            "There is no Level {level}; the number of levels of this model is {levels}.",
+            level=level,
+            levels=routing.num_levels,
+        )
     return np.flatnonzero(routing.reached[level - 1])
 
 
@@ -119,12 +123,12 @@ def measure(ground: Ground, effects: Effects, wanted: Sequence[int], progress: P
     exact = effects.exact.copy()
     rows = _rows(ground)
     with torch.inference_mode():
-        before = objective(ground, ground.reading.hidden[None]).item()
+        before = objective(ground, ground.prefill.hidden_states[None]).item()
     for start in range(0, len(wanted), rows):
         progress(start / len(wanted), "search", done=start, total=len(wanted))
         part = list(wanted[start : start + rows])
         flipped = torch.tensor(effects.tokens[part], device=model.device)[:, None]
-        probe = Probe(override=_flipping(level, flipped), resume=ground.reading.snapshots[level])
+        probe = Probe(override=_flipping(level, flipped), resume=ground.prefill.snapshots[level])
         with torch.inference_mode(), out_of_memory_said(len(part) * ground.ids.shape[1]):
             output = model.model(ground.ids.expand(len(part), -1), use_cache=False, probe=probe)
             after = objective(ground, output.last_hidden_state)
@@ -160,7 +164,7 @@ def _derivative(ground: Ground, at: int, *, all_kept: bool) -> tuple[np.ndarray,
         kept = torch.ones_like(selection.kept) if all_kept else selection.kept
         return replace(selection, kept=kept, weights=own[tokens.positions])
 
-    probe = Probe(override=decide, resume=ground.reading.snapshots[at])
+    probe = Probe(override=decide, resume=ground.prefill.snapshots[at])
     with frozen(model), torch.enable_grad(), out_of_memory_said(length):
         output = model.model(ground.ids.clone(), use_cache=False, probe=probe)
         value = objective(ground, output.last_hidden_state)[0]

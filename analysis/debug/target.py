@@ -21,7 +21,7 @@ from subllm.routing import ROUTERS, LevelTokens, Router
 from subllm.structure import WHOLE
 
 from ..errors import AnalysisError
-from ..run import end_tokens
+from .generation import end_tokens
 
 HELD = ("kept", "routing", "nothing")
 BASELINES = ("mean", "zero", "end")
@@ -66,16 +66,27 @@ class Explained:
     def __init__(self, model: SubllmForCausalLM, token_ids: np.ndarray, question: Question, held: str) -> None:
         structure, token, level = model.config.parsed_structure, question.token, question.level
         if not 0 <= token < len(token_ids):
-            raise AnalysisError(f"There is no token {token:,}; the prompt has 0 to {len(token_ids) - 1:,}.")
+            raise AnalysisError(
+                "There is no token {token:,}; the tokens of the prompt are 0 to {last:,}.",
+                token=token,
+                last=len(token_ids) - 1,
+            )
         if level is not None and not 1 <= level <= structure.num_levels:
-            known = f"levels 1 to {structure.num_levels}" if structure.num_levels else "none"
-            raise AnalysisError(f"There is no Level {level}; the model has {known}.")
+            raise AnalysisError(
+                "There is no Level {level}; the number of levels of this model is {levels}.",
+                level=level,
+                levels=structure.num_levels,
+            )
         if held not in HELD:
-            raise AnalysisError(f"{held!r} cannot be held fixed; allowed are {', '.join(HELD)}.")
+            raise AnalysisError(
+                "{held!r} cannot be held fixed; allowed are {allowed}.", held=held, allowed=", ".join(HELD)
+            )
         if level is not None and not ROUTERS[model.config.routers[level - 1]].scores_tokens:
             raise AnalysisError(
-                f"Level {level} has no scores: its router is {model.config.routers[level - 1]!r}, which does not score "
-                "tokens. Ask about the next token."
+                "Level {level} has no scores: its router is {router!r}, which does not score "
+                "tokens. Ask about the next token.",
+                level=level,
+                router=model.config.routers[level - 1],
             )
         self.model, self.question, self.held = model, question, held
         ids = torch.tensor(token_ids[: token + 1], device=model.device)[None]  # nothing after it matters
@@ -90,8 +101,11 @@ class Explained:
         for level in self._outer:
             if not self.routing[level - 1].kept[0, token]:
                 raise AnalysisError(
-                    f"Token {token:,} has no score at Level {question.level}: Level {level} dropped it. Ask about a "
-                    "token that reaches it."
+                    "Token {token:,} has no score at Level {asked} because Level {level} dropped it. Ask about a "
+                    "token that reaches that level.",
+                    token=token,
+                    asked=question.level,
+                    level=level,
                 )
         likeliest = int(output.logits[0, token].argmax())
         self.answer = likeliest if question.answer is None else question.answer
@@ -149,6 +163,8 @@ def baseline_of(model: SubllmForCausalLM, inputs: Tensor, which: str) -> Tensor:
     if which == "end":
         ends = end_tokens(model)
         if not ends:
-            raise AnalysisError("The model names no end-of-text token; use the baseline 'mean' or 'zero'.")
+            raise AnalysisError("The model has no end-of-text token; use the mean embedding or zero as the baseline.")
         return table[ends[0]].expand_as(inputs).contiguous()
-    raise AnalysisError(f"There is no baseline {which!r}; allowed are {', '.join(BASELINES)}.")
+    raise AnalysisError(
+        "There is no baseline {which!r}; allowed are {baselines}.", which=which, baselines=", ".join(BASELINES)
+    )

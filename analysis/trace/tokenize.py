@@ -38,17 +38,20 @@ def read_prompt(
     if not text:
         raise PromptError("The prompt is empty; type some text.")
     if not text.strip():
-        raise PromptError(f"The prompt is white space only ({len(text)} characters); type some text.")
+        raise PromptError(
+            "The prompt is white space only ({characters} characters); type some text.", characters=len(text)
+        )
     if len(text) > _most_characters(limit):
         if not truncate:
             raise PromptTooLongError(0, limit, len(text))
         text = text[: _most_characters(limit)]
     _check_text(text, "prompt")
-    _check_text(system, "text before the prompt", limit)
+    _check_text(system, "system message", limit)
     if not tokenizer.is_fast:
         raise PromptError(
-            f"The checkpoint's tokenizer ({type(tokenizer).__name__}) cannot say where tokens stand in the text; save "
-            "it as a fast tokenizer (tokenizer.json)."
+            "The checkpoint's tokenizer ({kind}) does not report the positions of tokens in the text; save it as a "
+            "fast tokenizer (tokenizer.json).",
+            kind=type(tokenizer).__name__,
         )
     if chat:
         if not tokenizer.chat_template:
@@ -59,8 +62,9 @@ def read_prompt(
             text = str(tokenizer.apply_chat_template(turns, tokenize=False, add_generation_prompt=True))
         except Exception as error:  # a template is a program of the checkpoint's and can raise anything
             raise PromptError(
-                f"The checkpoint's chat template cannot take this prompt ({type(error).__name__}: {error}); turn the "
-                "chat option off."
+                "The checkpoint's chat template cannot take this prompt ({kind}: {error}); turn the chat option off.",
+                kind=type(error).__name__,
+                error=error,
             ) from error
     encoding = tokenizer(text, return_offsets_mapping=True, add_special_tokens=not chat, verbose=False)
     ids = np.asarray(encoding["input_ids"], dtype=np.int64)
@@ -91,7 +95,11 @@ def read_answer(text: str, tokenizer: PreTrainedTokenizerBase, room: int) -> lis
     _check_text(text, "answer", room)
     ids: list[int] = tokenizer(text, add_special_tokens=False, verbose=False)["input_ids"]
     if len(ids) > room:
-        raise PromptError(f"The answer has {len(ids):,} tokens; {room:,} fit behind the prompt. Shorten one of them.")
+        raise PromptError(
+            "The answer has {tokens:,} tokens; {room:,} fit after the prompt. Shorten one of them.",
+            tokens=len(ids),
+            room=room,
+        )
     return ids
 
 
@@ -103,12 +111,20 @@ def _most_characters(tokens: int) -> int:
 def _check_text(text: str, what: str, limit: int | None = None) -> None:
     """See that a text can be tokenised, and is no longer than so many tokens can be."""
     if limit is not None and len(text) > _most_characters(limit):
-        raise PromptError(f"The {what} has {len(text):,} characters; {limit:,} tokens fit here. Shorten it.")
+        raise PromptError(
+            "The {what} has {characters:,} characters; {limit:,} tokens fit here. Shorten it.",
+            what=what,
+            characters=len(text),
+            limit=limit,
+        )
     for index, character in enumerate(text):
         if "\ud800" <= character <= "\udfff":
             raise PromptError(
-                f"The {what} has half of a surrogate pair (U+{ord(character):04X}) at character {index + 1}, which no "
-                "encoding knows; delete it or paste the text again."
+                "The {what} has half of a surrogate pair (U+{code:04X}) at character {place}, which cannot be "
+                "encoded; delete it or paste the text again.",
+                what=what,
+                code=ord(character),
+                place=index + 1,
             )
 
 

@@ -77,6 +77,13 @@ def pick_dtype(device: str) -> str:
     return "float32"
 
 
+def device_name(device: torch.device) -> str:
+    """What a person calls a device, such as "NVIDIA H100 80GB HBM3" or "CPU, 2 threads"."""
+    if device.type == "cuda":
+        return torch.cuda.get_device_name(device)
+    return f"CPU, {torch.get_num_threads()} threads"
+
+
 def dtype_name(model: PreTrainedModel) -> str:
     """What a model computes in, such as "float32"."""
     return str(model.dtype).removeprefix("torch.")
@@ -94,23 +101,28 @@ def fetch_checkpoint(name: str) -> Path:
     try:
         return Path(snapshot_download(name, allow_patterns=_HUB_FILES))
     except HFValidationError as error:
-        raise CheckpointError(f"{name!r} is not a hub name; expected 'owner/name'.") from error
+        raise CheckpointError("{name!r} is not a hub name; expected 'owner/name'.", name=name) from error
     except LocalEntryNotFoundError as error:
         raise CheckpointError(
-            f"{name!r} is not in the hub's cache on this machine, and the hub cannot be reached; check the network, "
-            "or copy the checkpoint into a folder and open that."
+            "{name!r} is not in the hub's cache on this machine, and the hub cannot be reached; check the network, "
+            "or copy the checkpoint into a folder and open that.",
+            name=name,
         ) from error
     except (HfHubHTTPError, OSError) as error:
-        raise CheckpointError(f"{name!r} cannot be fetched from the hub: {_first_line(error)}") from error
+        raise CheckpointError(
+            "{name!r} cannot be downloaded from the hub: {error}", name=name, error=_first_line(error)
+        ) from error
 
 
-def load_checkpoint(folder: Path, device: str, dtype: str, attn_implementation: str = "sdpa") -> Checkpoint:
+def load_checkpoint(
+    folder: Path, device: str | None = None, dtype: str | None = None, attn_implementation: str = "sdpa"
+) -> Checkpoint:
     """Load a checkpoint from a folder.
 
     Args:
         folder: with config.json, *.safetensors and a tokenizer.
-        device: such as "cpu" or "cuda".
-        dtype: such as "float32" or "bfloat16".
+        device: such as "cpu" or "cuda"; `pick_device` chooses by default.
+        dtype: such as "float32" or "bfloat16"; `pick_dtype` chooses by default.
         attn_implementation: "sdpa", "eager", or "flash_attention_2" where installed.
 
     Raises:
@@ -118,17 +130,23 @@ def load_checkpoint(folder: Path, device: str, dtype: str, attn_implementation: 
         ConfigurationError: if config.json contradicts itself.
         StructureError: if its structure cannot be read.
     """
+    device = device or pick_device()
+    dtype = dtype or pick_dtype(device)
     config = read_config(folder)
     weights = _weight_files(folder)
     if not any((folder / name).is_file() for name in _TOKENIZERS):
         raise CheckpointError(
-            f"{folder} has no tokenizer ({', '.join(_TOKENIZERS)}); copy the tokenizer files of the model that the "
-            "checkpoint was made from into it."
+            "{folder} has no tokenizer ({files}); copy the tokenizer files of the model that the "
+            "checkpoint was made from into it.",
+            folder=folder,
+            files=", ".join(_TOKENIZERS),
         )
     try:
         tokenizer = AutoTokenizer.from_pretrained(folder, local_files_only=True)
     except (OSError, ValueError, KeyError, TypeError, RecursionError) as error:
-        raise CheckpointError(f"The tokenizer in {folder} cannot be read: {_first_line(error)}") from error
+        raise CheckpointError(
+            "The tokenizer in {folder} cannot be read: {error}", folder=folder, error=_first_line(error)
+        ) from error
     model = _load(SubllmForCausalLM, folder, config, device, dtype, attn_implementation)
     return Checkpoint(folder, _digest([folder / "config.json", *weights]), model, tokenizer)
 
@@ -162,10 +180,14 @@ def load_llama(folder: Path, beside: SubllmForCausalLM) -> LlamaForCausalLM:
         kind = _read_json(folder / "config.json").get("model_type")
     except (OSError, ValueError, AttributeError) as error:
         raise CheckpointError(
-            f"{folder} is not a checkpoint: no readable config.json ({_first_line(error)})."
+            "{folder} is not a checkpoint: its config.json cannot be read ({error}).",
+            folder=folder,
+            error=_first_line(error),
         ) from error
     if kind != LlamaConfig.model_type:
-        raise CheckpointError(f"{folder} holds a {kind!r} model; a baseline must be a 'llama'.")
+        raise CheckpointError(
+            "{folder} holds a {kind!r} model; a baseline must be a 'llama'.", folder=folder, kind=kind
+        )
     _weight_files(folder)
     config, dtype = LlamaConfig.from_pretrained(folder), dtype_name(beside)
     attention = str(beside.config._attn_implementation)
@@ -206,18 +228,24 @@ def read_config(folder: Path) -> SubllmConfig:
     try:
         if not path.is_file():
             found = ", ".join(sorted(p.name for p in folder.iterdir())[:8]) if folder.is_dir() else "no such folder"
-            raise CheckpointError(f"{folder} is not a checkpoint: it has no config.json (found: {found or 'nothing'}).")
+            raise CheckpointError(
+                "{folder} is not a checkpoint: it has no config.json (found: {found}).",
+                folder=folder,
+                found=found or "nothing",
+            )
     except OSError as error:
-        raise CheckpointError(f"{folder} cannot be read: {_first_line(error)}") from error
+        raise CheckpointError("{folder} cannot be read: {error}", folder=folder, error=_first_line(error)) from error
     try:
         fields = _read_json(path)
     except (ValueError, OSError) as error:
-        raise CheckpointError(f"{path} is not readable JSON: {_first_line(error)}") from error
+        raise CheckpointError("{path} is not readable JSON: {error}", path=path, error=_first_line(error)) from error
     kind = fields.get("model_type") if isinstance(fields, dict) else None
     if kind is None or (kind != SubllmConfig.model_type and "structure" not in fields):
         raise CheckpointError(
-            f"{folder} holds a {kind!r} model, not a 'subllm': its config.json has no structure. "
-            "Make a SUBLLM of a LLaMA with: python -m subllm.convert llama"
+            "{folder} holds a {kind!r} model, not a 'subllm': its config.json has no structure. Convert a LLaMA into "
+            "a SUBLLM with: subllm convert llama",
+            folder=folder,
+            kind=kind,
         )
     return SubllmConfig.from_dict(fields)
 
@@ -243,28 +271,38 @@ def _weight_files(folder: Path) -> list[Path]:
         try:
             names = sorted(set(_read_json(folder / _INDEX)["weight_map"].values()))
         except (ValueError, KeyError, AttributeError, TypeError) as error:
-            raise CheckpointError(f"{folder / _INDEX} is not a readable index of weights; copy it again.") from error
+            raise CheckpointError(
+                "{file} is not a readable index of weights; copy it again.", file=folder / _INDEX
+            ) from error
     else:
         names = [_WEIGHTS]
     files = [folder / Path(str(name)).name for name in names]
     missing = [file.name for file in files if not file.is_file()]
     if missing:
         pickles = sorted(path.name for pattern in _PICKLES for path in folder.glob(pattern))
-        hint = (
-            f"It has {', '.join(pickles[:4])}, but pickled weights can run code and are not loaded here; convert them "
-            "with: python -m subllm.convert reference"
-            if pickles
-            else "Copy the checkpoint again."
+        if pickles:
+            raise CheckpointError(
+                "{folder} has no safetensors weights ({missing}). It has {pickles}, but pickled weights can run code "
+                "and are not loaded here; convert them with: subllm convert reference",
+                folder=folder,
+                missing=", ".join(missing[:4]),
+                pickles=", ".join(pickles[:4]),
+            )
+        raise CheckpointError(
+            "{folder} lacks its weights ({missing}). Copy the checkpoint again.",
+            folder=folder,
+            missing=", ".join(missing[:4]),
         )
-        raise CheckpointError(f"{folder} lacks its weights ({', '.join(missing[:4])}). {hint}")
     for file in files:
         try:
             with safe_open(file, framework="pt"):
                 pass
         except (SafetensorError, OSError) as error:
             raise CheckpointError(
-                f"{file} is not a complete safetensors file ({file.stat().st_size:,} bytes; {_first_line(error)}); "
-                "copy or download it again."
+                "{file} is not a complete safetensors file ({size:,} bytes; {error}); copy or download it again.",
+                file=file,
+                size=file.stat().st_size,
+                error=_first_line(error),
             ) from error
     return files
 
@@ -286,7 +324,7 @@ def _load(kind: Any, folder: Path, config: Any, device: str, dtype: str, attenti
             ignore_mismatched_sizes=True,
         )
     except (OSError, ValueError, ImportError, RuntimeError) as error:
-        raise CheckpointError(f"{folder} cannot be loaded: {_first_line(error)}") from error
+        raise CheckpointError("{folder} cannot be loaded: {error}", folder=folder, error=_first_line(error)) from error
     finally:
         logging.set_verbosity(verbosity)
         if progress:
@@ -295,7 +333,9 @@ def _load(kind: Any, folder: Path, config: Any, device: str, dtype: str, attenti
     try:
         return model.to(device).eval()
     except (RuntimeError, AssertionError) as error:
-        raise CheckpointError(f"The model cannot be moved to {device!r}: {_first_line(error)}") from error
+        raise CheckpointError(
+            "The model cannot be moved to {device!r}: {error}", device=device, error=_first_line(error)
+        ) from error
 
 
 def check_fit(place: Path | str, report: dict[str, Any]) -> None:
@@ -310,11 +350,13 @@ def check_fit(place: Path | str, report: dict[str, Any]) -> None:
     """
     missing, mismatched = sorted(report["missing_keys"]), sorted(str(key[0]) for key in report["mismatched_keys"])
     if missing or mismatched:
-        faults = [f"lacks {', '.join(missing[:3])}"] if missing else []
-        faults += [f"has another shape for {', '.join(mismatched[:3])}"] if mismatched else []
         raise CheckpointError(
-            f"The weights in {place} do not fit its config.json: the file {' and '.join(faults)} "
-            f"({len(missing) + len(mismatched)} tensors in all). Check structure, num_hidden_layers and hidden_size."
+            "The weights in {place} do not fit its config.json. Missing tensors: {missing}. Tensors of another shape: "
+            "{mismatched}. All in all: {count:,}. Check structure, num_hidden_layers and hidden_size.",
+            place=place,
+            missing=", ".join(missing[:3]) or "none",
+            mismatched=", ".join(mismatched[:3]) or "none",
+            count=len(missing) + len(mismatched),
         )
 
 

@@ -17,4 +17,4 @@ def checkpoint(tiny_checkpoint):
 @pytest.fixture(scope="session")
 def trace(checkpoint):
     prompt = read_prompt(TEXT, checkpoint.tokenizer, 512)
-    return record_trace(checkpoint, load_dense(checkpoint), prompt, RunOptions(new_tokens=12), name="tiny")
+    return record_trace(checkpoint, prompt, RunOptions(new_tokens=12), dense=load_dense(checkpoint), name="tiny")

@@ -4,9 +4,11 @@ import numpy as np
 import pytest
 import torch
 
+import analysis
 from analysis import RunStopped
 from analysis.run import RunOptions, record_trace, trace_stages
 from analysis.trace.tokenize import read_prompt
+from subllm import PromptTooLongError
 from subllm.checkpoints.load import load_dense
 
 from .conftest import TEXT
@@ -59,14 +61,24 @@ def test_costs_are_measured_and_cache_bytes_are_exact(trace, checkpoint):
 
 def test_without_comparison_nothing_is_measured(checkpoint):
     prompt = read_prompt(TEXT, checkpoint.tokenizer, 512)
-    trace = record_trace(checkpoint, None, prompt, RunOptions(new_tokens=0))
+    trace = record_trace(checkpoint, prompt, RunOptions(new_tokens=0))
     assert trace.costs is trace.continuation is trace.agreement is trace.likelihood is None
+
+
+def test_text_alone_is_enough_for_a_trace(checkpoint, trace):
+    found = analysis.record_trace(checkpoint, TEXT)
+    np.testing.assert_array_equal(found.routing.kept, trace.routing.kept)
+    np.testing.assert_array_equal(found.prompt.token_ids, trace.prompt.token_ids)
+    assert found.continuation.text.startswith(trace.continuation.text)
+    assert found.provenance.checkpoint == checkpoint.folder.name
+    with pytest.raises(PromptTooLongError, match="at most 512"):
+        analysis.record_trace(checkpoint, "the cat " * 400)
 
 
 def test_the_time_limit_stops_a_run_and_says_where(checkpoint):
     prompt = read_prompt(TEXT, checkpoint.tokenizer, 512)
     with pytest.raises(RunStopped, match="time limit after 0 of 10 steps"):
-        record_trace(checkpoint, None, prompt, RunOptions(seconds=-1))
+        record_trace(checkpoint, prompt, RunOptions(seconds=-1))
 
 
 def test_a_trace_grows_stage_by_stage_and_keeps_its_name(checkpoint):
@@ -75,9 +87,9 @@ def test_a_trace_grows_stage_by_stage_and_keeps_its_name(checkpoint):
     stages = list(
         trace_stages(
             checkpoint,
-            load_dense(checkpoint),
             prompt,
             RunOptions(new_tokens=3),
+            dense=load_dense(checkpoint),
             progress=lambda share, stage, **values: seen.append((share, stage)),
         )
     )
@@ -101,7 +113,7 @@ def test_a_trace_grows_stage_by_stage_and_keeps_its_name(checkpoint):
 def test_the_continuation_stops_where_positions_end(checkpoint):
     limit = checkpoint.model.config.max_position_embeddings
     prompt = read_prompt("the cat " * 400, checkpoint.tokenizer, limit, truncate=True)
-    trace = record_trace(checkpoint, None, prompt, RunOptions(new_tokens=5))
+    trace = record_trace(checkpoint, prompt, RunOptions(new_tokens=5))
     assert trace.num_tokens == limit
     assert trace.continuation is None
 
@@ -112,7 +124,7 @@ def test_a_gpu_records_the_same_routing_as_the_cpu(trace, tiny_checkpoint):
 
     checkpoint = load_checkpoint(tiny_checkpoint, "cuda", "float32")
     prompt = read_prompt(TEXT, checkpoint.tokenizer, 512)
-    found = record_trace(checkpoint, load_dense(checkpoint), prompt, RunOptions(new_tokens=12))
+    found = record_trace(checkpoint, prompt, RunOptions(new_tokens=12), dense=load_dense(checkpoint))
     np.testing.assert_array_equal(found.routing.kept, trace.routing.kept)
     np.testing.assert_allclose(found.routing.scores, trace.routing.scores, atol=1e-3)
     assert found.costs.subllm.peak_bytes > 0

@@ -142,7 +142,7 @@ def test_any_changed_array_reaches_the_screen_and_edits_leave_the_view_where_it_
 
 def test_offsets_cut_the_text_in_utf16_as_the_tokenizer_did_in_characters(checkpoint):
     prompt = read_prompt("a 🦙 <b> 你 cat", checkpoint.tokenizer, 100)
-    trace = record_trace(checkpoint, None, prompt, RunOptions(new_tokens=0))
+    trace = record_trace(checkpoint, prompt, RunOptions(new_tokens=0))
     header, arrays = unpack(send(trace))
     units = prompt.text.encode("utf-16-le")
     starts, ends = arrays["starts"], arrays["ends"]
@@ -157,7 +157,7 @@ def test_the_same_trace_makes_the_same_bytes_which_grow_with_tokens_and_blocks_o
     sizes = {}
     for words in (50, 350):
         prompt = read_prompt("cat " * words, checkpoint.tokenizer, 400)
-        trace = record_trace(checkpoint, None, prompt, RunOptions(new_tokens=0))
+        trace = record_trace(checkpoint, prompt, RunOptions(new_tokens=0))
         sizes[trace.num_tokens] = len(send(trace))
         assert send(trace) == send(trace)
     (few, small), (many, large) = sizes.items()

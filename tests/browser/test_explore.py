@@ -44,7 +44,7 @@ def expected(tiny_checkpoint):
     checkpoint = load_checkpoint(tiny_checkpoint, "cpu", "float32")
 
     def record(text):
-        return record_trace(checkpoint, None, read_prompt(text, checkpoint.tokenizer, 512), RunOptions(new_tokens=0))
+        return record_trace(checkpoint, read_prompt(text, checkpoint.tokenizer, 512), RunOptions(new_tokens=0))
 
     return record
 

@@ -51,7 +51,7 @@ class Model:
         """Of a prompt, with a continuation."""
         if (text, chat) not in self.known:
             prompt = read_prompt(text, self.checkpoint.tokenizer, 512, chat=chat)
-            self.known[text, chat] = record_trace(self.checkpoint, None, prompt, RunOptions(40, False))
+            self.known[text, chat] = record_trace(self.checkpoint, prompt, RunOptions(40, False))
         return self.known[text, chat]
 
     def edited(self, text, edits, chat=False):

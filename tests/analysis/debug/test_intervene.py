@@ -16,8 +16,8 @@ from analysis import AnalysisError
 from analysis.debug.edits import Edit, Edited, parse_edits, ranges, without, write_edits
 from analysis.debug.intervene import intervene, reachable, read_ground
 from analysis.debug.search import candidates, estimate, measure
-from analysis.run import read
 from analysis.trace.parts import Prompt
+from analysis.trace.prefill import prefill
 from analysis.trace.tokenize import read_prompt
 from analysis.trace.trace import Trace
 from subllm import Probe
@@ -88,7 +88,7 @@ EDITS = [
 def test_going_on_from_a_snapshot_is_reading_it_all(model, prompt, ground, text):
     edit = Edit.parse(text)
     outcome = intervene(ground, [edit])
-    whole = read(model, ground.ids, length=LENGTH, probe=Probe(override=Edited([edit], prompt)))
+    whole = prefill(model, ground.ids, length=LENGTH, probe=Probe(override=Edited([edit], prompt)))
     assert_same(outcome.trace, whole)
     assert outcome.share < 1
     divergence = outcome.trace.agreement.divergence
@@ -157,12 +157,12 @@ def test_every_number_of_an_edited_run_is_the_edited_run_s(case):
     outcome = intervene(ground, edits)
     # the oracle: one forward over prompt and answer, and one over the prompt alone, whose last logits come next
     override = Edited(edits, prompt) if edits else None
-    whole = read(model, ground.ids, length=len(prompt), probe=Probe(override=override))
+    whole = prefill(model, ground.ids, length=len(prompt), probe=Probe(override=override))
     assert_same(outcome.trace, whole)
-    alone = read(model, ground.ids[:, : len(prompt)], probe=Probe(override=Edited(edits, prompt) if edits else None))
+    alone = prefill(model, ground.ids[:, : len(prompt)], probe=Probe(override=Edited(edits, prompt) if edits else None))
     assert_same(outcome.trace, alone)  # the answer counts for nothing
     with torch.inference_mode():
-        logits = model.lm_head(alone.hidden).float()
+        logits = model.lm_head(alone.hidden_states).float()
     found = outcome.trace.predictions
     expected = logits[-1].softmax(-1)
     np.testing.assert_allclose(found.next_probabilities, expected[found.next_ids.tolist()], atol=1e-4)
@@ -179,7 +179,7 @@ def test_only_what_follows_the_first_edit_runs_again(model, ground):
     ran, shares = [], []
     for level, expected in ((1, "T(TT)T(T)T"), (2, "TTT(T)T"), (3, "TT")):
         ran.clear()
-        probe = Probe(observe=ran.append, resume=ground.reading.snapshots[level])
+        probe = Probe(observe=ran.append, resume=ground.prefill.snapshots[level])
         with torch.inference_mode():
             model.model(ground.ids, use_cache=False, probe=probe)
         assert sum(type(event).__name__ == "Ran" for event in ran) == expected.count("T")

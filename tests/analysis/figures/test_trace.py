@@ -77,7 +77,7 @@ def test_what_levels_add_is_counted_for_every_token_once_and_dropped_ones_add_no
 @pytest.mark.parametrize("text", ["cat", "the cat sat on the mat"])
 def test_levels_that_keep_all_or_nothing_can_be_drawn(odd_checkpoints, name, text):
     checkpoint = load_checkpoint(odd_checkpoints / name, "cpu", "float32")
-    trace = record_trace(checkpoint, None, read_prompt(text, checkpoint.tokenizer, 64), RunOptions(new_tokens=2))
+    trace = record_trace(checkpoint, read_prompt(text, checkpoint.tokenizer, 64), RunOptions(new_tokens=2))
     assert trace.routing.kept.all() if name == "everything" else not trace.routing.kept.any()
     for build in (figures.score_histogram, figures.bypass_contribution, figures.processed_share, figures.kept_runs):
         for level in (1, 2):

@@ -15,7 +15,7 @@ from analysis.trace.tokenize import read_prompt
 def traces(checkpoint):
     texts = "the cat sat on the mat and then", "the cat sat on a big mat and then"
     return [
-        record_trace(checkpoint, None, read_prompt(text, checkpoint.tokenizer, 512), RunOptions(0, False), name="tiny")
+        record_trace(checkpoint, read_prompt(text, checkpoint.tokenizer, 512), RunOptions(0, False), name="tiny")
         for text in texts
     ]
 

@@ -12,6 +12,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+import analysis
 from analysis import (
     Agreement,
     AnalysisError,
@@ -168,12 +169,17 @@ def test_a_saved_trace_of_a_model_loads_equal_without_torch(trace, tmp_path):
 @pytest.mark.parametrize(
     "module", ["analysis", "analysis.trace.trace", "analysis.trace.pairs", "analysis.figures.trace"]
 )
-    "module", ["analysis", "analysis.trace.trace", "analysis.trace.pairs", "analysis.figures.trace"]
-)
 def test_the_light_parts_import_without_torch(module):
     script = f"import sys, {module}; assert 'torch' not in sys.modules and 'streamlit' not in sys.modules"
     done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr
+
+
+def test_every_public_name_of_the_package_is_there():
+    assert all(hasattr(analysis, name) for name in analysis.__all__)
+    assert dir(analysis) == sorted(analysis.__all__) == analysis.__all__
+    with pytest.raises(AttributeError, match="no_such_name"):
+        analysis.no_such_name  # noqa: B018
 
 
 def changed_value(array, value):

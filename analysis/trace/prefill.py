@@ -1,0 +1,143 @@
+"""One forward pass over a prompt, recorded: the routing, what every block changed, and the next tokens."""
+
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+
+import numpy as np
+import torch
+import transformers
+from torch import Tensor
+from transformers import PreTrainedTokenizerBase
+
+from subllm import Event, Probe, Ran, SubllmCache, SubllmForCausalLM
+from subllm.checkpoints.load import Checkpoint, DenseModel, device_name, dtype_name
+from subllm.model.levels import Snapshot
+from subllm.model.probe import PLAIN
+from subllm.routing import routing_arrays
+
+from ..guard import Progress, check_time, silent
+from .parts import Blocks, Predictions, Provenance, Routing
+from .tokenize import decode_pieces
+
+NEXT_TOKENS = 10
+
+
+@dataclass(frozen=True, eq=False)
+class Prefill:
+    """What one forward pass over a prompt left.
+
+    Attributes:
+        routing: what every router decided.
+        blocks: what every block changed.
+        hidden_states: (T, D) last hidden states, also of tokens that follow the prompt in the same pass.
+        snapshots: states just before each router decided, by level; empty unless the probe keeps them.
+    """
+
+    routing: Routing
+    blocks: Blocks
+    hidden_states: Tensor
+    snapshots: dict[int, Snapshot]
+
+
+@torch.no_grad()
+def prefill(
+    model: SubllmForCausalLM,
+    ids: Tensor,
+    *,
+    length: int | None = None,
+    cache: SubllmCache | None = None,
+    probe: Probe = PLAIN,
+    known: Prefill | None = None,
+    deadline: float = math.inf,
+    progress: Progress = silent,
+) -> Prefill:
+    """Run one forward pass over a prompt and record it.
+
+    Args:
+        model: a model in evaluation mode.
+        ids: (1, T) token ids.
+        length: number of ids that are the prompt; all by default.
+        cache: a cache to fill.
+        probe: what overrides the routers, the snapshot to resume from, and whether snapshots are kept.
+        known: an earlier pass over the same ids, whose blocks are taken over where this one resumes behind them.
+        deadline: time to stop at, by `time.monotonic`.
+        progress: receives the progress of the pass.
+
+    Raises:
+        RunStopped: after the deadline.
+    """
+    length = ids.shape[1] if length is None else length
+    structure = model.config.parsed_structure
+    steps, done = len(structure.text), 0 if probe.resume is None else probe.resume.step
+    ran: list[tuple[int, Tensor, Tensor]] = []  # block, positions, change; copied once the device is done
+
+    def report() -> None:
+        check_time(deadline, "after {done} of {steps} steps through the model", done=done, steps=steps)
+        progress(0.4 * done / steps, "reading", tokens=f"{length:,}", step=done, steps=steps)
+
+    def observe(event: Event) -> None:
+        nonlocal done
+        done += 1
+        report()
+        if isinstance(event, Ran):
+            before, after = event.before.hidden_states[0], event.after.hidden_states[0]
+            change = (after - before).norm(dim=-1, dtype=torch.float32) / before.norm(dim=-1, dtype=torch.float32)
+            ran.append((event.block, event.before.positions[0], change))
+
+    report()
+    output = model.model(
+        ids, past_key_values=cache, use_cache=cache is not None, probe=replace(probe, record=True, observe=observe)
+    )
+    change = np.full((structure.num_blocks, length), np.nan, dtype=np.float16)
+    if known is not None:
+        change[:] = known.blocks.change
+    for block, positions, values in ran:
+        places = positions.cpu().numpy()
+        inside = places < length
+        change[block] = np.nan
+        change[block, places[inside]] = values.cpu().numpy()[inside]
+    routing = routing_of(model, routing_arrays(output.routing, length))
+    return Prefill(routing, Blocks(change), output.last_hidden_state[0], probe.snapshots)
+
+
+def routing_of(model: SubllmForCausalLM, arrays: Mapping[str, np.ndarray]) -> Routing:
+    """Routing of a trace, from a model and the arrays of `subllm.routing.routing_arrays`."""
+    config, structure = model.config, model.config.parsed_structure
+    scales = [bypass.scale.float().cpu().numpy() for bypass in model.model.bypasses]
+    return Routing(
+        routers=np.asarray(config.routers, dtype=np.str_),
+        parents=np.asarray(structure.parents, dtype=np.int64),
+        retention_ratios=np.asarray(config.retention_ratios, dtype=np.float64),
+        block_levels=np.asarray(structure.block_levels, dtype=np.int64),
+        bypass_scale=np.stack(scales) if scales else np.zeros((0, config.hidden_size), dtype=np.float32),
+        **arrays,
+    )
+
+
+def predictions_of(logits: Tensor, tokenizer: PreTrainedTokenizerBase) -> Predictions:
+    """The `NEXT_TOKENS` most likely next tokens, from logits (V,)."""
+    probabilities, ids = logits.float().softmax(-1).topk(min(NEXT_TOKENS, logits.numel()))
+    found = ids.cpu().numpy()
+    return Predictions(found, probabilities.cpu().numpy(), decode_pieces(found, tokenizer))
+
+
+def provenance_of(checkpoint: Checkpoint, dense: DenseModel | None, name: str = "") -> Provenance:
+    """Provenance of a trace, from the checkpoint and the dense model that it is compared with.
+
+    Args:
+        checkpoint: the checkpoint that runs.
+        dense: the dense model, if there is one.
+        name: display name of the checkpoint; the name of its folder by default.
+    """
+    model = checkpoint.model
+    return Provenance(
+        checkpoint=name or checkpoint.folder.name,
+        digest=checkpoint.digest,
+        structure=str(model.config.structure),
+        device=device_name(model.device),
+        dtype=dtype_name(model),
+        attention=str(model.config._attn_implementation),
+        dense="" if dense is None else dense.description,
+        versions=f"torch {torch.__version__}, transformers {transformers.__version__}",
+    )
