@@ -22,6 +22,18 @@ COMMANDS = {
     "demo": ("subllm.demo", "build the demo checkpoint"),
 }
 
+_EXTRAS = {
+    "accelerate": "train",
+    "captum": "app",
+    "datasets": "train",
+    "gguf": "train",
+    "peft": "train",
+    "plotly": "app",
+    "pyarrow": "app",
+    "streamlit": "app",
+    "tensorboard": "train",
+}
+
 
 def usage() -> str:
     """The help text."""
@@ -56,7 +68,15 @@ def main(arguments: list[str] | None = None) -> int:
         hint = f" Did you mean {near[0]!r}?" if near else ""
         print(f"error: there is no command {name!r}.{hint} Run subllm --help for a list.", file=sys.stderr)  # noqa: T201
         return 2
-    code: int = importlib.import_module(COMMANDS[name][0]).main(rest)
+    try:
+        code: int = importlib.import_module(COMMANDS[name][0]).main(rest)
+    except ModuleNotFoundError as error:
+        package = (error.name or "").partition(".")[0]
+        if package not in _EXTRAS:
+            raise
+        install = f"pip install 'subllm[{_EXTRAS[package]}]'"
+        print(f"error: subllm {name} needs {package}; install it with: {install}", file=sys.stderr)  # noqa: T201
+        return 1
     return code
 
 

@@ -16,8 +16,9 @@ from app.views import explore, watch
 from app.views.debug import page as debug
 from app.views.efficiency import page as efficiency
 from subllm import SubllmError
+from subllm.assets import ASSETS
 
-_ICON = str(Path(root) / "assets" / "icon.svg")
+_ICON = str(ASSETS / "icon.svg")
 
 start_logging()
 st.set_page_config(page_title="SUBLLM explorer", page_icon=_ICON, layout="wide")

@@ -31,9 +31,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("--port", type=int, help="port to listen on (default: 8501)")
     parser.add_argument("--no-browser", action="store_true", help="do not open a browser")
     chosen, rest = parser.parse_known_args(arguments)
-    if find_spec("streamlit") is None:
-        print("error: the app needs Streamlit; install it with: pip install 'subllm[app]'", file=sys.stderr)  # noqa: T201
-        return 1
+    if find_spec("streamlit") is None:  # found in another process only
+        raise ModuleNotFoundError("Streamlit is not installed", name="streamlit")
     options = _OPTIONS | {"server.address": chosen.address, "server.headless": str(chosen.no_browser).lower()}
     if chosen.port is not None:
         options["server.port"] = str(chosen.port)

@@ -22,8 +22,9 @@ from pathlib import Path
 from analysis.guard import Progress, silent
 from app.files import configuration
 from subllm import CheckpointError, ConfigurationError, SubllmConfig
+from subllm.assets import ASSETS
 from subllm.checkpoints.load import fetch_checkpoint
-from subllm.demo import ASSETS, build_demo, demo_folder
+from subllm.demo import SHIPPED, build_demo, demo_folder
 from subllm.runs.folder import FINAL, RUN_FILE
 
 DEMO = "Demo: SmolLM2-135M as a SUBLLM"
@@ -35,7 +36,7 @@ SHIPPED_BESIDE = {
     "stride": "Shipped: the same, keeping tokens at even distances",
     "random": "Shipped: the same, keeping random tokens",
 }
-_SHIPPED = Path(__file__).parents[1] / "assets" / "small"
+_SHIPPED = ASSETS / "small"
 _LONGEST_NAME = 80  # characters of what was typed that a message repeats
 _DEPTH = 3  # folders below a root that are searched for checkpoints
 _READ = 1 << 16  # bytes of a config.json in which the kind of model has to stand
@@ -75,7 +76,9 @@ class Settings:
         names = environment.get("SUBLLM_HUB_MODELS", "").split(",")
         level = environment.get("SUBLLM_LOG_LEVEL", "WARNING")
         if level.upper() not in logging.getLevelNamesMapping():
-            raise ConfigurationError(f"SUBLLM_LOG_LEVEL is {level!r}; it must be WARNING, INFO, DEBUG or ERROR.")
+            raise ConfigurationError(
+                "SUBLLM_LOG_LEVEL is {level!r}; it must be WARNING, INFO, DEBUG or ERROR.", level=level
+            )
         return cls(
             tuple(_root(root) for root in roots if root.strip()),
             tuple(name.strip() for name in names if name.strip()),
@@ -122,8 +125,10 @@ class Settings:
         name = choice if len(choice) <= _LONGEST_NAME else f"{choice[:_LONGEST_NAME]}…"
         allowed = ", ".join([*map(str, self.roots), *self.hub_models]) or "none"
         raise CheckpointError(
-            f"{name!r} is neither a folder below the configured roots nor an allowed hub name (allowed: {allowed}). "
-            "Whoever runs the app can add it with SUBLLM_ROOTS or SUBLLM_HUB_MODELS."
+            "{name!r} is neither a folder below the configured roots nor an allowed hub name (allowed: {allowed}). "
+            "Whoever runs the app can add it with SUBLLM_ROOTS or SUBLLM_HUB_MODELS.",
+            name=name,
+            allowed=allowed,
         )
 
     def configuration(self, choice: str) -> SubllmConfig | None:
@@ -136,7 +141,7 @@ class Settings:
             SubllmError: if it is not allowed, or cannot be read.
         """
         if choice == DEMO:
-            return configuration(ASSETS)  # what is built from it has the same
+            return configuration(SHIPPED)  # what is built from it has the same
         if choice in self.hub_models:
             return configuration(_fetched[choice]) if choice in _fetched else None
         return configuration(self.locate(choice, silent))
@@ -247,7 +252,7 @@ def _root(text: str) -> Path:
         return _resolved(Path(text).expanduser())
     except RuntimeError as error:
         raise ConfigurationError(
-            f"SUBLLM_ROOTS has {text!r}, and there is no user of that name; write the folder's absolute path."
+            "SUBLLM_ROOTS has {text!r}, and there is no user of that name; write the folder's absolute path.", text=text
         ) from error
 
 
@@ -259,7 +264,9 @@ def _tokens(environment: Mapping[str, str]) -> int:
         value = 0
     if not 0 < value <= _MOST_TOKENS:
         raise ConfigurationError(
-            f"SUBLLM_MAX_TOKENS is {text!r}; it must be a whole number from 1 to {_MOST_TOKENS:,}, such as 8192."
+            "SUBLLM_MAX_TOKENS is {text!r}; it must be a whole number from 1 to {most:,}, such as 8192.",
+            text=text,
+            most=_MOST_TOKENS,
         )
     return value
 
@@ -272,6 +279,6 @@ def _seconds(environment: Mapping[str, str]) -> float:
         value = 0.0
     if not value > 0:
         raise ConfigurationError(
-            f"SUBLLM_MAX_SECONDS is {text!r}; it must be a positive number, such as 300, or inf for no limit."
+            "SUBLLM_MAX_SECONDS is {text!r}; it must be a positive number, such as 300, or inf for no limit.", text=text
         )
     return value

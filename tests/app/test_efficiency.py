@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 from streamlit.testing.v1 import AppTest
 
-import app.views.efficiency.predicted
+import app.views.efficiency.predicted as predicted_view
 from app.settings import DEMO
 from app.strings import table
 from subllm.demo import SHIPPED, demo_folder
@@ -123,8 +123,8 @@ def test_a_rerun_that_changed_nothing_opens_no_file_and_builds_none(opened, open
 
 def test_a_prediction_is_worked_out_once_for_the_same_choices(opened, monkeypatch):
     asked = []
-    real = app.views.efficiency.predicted.break_even
-    monkeypatch.setattr(app.views.efficiency.predicted, "break_even", lambda *given: asked.append(given) or real(*given))
+    real = predicted_view.break_even
+    monkeypatch.setattr(predicted_view, "break_even", lambda *given: asked.append(given) or real(*given))
     predicted(opened)
     first = len(asked)
     opened.run()

@@ -17,16 +17,16 @@ from subllm import CheckpointError
 from subllm.checkpoints.load import load_checkpoint, load_dense
 from subllm.convert.evaluate import evaluate
 from subllm.convert.learned import FILES, merge_learned
-from subllm.demo import ASSETS, demo_folder, is_built
+from subllm.demo import SHIPPED, demo_folder, is_built
 
 BUILD = [sys.executable, "-m", "subllm.demo"]
 
 
 def test_what_ships_is_complete_small_and_free_of_pickles():
-    names = {path.name for path in ASSETS.iterdir()}
+    names = {path.name for path in SHIPPED.iterdir()}
     assert names == {*FILES, "README.md"}
-    assert sum(path.stat().st_size for path in ASSETS.iterdir()) < 25e6
-    assert json.loads((ASSETS / "adapter_config.json").read_text())["base_model_name_or_path"] is None
+    assert sum(path.stat().st_size for path in SHIPPED.iterdir()) < 25e6
+    assert json.loads((SHIPPED / "adapter_config.json").read_text())["base_model_name_or_path"] is None
 
 
 def test_the_folder_is_named_after_what_was_learned_and_lies_in_the_chosen_home(tmp_path, monkeypatch):
@@ -36,7 +36,7 @@ def test_the_folder_is_named_after_what_was_learned_and_lies_in_the_chosen_home(
 
 
 def test_what_was_learned_must_be_complete(tmp_path):
-    shutil.copy(ASSETS / "config.json", tmp_path)
+    shutil.copy(SHIPPED / "config.json", tmp_path)
     with pytest.raises(CheckpointError, match=r"lacks adapter_config\.json, adapter_model\.safetensors, routing"):
         merge_learned(None, tmp_path)
 

@@ -1,0 +1,119 @@
+"""The command `subllm`: what it offers, how fast, and what it says of a mistake."""
+
+import runpy
+import subprocess
+import sys
+
+import pytest
+
+from analysis import Trace
+from app.command import COMMANDS, main
+from tests.command_docs import FILE, text
+
+OLD = {
+    "analysis.efficiency": "efficiency",
+    "analysis.evaluate": "evaluate",
+    "analysis.intervene": "edit",
+    "analysis.predict": "predict",
+    "analysis.training_step": "training-step",
+    "subllm.convert": "convert",
+    "subllm.corpus": "corpus-text",
+    "subllm.data": "data",
+    "subllm.demo": "demo",
+    "subllm.train": "train",
+}
+PROMPT = "the cat sat on the mat and then the dog sat on the cat"
+
+
+def test_help_fits_one_screen_and_imports_none_of_what_the_commands_need():
+    script = (
+        "import sys; from app.command import main; main(['--help']);"
+        "heavy = {'torch', 'transformers', 'streamlit', 'numpy', 'pandas', 'subllm', 'analysis'} & set(sys.modules);"
+        "assert not heavy, heavy"
+    )
+    done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=True)
+    lines = done.stdout.splitlines()
+    assert len(lines) <= 24 and max(map(len, lines)) <= 100
+    assert all(f"  {name} " in done.stdout for name in COMMANDS)
+
+
+def test_the_model_needs_nothing_that_only_app_or_training_need():
+    script = (
+        "import sys\n"
+        "for name in 'streamlit captum peft plotly pyarrow datasets gguf'.split(): sys.modules[name] = None\n"
+        "import subllm, analysis.run, analysis.debug.intervene, analysis.commands.trace, subllm.checkpoints.load"
+    )
+    subprocess.run([sys.executable, "-c", script], check=True)
+
+
+def test_an_unknown_command_is_said_with_the_one_that_was_meant(capsys):
+    assert main(["predikt"]) == 2
+    assert capsys.readouterr().err == (
+        "error: there is no command 'predikt'. Did you mean 'predict'? Run subllm --help for a list.\n"
+    )
+
+
+def test_a_package_that_is_not_installed_is_said_with_how_to_install_it(monkeypatch, capsys):
+    for module in [name for name in sys.modules if name.startswith(("captum", "analysis.commands.why"))]:
+        monkeypatch.delitem(sys.modules, module)
+    monkeypatch.setitem(sys.modules, "captum", None)
+    monkeypatch.delitem(sys.modules, "analysis.debug.attribution", raising=False)
+    monkeypatch.delattr("analysis.debug.attribution", raising=False)
+    assert main(["why", "--prompt", "x"]) == 1
+    assert capsys.readouterr().err == "error: subllm why needs captum; install it with: pip install 'subllm[app]'\n"
+
+
+@pytest.mark.parametrize("module", OLD)
+def test_the_old_spellings_are_the_same_commands(monkeypatch, capsys, module):
+    monkeypatch.setattr(sys, "argv", [module, "--help"])
+    with pytest.raises(SystemExit) as stopped:
+        runpy.run_module(module, run_name="__main__", alter_sys=True)
+    assert stopped.value.code in (0, None)
+    assert capsys.readouterr().out.startswith(f"usage: subllm {OLD[module]} ")
+
+
+def test_the_documented_options_are_the_real_ones():
+    assert FILE.read_text(encoding="utf-8") == text(), "python -m tests.command_docs writes it anew"
+
+
+def test_traces_are_shown_saved_and_compared(tiny_checkpoint, tmp_path, capsys):
+    options = ["--checkpoint", str(tiny_checkpoint), "--device", "cpu", "--dtype", "float32"]
+    (tmp_path / "prompt").write_text(PROMPT, encoding="utf-8")
+    assert (
+        main(["trace", *options, "--prompt-file", str(tmp_path / "prompt"), "--out", str(tmp_path / "plain.npz")]) == 0
+    )
+    trace = Trace.load(tmp_path / "plain.npz")
+    assert trace.prompt.text == PROMPT
+    said = capsys.readouterr().out
+    for level in trace.routing.levels:
+        kept, reached = (int(each[level - 1].sum()) for each in (trace.routing.kept, trace.routing.reached))
+        assert f"Level {level} keeps {kept} of {reached} tokens:" in said
+    assert main(["edit", *options, "--prompt", PROMPT, "--keep", "2-4@1", "--out", str(tmp_path / "edited.npz")]) == 0
+    capsys.readouterr()
+    assert main(["compare", str(tmp_path / "plain.npz"), str(tmp_path / "edited.npz")]) == 0
+    edited = Trace.load(tmp_path / "edited.npz")
+    differ = int((trace.routing.kept[0] != edited.routing.kept[0]).sum())
+    assert differ and f"decided differently: {differ}\n" in capsys.readouterr().out
+
+
+def test_a_prompt_is_explained_and_continued(tiny_checkpoint, capsys):
+    options = ["--checkpoint", str(tiny_checkpoint), "--device", "cpu", "--dtype", "float32", "--prompt", PROMPT]
+    assert main(["why", *options, "--method", "ablation", "--most", "3"]) == 0
+    assert len(capsys.readouterr().out.splitlines()) == 5
+    assert main(["generate", *options, "--new-tokens", "4", "--drop", "1@1"]) == 0
+    assert capsys.readouterr().out.count(" blocks ") == 4
+
+
+@pytest.mark.parametrize(
+    ("arguments", "said"),
+    [
+        (["trace", "--checkpoint", "nowhere", "--prompt", "x"], "nowhere"),
+        (["compare", "nowhere.npz", "nowhere.npz"], "nowhere.npz"),
+        (["edit", "--prompt", "x", "--drop", "4-2@1"], "4-2"),
+        (["evaluate", "--checkpoint", "nowhere"], "nothing to do"),
+    ],
+)
+def test_a_mistake_is_one_line(arguments, said, capsys):
+    assert main(arguments) == 1
+    (line,) = capsys.readouterr().err.splitlines()
+    assert line.startswith("error: ") and said in line

@@ -1,0 +1,72 @@
+"""The wheel: it installs into an empty environment, away from the checkout, and works there."""
+
+import os
+import subprocess
+import sys
+import sysconfig
+import venv
+
+import pytest
+
+from .server import ROOT, serve
+
+pytestmark = pytest.mark.slow
+
+
+@pytest.fixture(scope="module")
+def installed(tmp_path_factory):
+    """An environment with the wheel in it; only what it depends on comes from the environment of the tests."""
+    folder = tmp_path_factory.mktemp("package")
+    pip = [sys.executable, "-m", "pip", "--disable-pip-version-check", "--quiet"]
+    build = ["--no-deps", "--no-build-isolation", "--wheel-dir", str(folder), str(ROOT)]
+    subprocess.run([*pip, "wheel", *build], check=True, cwd=folder)
+    (wheel,) = folder.glob("subllm-*.whl")
+    venv.create(folder / "environment", with_pip=False)
+    python = folder / "environment" / "bin" / "python"
+    command = [*pip, "--python", str(python), "install", "--no-deps", "--no-index", str(wheel)]
+    subprocess.run(command, check=True, cwd=folder)
+    (site,) = (folder / "environment" / "lib").glob("python3*/site-packages")
+    (site / "dependencies.pth").write_text(sysconfig.get_path("purelib") + "\n")
+    return folder
+
+
+def run(installed, *arguments):
+    command = [str(installed / "environment" / "bin" / "subllm"), *arguments]
+    return subprocess.run(command, capture_output=True, text=True, check=True, cwd=installed).stdout
+
+
+def test_the_command_is_there_with_its_version(installed):
+    assert run(installed, "--help").startswith("usage: subllm COMMAND")
+    assert run(installed, "--version") == "subllm 0.2.0\n"
+    assert run(installed, "demo", "--help").startswith("usage: subllm demo")
+
+
+def test_what_ships_is_in_the_wheel(installed):
+    script = (
+        "import subllm.demo, subllm.assets, app.strings;"
+        f"assert not subllm.assets.ASSETS.is_relative_to({str(ROOT)!r}), subllm.assets.ASSETS;"
+        "print(subllm.demo.demo_folder().name, sorted(p.name for p in subllm.assets.ASSETS.iterdir()))"
+    )
+    python = installed / "environment" / "bin" / "python"
+    done = subprocess.run([python, "-c", script], capture_output=True, text=True, check=True, cwd=installed)
+    for name in ("demo", "hardware.json", "icon.svg", "prompts.json", "small", "strings.json", "training"):
+        assert repr(name) in done.stdout
+
+
+def test_a_checkpoint_is_traced(installed, tiny_checkpoint):
+    said = run(installed, "trace", "--checkpoint", str(tiny_checkpoint), "--prompt", "the cat sat on the mat")
+    assert "Level 1 keeps" in said
+
+
+def test_the_app_answers_and_shows_its_first_page(installed, browser, tiny_checkpoint):
+    command = [str(installed / "environment" / "bin" / "subllm"), "app", "--no-browser"]
+    variables = {"SUBLLM_HOME": str(installed), "SUBLLM_ROOTS": str(tiny_checkpoint.parent), "PYTHONPATH": ""}
+    with serve(installed / "log", variables | {"PATH": os.environ["PATH"]}, command, installed) as address:
+        page = browser.new_page()
+        page.goto(address)
+        page.set_default_timeout(60_000)
+        page.get_by_role("combobox", name="Checkpoint").click()
+        page.get_by_role("option", name="tiny").click()
+        page.get_by_role("button", name="Run", exact=True).click()
+        page.locator(".routing .text:visible").wait_for()  # the first example, with what was dropped from it
+        page.close()
