@@ -7,7 +7,11 @@ AnalysisError
 
 
 class AnalysisError(Exception):
-    """Base class of what a user of the package can cause."""
+    """Base class of what a user of the package can cause; its message is kept like that of a `SubllmError`."""
+
+    def __init__(self, message: str = "", /, **values: object) -> None:
+        super().__init__(message.format(**values) if values else message)
+        self.message, self.values = message, values
 
 
 class TraceError(AnalysisError, ValueError):

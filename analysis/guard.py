@@ -27,19 +27,22 @@ def silent(share: float, stage: str, **values: object) -> None:
     """Progress that nobody looks at."""
 
 
-def check_time(deadline: float, where: str) -> None:
+def check_time(deadline: float, where: str, **values: object) -> None:
     """Stop a run that takes too long.
 
     Args:
         deadline: by `time.monotonic`.
-        where: the run is, for the message.
+        where: the run is, as a part of the message with `str.format` placeholders.
+        **values: for the placeholders.
 
     Raises:
         RunStopped: after the deadline.
     """
     if time.monotonic() > deadline:
         raise RunStopped(
-            f"The run met its time limit {where}. Shorten the prompt or the continuation, or raise SUBLLM_MAX_SECONDS."
+            "The run reached its time limit {where}. Shorten the prompt or the continuation, or raise "
+            "SUBLLM_MAX_SECONDS.",
+            where=RunStopped(where, **values),
         )
 
 
@@ -75,7 +78,9 @@ def out_of_memory_said(tokens: int) -> Iterator[None]:
     except RuntimeError as error:
         if isinstance(error, torch.OutOfMemoryError) or "can't allocate memory" in str(error):
             raise RunStopped(
-                f"Memory ran out on a prompt of {tokens:,} tokens ({str(error).splitlines()[0]}). "
-                "Shorten the prompt, or choose a smaller dtype."
+                "Memory ran out on a prompt of {tokens:,} tokens ({error}). "
+                "Shorten the prompt, or choose a smaller dtype.",
+                tokens=tokens,
+                error=str(error).splitlines()[0],
             ) from error
         raise

@@ -8,7 +8,7 @@ from typing import Any
 
 import streamlit as st
 
-from app.strings import say
+from app.strings import explain, say
 
 REDRAW = 0.2  # least seconds between two looks of what moves: drawing takes time from what is being made
 
@@ -23,8 +23,8 @@ def plain(text: str) -> str:
 
 
 def show_error(error: Exception) -> None:
-    """Show what a user can do something about."""
-    st.error(plain(str(error)), icon=":material/error:")
+    """Show what a user can do something about, in the user's language."""
+    st.error(plain(explain(error)), icon=":material/error:")
 
 
 def plot(where: Any, figure: Any, key: str) -> None:

@@ -64,12 +64,12 @@ class EditList:
 
     Attributes:
         edits: in force, if they fit.
-        unread: message about edits of a link that cannot be read.
-        mistake: message about an edit that was written down last and cannot be made.
+        unread: why the edits of a link cannot be read.
+        mistake: why the edit that was added last cannot be made.
     """
 
     edits: list[Edit] = field(default_factory=list)
-    unread: str | None = None
+    unread: AnalysisError | None = None
     mistake: AnalysisError | None = None
     _before: list[list[Edit]] = field(default_factory=list)
     _after: list[list[Edit]] = field(default_factory=list)
@@ -78,7 +78,9 @@ class EditList:
         """New edits in force, with the old ones to go back to."""
         self.mistake = None
         if len(edits) > MOST_EDITS:
-            self.mistake = AnalysisError(f"There are {MOST_EDITS} edits in force, and no more fit into a link.")
+            self.mistake = AnalysisError(
+                "There are {most} edits in force, and no more fit into a link.", most=MOST_EDITS
+            )
         elif edits != self.edits:
             self._before.append(self.edits)
             self._after.clear()
@@ -266,7 +268,7 @@ def open_link(settings: Settings) -> bool:
     try:
         own.linked_edits.edits = parse_edits(fields.get("edits", ""), first)
     except AnalysisError as error:
-        own.linked_edits.unread = str(error)
+        own.linked_edits.unread = error
     return True
 
 

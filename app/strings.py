@@ -1,11 +1,16 @@
-"""The text on screen, in the language that the user chose; all of it is in `assets/strings.json`.
+"""The text on screen, in the language that the user chose.
 
-An entry holds the text per language, with `str.format` placeholders. Where a language has a singular, the entry holds
-`{"one": ..., "other": ...}`, and the placeholder `n` decides.
+| file in `assets/` | keys | values, by language |
+| --- | --- | --- |
+| `strings.json` | names | text, with `str.format` placeholders; `{"one": ..., "other": ...}` where `n` decides |
+| `messages.json` | English messages of errors, before their values are filled in | translations, likewise |
 """
 
 import json
+from collections.abc import Mapping
 from functools import cache
+from string import Formatter
+from typing import Any
 
 import streamlit as st
 
@@ -46,3 +51,31 @@ def say(key: str, **values: object) -> str:
     singular = _SINGULAR.format(key)
     text = words[singular if str(values.get("n")) == "1" and singular in words else key]
     return text.format(**values) if values else text
+
+
+def explain(error: Exception) -> str:
+    """What an error says, in the user's language; in English if it has no translation.
+
+    Args:
+        error: a `SubllmError` or an `AnalysisError`.
+    """
+    message, values = getattr(error, "message", ""), getattr(error, "values", {})
+    translated = _messages(language()).get(message)
+    return str(error) if translated is None else _Translator().vformat(translated, (), values)
+
+
+@cache
+def _messages(language: str) -> Mapping[str, str]:
+    entries = json.loads((ASSETS / "messages.json").read_text(encoding="utf-8"))
+    return {message: entry[language] for message, entry in entries.items() if language in entry}
+
+
+class _Translator(Formatter):
+    """Also translates values that are errors or words; text that a user wrote is quoted, so it is neither."""
+
+    def format_field(self, value: Any, format_spec: str) -> str:
+        if isinstance(value, Exception):
+            value = explain(value)
+        elif isinstance(value, str):
+            value = _messages(language()).get(value, value)
+        return str(super().format_field(value, format_spec))

@@ -63,20 +63,29 @@ class SubllmConfig(LlamaConfig):
             self.num_hidden_layers = parsed.num_blocks
         if self.num_hidden_layers != parsed.num_blocks:
             raise ConfigurationError(
-                f"The structure {self.structure!r} has {parsed.num_blocks} blocks but num_hidden_layers is "
-                f"{self.num_hidden_layers}; they must be equal."
+                "The number of blocks in the structure {structure!r} is {blocks}, but num_hidden_layers is {layers}; "
+                "they must be equal.",
+                structure=self.structure,
+                blocks=parsed.num_blocks,
+                layers=self.num_hidden_layers,
             )
         if self.positions not in POSITION_MODES:
-            raise ConfigurationError(f"positions is {self.positions!r}; allowed are {POSITION_MODES}.")
+            raise ConfigurationError(
+                "positions is {positions!r}; allowed are {modes}.", positions=self.positions, modes=POSITION_MODES
+            )
         _check_retention(self.retention_ratio, parsed.num_levels, self.structure)
         _check_router(self.router, parsed.num_levels, self.structure)
         for name in ("balancer_probability", "bypass_minimum"):
             bounds = getattr(self, name)
             if len(bounds) != 2 or not all(0 <= bound <= 1 for bound in bounds):
-                raise ConfigurationError(f"{name} is {bounds}; it must be two numbers from 0 to 1: first and last.")
+                raise ConfigurationError(
+                    "{name} is {bounds}; it must be two numbers from 0 to 1: first and last.", name=name, bounds=bounds
+                )
         for name in ("balancer_steps", "bypass_steps"):
             if getattr(self, name) < 0:
-                raise ConfigurationError(f"{name} is {getattr(self, name)}; it must be 0 or more.")
+                raise ConfigurationError(
+                    "{name} is {value}; it must be 0 or more.", name=name, value=getattr(self, name)
+                )
         super().__post_init__(**kwargs)
 
     @property
@@ -108,7 +117,8 @@ class SubllmConfig(LlamaConfig):
         if "structure" not in config_dict:
             raise ConfigurationError(
                 "The configuration has no 'structure'; a SUBLLM checkpoint needs one, such as 'TT(TT)TT'. "
-                f"Found the fields {sorted(config_dict)}."
+                "Found the fields {fields}.",
+                fields=sorted(config_dict),
             )
         untold = {name: 0 for name in ("balancer_steps", "bypass_steps") if name not in config_dict}
         return super().from_dict(config_dict | untold, **kwargs)
@@ -122,13 +132,17 @@ def _check_retention(ratio: float | list[float | int], num_levels: int, structur
     ratios = [ratio] if isinstance(ratio, (int, float)) else list(ratio)
     if not isinstance(ratio, (int, float)) and len(ratios) != num_levels:
         raise ConfigurationError(
-            f"retention_ratio has {len(ratios)} values but the structure {structure!r} has {num_levels} levels; "
-            "give one number for all, or one per '(' in order of opening."
+            "The number of values in retention_ratio is {values}, but the number of levels in the structure "
+            "{structure!r} is {levels}; give one number for all levels, or one per '(' in order of opening.",
+            values=len(ratios),
+            structure=structure,
+            levels=num_levels,
         )
     for value in ratios:
         if not 0.0 < value <= 1.0:
             raise ConfigurationError(
-                f"retention_ratio is {ratio}; every value must lie in (0, 1], where 0.64 keeps 64 of 100 tokens."
+                "retention_ratio is {ratio}; every value must lie in (0, 1], where 0.64 keeps 64 of 100 tokens.",
+                ratio=ratio,
             )
 
 
@@ -136,9 +150,14 @@ def _check_router(router: str | list[str], num_levels: int, structure: str | Non
     names = [router] if isinstance(router, str) else list(router)
     if not isinstance(router, str) and len(names) != num_levels:
         raise ConfigurationError(
-            f"router has {len(names)} names but the structure {structure!r} has {num_levels} levels; give one name for "
-            "all, or one per '(' in order of opening."
+            "The number of names in router is {names}, but the number of levels in the structure {structure!r} is "
+            "{levels}; give one name for all levels, or one per '(' in order of opening.",
+            names=len(names),
+            structure=structure,
+            levels=num_levels,
         )
     unknown = [name for name in names if name not in ROUTERS]
     if unknown:
-        raise ConfigurationError(f"There is no router {unknown[0]!r}; routers are {', '.join(sorted(ROUTERS))}.")
+        raise ConfigurationError(
+            "There is no router {name!r}; routers are {routers}.", name=unknown[0], routers=", ".join(sorted(ROUTERS))
+        )

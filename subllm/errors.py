@@ -15,7 +15,18 @@ Each message says what was found, what is allowed and what to do.
 
 
 class SubllmError(Exception):
-    """Base class of what a user of the package can cause."""
+    """Base class of what a user of the package can cause.
+
+    The message and its values are kept apart, so that the message can be translated (`assets/messages.json`).
+
+    Args:
+        message: with `str.format` placeholders if there are values, or as it is.
+        **values: for the placeholders.
+    """
+
+    def __init__(self, message: str = "", /, **values: object) -> None:
+        super().__init__(message.format(**values) if values else message)
+        self.message, self.values = message, values
 
 
 class StructureError(SubllmError, ValueError):
@@ -44,12 +55,20 @@ class PromptTooLongError(PromptError):
     """
 
     def __init__(self, tokens: int, limit: int, characters: int = 0) -> None:
-        found, fit = f"{tokens:,} tokens", f"{limit:,}"
         if characters:
-            found, fit = f"{characters:,} characters", f"{limit:,} tokens"
-        super().__init__(
-            f"The prompt has {found}; at most {fit} fit here. Shorten it, or let it be cut to the first {fit}."
-        )
+            super().__init__(
+                "The prompt has {characters:,} characters; at most {limit:,} tokens fit here. Shorten it, or run only "
+                "the first {limit:,} tokens.",
+                characters=characters,
+                limit=limit,
+            )
+        else:
+            super().__init__(
+                "The prompt has {tokens:,} tokens; at most {limit:,} fit here. Shorten it, or run only the first "
+                "{limit:,} tokens.",
+                tokens=tokens,
+                limit=limit,
+            )
         self.tokens, self.limit = tokens, limit
 
 
@@ -69,4 +88,4 @@ class TrainingStopped(TrainingError):  # noqa: N818 - it ends a run in good orde
     """
 
     def __init__(self, step: int) -> None:
-        super().__init__(f"Stopped at step {step:,}; run the command again to go on from there.")
+        super().__init__("Stopped at step {step:,}; run the same command again to resume.", step=step)

@@ -139,7 +139,8 @@ def parse_structure(text: str) -> Structure:
     """
     if not isinstance(text, str) or not text:
         raise StructureError(
-            f"The structure is {text!r}; expected a non-empty string over 'T', '(' and ')', such as 'TT(TT)TT'."
+            "The structure is {text!r}; it must be a non-empty string of 'T', '(' and ')', such as 'TT(TT)TT'.",
+            text=text,
         )
     steps: list[Step] = []
     starts: list[int] = []  # position of "(" by level, from 1
@@ -159,23 +160,29 @@ def parse_structure(text: str) -> Structure:
         elif symbol == CLOSE:
             if len(open_levels) == 1:
                 raise StructureError(
-                    f"The structure {text!r} closes a bracket at position {position} that was never opened; "
-                    "every ')' needs a '(' before it."
+                    "The structure {text!r} closes a bracket at position {position} that was never opened; "
+                    "every ')' needs a '(' before it.",
+                    text=text,
+                    position=position,
                 )
             level = open_levels.pop()
             stops[level] = position
             steps.append(Step(CLOSE, level))
         else:
             raise StructureError(
-                f"The structure {text!r} has {symbol!r} at position {position}; only 'T', '(' and ')' are allowed."
+                "The structure {text!r} has {symbol!r} at position {position}; only 'T', '(' and ')' are allowed.",
+                text=text,
+                symbol=symbol,
+                position=position,
             )
     if len(open_levels) > 1:
         raise StructureError(
-            f"The structure {text!r} opens a bracket at position {starts[open_levels[-1] - 1]} that is never closed; "
-            "add the missing ')'."
+            "The structure {text!r} opens a bracket at position {position} that is never closed; add the missing ')'.",
+            text=text,
+            position=starts[open_levels[-1] - 1],
         )
     if not blocks:
-        raise StructureError(f"The structure {text!r} has no block; it needs at least one 'T'.")
+        raise StructureError("The structure {text!r} has no block; it needs at least one 'T'.", text=text)
     sites: list[Site] = []
     for level, (start, parent) in enumerate(zip(starts, parents, strict=True), start=1):
         depth = 1 if parent == WHOLE else sites[parent - 1].depth + 1

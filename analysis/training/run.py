@@ -4,7 +4,6 @@ Only files are read, and a run that is being written is not disturbed.
 """
 
 import json
-import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -19,19 +18,13 @@ from subllm.runs.routing_snapshot import SUFFIX, RoutingSnapshot
 from subllm.structure import parse_structure
 
 from ..errors import AnalysisError
-from ..trace.parts import Likelihood, Prompt, Provenance, Routing
+from ..trace.parts import Likelihood, Prompt, Provenance, Routing, perplexity
 from ..trace.statistics import jaccard
+from ..trace.token_classes import KINDS, kinds_of
 from ..trace.trace import Trace
 
 _MEASURED = ("weights", "scores", "stream_norm", "difference_norm", "contribution_norm")  # for every token, in float16
 QUANTILES = (0.05, 0.25, 0.5, 0.75, 0.95)
-KINDS = {
-    "beginning": r"\s*[^\W\d_]+|[A-Z][^\W\d_]*",  # of a word, with the space before it
-    "continuation": r"[^\W\d_]+",
-    "digit": r"\s*\d+",
-    "punctuation": r"\s*[^\w\s]+",
-    "space": r"\s+",
-}
 
 
 @dataclass(frozen=True, eq=False)
@@ -104,7 +97,9 @@ def read_run(folder: Path) -> Run:
         )
     except (OSError, ValueError, LookupError, TypeError, AttributeError, OverflowError, RecursionError) as error:
         raise AnalysisError(
-            f"{folder} is not the folder of a training run ({error}); make one with: python -m subllm.train"
+            "{folder} is not the folder of a training run ({error}); make one with: subllm train",
+            folder=folder,
+            error=error,
         ) from error
 
 
@@ -120,12 +115,14 @@ def load_snapshots(run: Run) -> list[RoutingSnapshot]:
     try:
         found = [RoutingSnapshot.load(path) for path in run.snapshots]
     except DataError as error:
-        raise AnalysisError(str(error)) from error
+        raise AnalysisError("{error}", error=error) from error
     lengths = [len(offsets) for offsets in run.offsets]
     for snapshot in found:
         if np.diff(snapshot.first).tolist() != lengths or len(snapshot.scores) != len(run.retention_ratios):
             raise AnalysisError(
-                f"The snapshot of step {snapshot.step:,} in {run.folder} is of other prompts or levels."
+                "The snapshot of step {step:,} in {folder} has other prompts or levels than the run.",
+                step=snapshot.step,
+                folder=run.folder,
             )
     return found
 
@@ -215,7 +212,6 @@ def routing_history(run: Run, snapshots: Sequence[RoutingSnapshot]) -> RoutingHi
     scales = np.stack([snapshot.bypass_scale.astype(np.float32) for snapshot in snapshots])
     before = np.full(kept.shape[:2], np.nan)
     before[1:] = jaccard(kept[1:], kept[:-1])
-    surprisal = np.stack([snapshot.surprisal.astype(np.float64) for snapshot in snapshots])
     kinds = np.asarray([kind for number in range(len(run.offsets)) for kind in kinds_of(_pieces(run, number))])
     shares = [
         kept[:, :, kinds == kind].mean(2) if (kinds == kind).any() else np.full(kept.shape[:2], np.nan)
@@ -230,26 +226,8 @@ def routing_history(run: Run, snapshots: Sequence[RoutingSnapshot]) -> RoutingHi
         to_last=jaccard(kept, kept[-1:]),
         to_before=before,
         by_kind=np.stack(shares, axis=2),
-        perplexity=np.exp(np.nanmean(surprisal, axis=1)),
+        perplexity=np.asarray([perplexity(snapshot.surprisal.astype(np.float64)) for snapshot in snapshots]),
     )
-
-
-def kinds_of(pieces: Sequence[str]) -> list[str]:
-    """For each token the first of `KINDS` that describes it; "punctuation" for what none does.
-
-    Args:
-        pieces: texts of the tokens, in order.
-    """
-    found = []
-    for index, piece in enumerate(pieces):
-        inside = index > 0 and pieces[index - 1][-1:].isalpha() and piece[:1].isalpha()
-        for kind, pattern in KINDS.items():
-            if re.fullmatch(pattern, piece) and not (kind == "beginning" and inside):
-                found.append(kind)
-                break
-        else:
-            found.append("punctuation")
-    return found
 
 
 def _pieces(run: Run, prompt: int) -> list[str]:

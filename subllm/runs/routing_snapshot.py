@@ -119,10 +119,10 @@ class RoutingSnapshot:
             with path.open("rb") as file, np.load(file, allow_pickle=False) as content:
                 arrays = dict(content)
         except (OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile, zlib.error) as error:
-            raise DataError(f"{path} is not a routing snapshot: {error}") from error
+            raise DataError("{path} is not a routing snapshot: {error}", path=path, error=error) from error
         try:
             if "reached" not in arrays:
                 arrays |= first_format(arrays["scores"].astype(np.float32), arrays["kept"])
             return cls(**(arrays | {"step": int(arrays["step"])}))
         except (KeyError, TypeError) as error:
-            raise DataError(f"{path} is not a routing snapshot: {error}") from error
+            raise DataError("{path} is not a routing snapshot: {error}", path=path, error=error) from error

@@ -99,7 +99,7 @@ def test_a_sweep_goes_on_where_it_was_and_opens_again(opened, monkeypatch):
     monkeypatch.setattr("analysis.cost.comparison.free_bytes", lambda device: 1000)
     opened.multiselect(key="batches").set_value([4]).run()
     next(b for b in opened.button if b.label == "Measure").click().run()
-    assert "take a smaller batch" in opened.error[0].value
+    assert "Use a smaller batch" in opened.error[0].value
     assert len(found) == 8, "what was measured is kept"
 
 

@@ -160,7 +160,7 @@ def test_a_run_stopped_half_way_ends_as_if_it_had_not_been(tiny_llama):
     process.terminate()
     _, errors = process.communicate(timeout=120)
     assert process.returncode == 130, errors
-    assert "run the command again" in errors
+    assert "run the same command again" in errors
     assert not (stopped / "model.safetensors").exists()
     assert convert(*common, "--out", stopped).returncode == 0
     expected = SubllmForCausalLM.from_pretrained(whole).state_dict()

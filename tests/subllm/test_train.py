@@ -116,7 +116,7 @@ def test_a_run_that_is_asked_to_stop_saves_and_says_how_to_go_on(data, tmp_path)
         assert process.poll() is None and time.monotonic() < deadline
     process.send_signal(signal.SIGTERM)
     _, said = process.communicate(timeout=120)
-    assert process.returncode == 130 and "run the command again" in said.splitlines()[-1]
+    assert process.returncode == 130 and "run the same command again" in said.splitlines()[-1]
     step = int(last_checkpoint(out).name.rpartition("-")[2])
     assert step >= max(losses(out)) > 0
 

@@ -21,7 +21,7 @@ from app.components.routing_view import Shown, routing_view
 from app.messages import ProgressBar, plain, plot, show_error
 from app.settings import Settings, checkpoint_option
 from app.state import EditList, Run, session
-from app.strings import language, say, table
+from app.strings import explain, language, say, table
 from subllm import SubllmError
 
 _MEASURED = 16  # candidates of a search
@@ -108,7 +108,7 @@ def _refused(trace: Trace, known: EditList, fitting: list[Edit]) -> None:
     """Say which edits are not in force, and offer to remove them."""
     unfit = [edit for edit in known.edits if edit not in fitting]
     if known.unread:
-        st.error(plain(say("edits_unread", why=known.unread)), icon=":material/error:")
+        st.error(plain(say("edits_unread", why=explain(known.unread))), icon=":material/error:")
     if unfit:
         named = "; ".join(_in_words(edit, trace) for edit in unfit[:_NAMED])
         named += "; …" if len(unfit) > _NAMED else ""

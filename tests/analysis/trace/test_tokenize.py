@@ -82,7 +82,7 @@ def test_an_answer_has_to_fit_behind_the_prompt():
     assert read_answer("", TOKENIZER, 0) == []
     ids = TOKENIZER(" the mat")["input_ids"]
     assert read_answer(" the mat", TOKENIZER, len(ids)) == ids
-    with pytest.raises(PromptError, match=f"answer has {len(ids)} tokens; {len(ids) - 1} fit behind the prompt"):
+    with pytest.raises(PromptError, match=f"answer has {len(ids)} tokens; {len(ids) - 1} fit after the prompt"):
         read_answer(" the mat", TOKENIZER, len(ids) - 1)
     with pytest.raises(PromptError, match=r"The answer has half of a surrogate pair"):
         read_answer("\ud800", TOKENIZER, 10)
