@@ -12,8 +12,9 @@ $(VENV)/bin/python:
 	@python3 -c 'import ensurepip' 2>/dev/null || { $(SUDO) apt-get update -qq && $(SUDO) apt-get install -qq -y python3-venv; }
 	python3 -m venv $(VENV)
 
-$(VENV)/run: requirements.txt $(VENV)/bin/python
+$(VENV)/run: requirements.txt pyproject.toml $(VENV)/bin/python
 	$(PYTHON) -m pip install --quiet --disable-pip-version-check --requirement requirements.txt
+	$(PYTHON) -m pip install --quiet --disable-pip-version-check --no-deps --editable .
 	touch $@
 
 $(VENV)/dev: requirements-dev.txt $(VENV)/run
@@ -46,8 +47,8 @@ lint: $(VENV)/dev ## formatting, lint rules and types
 	$(PYTHON) -m mypy
 
 bench: $(VENV)/dev chromium ## time, memory and the page in a browser; writes assets/benchmarks
-	$(PYTHON) -m analysis.efficiency --overheads --out assets/benchmarks
-	$(PYTHON) -m analysis.efficiency --dtype bfloat16 --lengths 2048 --out assets/benchmarks
-	$(PYTHON) -m analysis.training_step --config assets/training/small.json --out assets/benchmarks
+	$(PYTHON) -m app.command efficiency --overheads --out assets/benchmarks
+	$(PYTHON) -m app.command efficiency --dtype bfloat16 --lengths 2048 --out assets/benchmarks
+	$(PYTHON) -m app.command training-step --config assets/training/small.json --out assets/benchmarks
 	$(PYTHON) -m tests.benchmarks.browser --out assets/benchmarks
 	$(PYTHON) -m tests.benchmarks.debug --out assets/benchmarks

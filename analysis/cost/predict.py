@@ -1,6 +1,4 @@
 """What a SUBLLM would save on hardware that is not at hand, from its configuration alone.
-
-python -m analysis.predict --checkpoint DIR --hardware "NVIDIA H100 SXM" --tokens 8192
 """
 
 from collections.abc import Sequence
@@ -60,7 +58,11 @@ def predict(config: SubllmConfig, hardware: Hardware, dtype: str, tokens: int, b
         AnalysisError: if a number is not positive.
     """
     if tokens < 1 or batch < 1:
-        raise AnalysisError(f"{batch} × {tokens:,} tokens cannot be predicted; both numbers must be 1 or more.")
+        raise AnalysisError(
+            "{batch} × {tokens:,} tokens cannot be predicted; both numbers must be 1 or more.",
+            batch=batch,
+            tokens=tokens,
+        )
     both = (config, dense(config))
     levels = [level_tokens(each, tokens) for each in both]
     lines = [
@@ -147,4 +149,6 @@ def find_hardware(rows: Sequence[Hardware], name: str) -> Hardware:
     for row in rows:
         if row.name == name:
             return row
-    raise AnalysisError(f"There is no hardware {name!r}; known are {', '.join(row.name for row in rows)}.")
+    raise AnalysisError(
+        "There is no hardware {name!r}; known are {known}.", name=name, known=", ".join(row.name for row in rows)
+    )

@@ -1,7 +1,5 @@
 """Time, memory and energy of a SUBLLM against a dense LLaMA: same prompts, dtype and attention kernel.
 
-    python -m analysis.efficiency --lengths 512 2048 --batches 1 4 --retentions 0.5 0.8 --out DIR
-
 Both models read the same text, in turn. The limit beside each speed-up is the ratio of their operations
 (`analysis.cost.operations`), with the tokens that this run kept.
 """
@@ -211,7 +209,7 @@ def report(facts: dict[str, str], rows: Sequence[Comparison]) -> str:
     listed = "\n".join(f"- {key}: {value}" for key, value in facts.items())
     return f"""# SUBLLM against a dense LLaMA
 
-Measured by `python -m analysis.efficiency`: the checkpoint and its baseline, in turn. Medians of the ratios of passes
+Measured by `subllm efficiency`: the checkpoint and its baseline, in turn. Medians of the ratios of passes
 that ran in turn; spread is the slowest pass over the fastest (dense, SUBLLM). "Processor time" is the same ratio by the
 process's clock. "Limit" counts operations; "reached" is the speed-up over the limit. "Recording" is of the routing,
 "trace" of all that the page shows; "dense structure" is our model without brackets over LlamaForCausalLM. Cache and

@@ -1,7 +1,5 @@
 """Time and memory of training steps, a SUBLLM against the LLaMA of its size.
 
-    python -m analysis.training_step --config assets/training/small.json --lengths 512 2048 4096 --out DIR
-
 A step is a forward pass with the training-time selection, the backward pass, and AdamW's update. The limit beside each
 speed-up is the ratio of the operations in forward and backward pass, as `analysis.cost.roofline.training_work` counts
 them: torch's own counter does not see the attention kernel of the CPU, where a SUBLLM saves most.
@@ -144,7 +142,7 @@ def report(rows: list[StepComparison], facts: dict[str, str]) -> str:
         [
             "# Training steps, SUBLLM against LLaMA",
             "",
-            "Measured by `python -m analysis.training_step`: forward pass, backward pass and AdamW, in turn. Medians",
+            "Measured by `subllm training-step`: forward pass, backward pass and AdamW, in turn. Medians",
             "of the ratios of steps that ran in turn; spread is the slowest over the fastest (SUBLLM, LLaMA). The",
             "limit counts the matrix products of both passes, of attention too, at the nominal share of tokens; peak",
             "memory is of tensors beyond weights and gradients.",

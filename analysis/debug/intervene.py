@@ -1,7 +1,5 @@
 """What would have happened otherwise: edits to the routing of a prompt, and what they change.
 
-    python -m analysis.intervene --prompt "..." --drop 3-7@2 --keep 12@1 --threshold 0.3@1 --answer " Paris"
-
 A prompt is read once, untouched, and every edit goes on from the state just before the first level that it names: what
 comes before is not run again. Without edits the result is the untouched one, bit for bit.
 """
@@ -22,12 +20,14 @@ from ..cost.measure import timed
 from ..cost.operations import prefill_operations
 from ..cost.roofline import cache_bytes
 from ..guard import out_of_memory_said
-from ..trace.agreement import agree
+from ..trace.agreement import agree, divergence_of
 from ..trace.parts import UNTOUCHED, Likelihood, Prompt, Routing
 from ..trace.prefill import NEXT_TOKENS, Prefill, predictions_of, prefill, provenance_of
 from ..trace.tokenize import decode_pieces
 from ..trace.trace import Trace
-from .edits import Edit, Edited, check, ranges
+from .edit_override import EditOverride
+from .edits import Edit, EditKind, check
+from .named_tokens import ranges
 
 
 @dataclass(frozen=True, eq=False)
@@ -158,7 +158,7 @@ def stages(ground: Ground, edits: Sequence[Edit]) -> Iterator[Outcome]:
     reading, seconds, share = ground.prefill, 0.0, 0.0
     if edits and ground.trace.routing.num_levels:
         first = first_level(edits)
-        probe = Probe(override=Edited(tuple(edits), prompt), resume=ground.prefill.snapshots[first])
+        probe = Probe(override=EditOverride(tuple(edits), prompt), resume=ground.prefill.snapshots[first])
         found: list[Prefill] = []
 
         def run() -> None:
@@ -216,7 +216,7 @@ def _outcome(ground: Ground, edits: tuple[Edit, ...], reading: Prefill, seconds:
         next_pieces=decode_pieces(next_ids.cpu().numpy(), ground.checkpoint.tokenizer),
         next_probabilities=torch.stack([before[next_ids], after[next_ids]]).exp().cpu().numpy(),
         answer=answers if ground.answer else None,
-        divergence=max((before.exp() * (before - after)).sum().item(), 0.0),
+        divergence=max(divergence_of(after, before).item(), 0.0),
         cache_bytes=(sizes[0][0], sizes[1][0]),
         operations=(sizes[0][1], sizes[1][1]),
         seconds=seconds,
@@ -239,7 +239,7 @@ def reachable(edits: Sequence[Edit], absent: Sequence[tuple[int, int]], parents:
         while outer:
             added.setdefault(outer, set()).add(token)
             outer = parents[outer - 1]
-    return [*(Edit("keep", level, ranges(sorted(tokens))) for level, tokens in added.items()), *edits]
+    return [*(Edit(EditKind.KEEP, level, ranges(sorted(tokens))) for level, tokens in added.items()), *edits]
 
 
 def first_level(edits: Sequence[Edit]) -> int:

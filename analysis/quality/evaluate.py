@@ -1,9 +1,5 @@
 """How good a checkpoint is: perplexity by length, agreement with its dense model, needles, and public benchmarks.
 
-    python -m analysis.evaluate --data packed --lengths 512 2048 --retentions 0 0.5 0.8
-    python -m analysis.evaluate --needles 512 2048 --depths 0.1 0.5 0.9
-    python -m analysis.evaluate --tasks mmlu bbh agieval
-
 Tasks are those of EleutherAI's lm-evaluation-harness, run by its ordinary "hf" model; they need that package and,
 unless they are local, network.
 """

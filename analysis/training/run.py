@@ -71,7 +71,7 @@ def read_run(folder: Path) -> Run:
     """Open a run's folder, also while the run goes on.
 
     Args:
-        folder: made by `python -m subllm.train`, or `training` in that of a conversion.
+        folder: written by `subllm train`, or `training` in that of a conversion.
 
     Raises:
         AnalysisError: if it is none.

@@ -34,7 +34,7 @@ def show() -> None:
     folders = settings.runs()
     if not folders:
         st.info(say("watch_none"), icon=":material/info:")
-        st.code("python -m subllm.train --config assets/training/small.json --data packed --out checkpoints/run")
+        st.code("subllm train --config assets/training/small.json --data packed --out checkpoints/run")
         return
     left, right = st.columns([2, 3])
     name = left.selectbox(say("watch_run"), list(folders), key="watched", persist_state="session")

@@ -61,7 +61,7 @@ def test_the_command_for_a_run_is_shown_where_there_is_none(tmp_path, monkeypatc
     monkeypatch.setattr("app.settings._SHIPPED", tmp_path)
     page = AppTest.from_string(SCRIPT, default_timeout=60).run()
     assert not page.exception
-    assert "python -m subllm.train" in page.code[0].value
+    assert "subllm train" in page.code[0].value
 
 
 def test_a_run_without_routing_is_said(page):

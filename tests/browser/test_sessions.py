@@ -169,7 +169,8 @@ def check_debug(page, model, text, edits, chat=False):
     expect(page.locator("[class*=st-key-remove-]")).to_have_count(len(edits))  # in the list, each with its button
     settled(page)
     check_view(page, trace)
-    command = ["python", "-m", "analysis.intervene", "--checkpoint", "tiny", "--prompt", text, *(["--chat"] * chat)]
+    command = ["subllm", "edit", "--checkpoint", "tiny", "--device", "cpu", "--dtype", "float32"]
+    command += ["--prompt", text, *(["--chat"] * chat)]
     for edit in edits:
         kind, what = edit.split(" ") if " " in edit else edit.split("@")
         command += [f"--{kind}", what]

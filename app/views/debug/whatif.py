@@ -9,13 +9,15 @@ import pandas as pd
 import streamlit as st
 
 from analysis import AnalysisError, Trace
-from analysis.debug.edits import CLASSES, NAMING, Edit, ranges, without
+from analysis.debug.edits import Edit, EditKind, without
 from analysis.debug.intervene import Outcome, reachable
+from analysis.debug.named_tokens import ranges
 from analysis.debug.search import Effects
 from analysis.figures import debug as debug_figures
 from analysis.figures import trace as figures
 from analysis.guard import Progress
 from analysis.trace.parts import Likelihood
+from analysis.trace.token_classes import CLASSES
 from app import engine, state
 from app.components.routing_view import Shown, routing_view
 from app.messages import ProgressBar, plain, plot, show_error
@@ -28,7 +30,14 @@ _MEASURED = 16  # candidates of a search
 _NAMED = 12  # edits or tokens that a message names
 _LONGEST = 200  # characters of an edit's tokens in the list
 _FLIPS = 50  # tokens in the table, per level
-_ORDER = ("threshold", "retention", "bypass", "dense", "keep", "drop")  # of the kinds in the form
+_ORDER = (  # of the kinds in the form
+    EditKind.THRESHOLD,
+    EditKind.RETENTION,
+    EditKind.BYPASS,
+    EditKind.DENSE,
+    EditKind.KEEP,
+    EditKind.DROP,
+)
 
 
 def in_force(run: Run) -> list[Edit]:
@@ -110,8 +119,8 @@ def _refused(trace: Trace, known: EditList, fitting: list[Edit]) -> None:
     if known.unread:
         st.error(plain(say("edits_unread", why=explain(known.unread))), icon=":material/error:")
     if unfit:
-        named = "; ".join(_in_words(edit, trace) for edit in unfit[:_NAMED])
-        named += "; …" if len(unfit) > _NAMED else ""
+        named = say("semicolon").join(_in_words(edit, trace) for edit in unfit[:_NAMED])
+        named += say("semicolon") + "…" if len(unfit) > _NAMED else ""
         last, levels = f"{trace.num_tokens - 1:,}", trace.routing.num_levels
         st.error(plain(say("edits_unfit", edits=named, levels=levels, last=last)), icon=":material/error:")
     if known.unread or unfit:
@@ -152,7 +161,10 @@ def _controls(trace: Trace, known: EditList, shown: Shown) -> None:
     fit = [edit for edit in edits if _fits(edit, trace)]
     left = without(fit, tokens, level, trace.prompt)
     rest = [*(edit for edit in edits if edit not in fit), *left]
-    for column, kind, icon in ((columns[1], "keep", "add_circle"), (columns[2], "drop", "do_not_disturb_on")):
+    for column, kind, icon in (
+        (columns[1], EditKind.KEEP, "add_circle"),
+        (columns[2], EditKind.DROP, "do_not_disturb_on"),
+    ):
         column.button(
             say(f"edit_{kind}", n=len(tokens)), key=f"edit {kind}", icon=f":material/{icon}:", width="stretch",
             disabled=not tokens, on_click=known.change, args=([*rest, Edit(kind, level, ranges(tokens))],),
@@ -187,7 +199,7 @@ def _add(trace: Trace, known: EditList) -> None:
     kind, level, number, named = (
         st.session_state[f"new edit {name}"] for name in ("kind", "level", "number", "tokens")
     )
-    what = "" if kind == "dense" else named if kind in NAMING else f"{number:g}"
+    what = "" if kind == EditKind.DENSE else named if EditKind(kind).names_tokens else f"{number:g}"
     try:
         edit = Edit.parse(f"{kind} {what}@{'*' if level is None else level}")
         edit.check(trace.routing.scored, trace.prompt)
@@ -224,18 +236,18 @@ def _in_words(edit: Edit, trace: Trace) -> str:
     else:
         where = say("level", n=edit.level)
     what = f" {edit.what[:_LONGEST]}{'…' if len(edit.what) > _LONGEST else ''}" if edit.what else ""
-    return f"{where}: {say(f'edit_kind_{edit.kind}')}{what}"
+    return say("labelled", label=where, value=say(f"edit_kind_{edit.kind}") + what)
 
 
 def _command(run: Run, edits: Sequence[Edit], answer: str) -> None:
     """What does the same without a browser."""
     source = run.source
-    parts = [f"python -m analysis.intervene{checkpoint_option(source.choice)}"]
+    parts = [f"subllm edit{checkpoint_option(source.choice)} --device {source.device} --dtype {source.dtype}"]
     parts += ["--prompt", shlex.quote(source.text), *(["--chat"] if source.chat else [])]
     parts += ["--answer", shlex.quote(answer)] if answer else []
     for edit in edits:
         where = "*" if edit.level is None else edit.level
-        form = str(where) if edit.kind == "dense" else f"{edit.what}@{where}"
+        form = str(where) if edit.kind is EditKind.DENSE else f"{edit.what}@{where}"
         # a value that begins with a minus would be taken for an option
         parts += [shlex.quote(f"--{edit.kind}={form}")] if form[0] == "-" else [f"--{edit.kind}", shlex.quote(form)]
     st.code(" ".join(parts), language="bash", wrap_lines=True)
@@ -251,7 +263,7 @@ def _warnings(outcome: Outcome, known: EditList, edits: Sequence[Edit]) -> None:
     emptied = [level for level in outcome.emptied if untouched.kept[level - 1].any()]
     if emptied:
         names = [figures.level_name(outcome.trace, level, words) for level in emptied]
-        st.warning(say("edit_emptied", levels=", ".join(names)))
+        st.warning(say("edit_emptied", levels=say("comma").join(names)))
 
 
 def _next_tokens(outcome: Outcome) -> None:

@@ -112,9 +112,9 @@ def report(facts: dict[str, str], rows: Sequence[Comparison], key: str) -> None:
     words = table(language())
     st.table(_table(rows))
     st.caption(say("measured_note"))
-    noisy = [row.setting.words for row in rows if row.disturbed]
+    noisy = [_words(row.setting) for row in rows if row.disturbed]
     if noisy:
-        st.warning(say("disturbed", lengths=plain(", ".join(noisy))))
+        st.warning(say("disturbed", lengths=plain(say("comma").join(noisy))))
     left, right = st.columns(2)
     plot(left, cost_figures.measured_speedup(rows, words), f"{key}measured speed-up")
     left.caption(say("speedup_help") + " " + _pays(rows))
@@ -130,7 +130,7 @@ def report(facts: dict[str, str], rows: Sequence[Comparison], key: str) -> None:
     row = next((each for each in rows if each.setting == chosen), rows[-1])
     plot(st, cost_figures.measured_modules(row, words), f"{key}measured modules")
     plot(st, cost_figures.measured_steps(row, words), f"{key}measured steps")
-    st.caption(say("steps_help", tokens=plain(row.setting.words), share=f"{row.routing_share:.1%}"))
+    st.caption(say("steps_help", tokens=plain(_words(row.setting)), share=f"{row.routing_share:.1%}"))
     left, right = st.columns(2)
     plot(left, cost_figures.cache_growth(row, words), f"{key}cache growth")
     left.caption(say("growth_help"))
@@ -139,7 +139,7 @@ def report(facts: dict[str, str], rows: Sequence[Comparison], key: str) -> None:
         say("decode_cell", n=blocks, time=f"{time:.2f}", share=f"{share:.2f}")
         for blocks, (time, share) in row.decode_by_blocks().items()
     ]
-    right.caption(say("decode_help", cells="; ".join(cells)))
+    right.caption(say("decode_help", cells=say("semicolon").join(cells)))
     st.caption(plain(" · ".join(f"{name}: {value}" for name, value in facts.items())))
 
 
@@ -182,7 +182,7 @@ def _check(config: SubllmConfig, device: str, dtype: str, rows: Sequence[Compari
         peak = prefill_bytes(config, levels, row.batch, dtype, pieces=device == "cpu")
         entries.append(
             {
-                say("measured_tokens"): row.setting.words,
+                say("measured_tokens"): _words(row.setting),
                 say("check_measured"): f"{measured:.2f}×",
                 say("check_predicted"): f"{predicted:.2f}×",
                 say("check_error"): f"{predicted / measured - 1:+.0%}",
@@ -201,7 +201,7 @@ def _table(rows: Sequence[Comparison]) -> pd.DataFrame:
     entries = []
     for row in rows:
         entry = {
-            say("measured_tokens"): row.setting.words,
+            say("measured_tokens"): _words(row.setting),
             say("measured_kept"): ", ".join(f"{share:.0%}" for share in row.retention) or "–",
             say("measured_prefill"): f"{row.ratio('dense', 'subllm'):.2f}×",
             say("measured_limit"): f"{row.prefill_limit:.2f}×",
@@ -253,7 +253,7 @@ def _command(
         return f" --{option} {' '.join(map(str, values))}" if values else ""
 
     return (
-        f"python -m analysis.efficiency{checkpoint_option(choice)}{listed('lengths', lengths)}"
+        f"subllm efficiency{checkpoint_option(choice)}{listed('lengths', lengths)}"
         f"{listed('batches', batches)}{listed('retentions', shares)} --baseline {shlex.quote(against)} "
         f"--repeats {repeats} --device {device} --dtype {dtype} --out results --resume"
     )
@@ -268,4 +268,5 @@ def _baseline(which: str) -> str:
 
 
 def _words(setting: Setting) -> str:
-    return setting.words
+    text = f"{setting.tokens:,}" if setting.batch == 1 else f"{setting.batch} × {setting.tokens:,}"
+    return say("setting_retention", tokens=text, share=f"{setting.retention:.0%}") if setting.retention else text

@@ -60,7 +60,7 @@ def show(config: SubllmConfig, choice: str) -> None:
     st.caption(plain(say("hardware_source", name=hardware.name, source=hardware.source)))
     listed = " --table hardware.json" if hardware.name in [entry["name"] for entry in own] else ""
     st.code(
-        f"python -m analysis.predict{checkpoint_option(choice)} --hardware {shlex.quote(hardware.name)}{listed} "
+        f"subllm predict{checkpoint_option(choice)} --hardware {shlex.quote(hardware.name)}{listed} "
         f"--dtype {dtype} --tokens {tokens} --batch {batch} --structure {shlex.quote(structure)} "
         f"--retention {percent / 100}",
         language="bash",
@@ -186,7 +186,7 @@ def _pays(lengths: Mapping[str, int | None]) -> str:
         name = say(f"phase_what_{phase}")
         key = "pays_predicted_never" if length is None else "pays_predicted_always" if length == 1 else "pays_predicted"
         cells.append(say(key, phase=name, tokens=f"{length or 0:,}"))
-    return say("pays_predicted_title", cells="; ".join(cells))
+    return say("pays_predicted_title", cells=say("semicolon").join(cells))
 
 
 def _paper(reported: Sequence[Row]) -> None:
@@ -194,7 +194,7 @@ def _paper(reported: Sequence[Row]) -> None:
         {
             say("paper_what"): say(f"paper_{row.what}", tokens=f"{row.tokens:,}"),
             say("paper_reported"): f"{row.reported:.2f}×",
-            say("paper_predicted"): ", ".join(
+            say("paper_predicted"): say("comma").join(
                 f"{say(f'paper_phase_{phase}')} {ratio:.2f}×" for phase, ratio in row.predicted.items()
             ),
         }
