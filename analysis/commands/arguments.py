@@ -8,7 +8,7 @@ from subllm import SubllmError
 from subllm.checkpoints.load import Checkpoint, load_checkpoint, pick_device, pick_dtype
 from subllm.command import command
 
-from ..debug.edits import KINDS, NAMING, Edit
+from ..debug.edits import Edit, EditKind
 from ..errors import AnalysisError
 from ..trace.parts import Prompt
 from ..trace.tokenize import read_prompt
@@ -34,9 +34,9 @@ def add_prompt(parser: argparse.ArgumentParser) -> None:
 def add_edits(parser: argparse.ArgumentParser) -> None:
     """An option for every kind of edit; their order on the command line is kept."""
     group = parser.add_argument_group("edits", "They are made in this order. LEVEL counts from 1; * is every level.")
-    for kind in KINDS:
-        what = "LEVEL" if kind == "dense" else "TOKENS@LEVEL" if kind in NAMING else "NUMBER@LEVEL"
-        form = "dense@" if kind == "dense" else f"{kind} "
+    for kind in EditKind:
+        what = "LEVEL" if kind is EditKind.DENSE else "TOKENS@LEVEL" if kind.names_tokens else "NUMBER@LEVEL"
+        form = "dense@" if kind is EditKind.DENSE else f"{kind} "
         group.add_argument(
             f"--{kind}", dest="edits", action="append", type=f"{form}{{}}".format, default=[], metavar=what
         )

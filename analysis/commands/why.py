@@ -7,8 +7,9 @@ import numpy as np
 
 from subllm.command import Arguments
 
-from ..debug.attribution import METHODS, attribute, words_of
+from ..debug.attribution import METHODS, attribute
 from ..debug.target import BASELINES, HELD, Question
+from ..trace.token_classes import words_of
 from .arguments import add_checkpoint, add_prompt, analysis_command, load, prompt_of
 
 
@@ -30,7 +31,7 @@ def main(arguments: Arguments) -> None:
     checkpoint = load(chosen)
     prompt = prompt_of(chosen, checkpoint)
     token = len(prompt) - 1 if chosen.token is None else chosen.token
-    groups = words_of(prompt.text, prompt.starts.tolist(), prompt.ends.tolist())[: token + 1]
+    groups = words_of(prompt)[: token + 1]
     found = attribute(
         checkpoint.model,
         prompt.token_ids,

@@ -5,7 +5,7 @@ which takes one block at a time. The features are the embeddings of the prompt's
 """
 
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from dataclasses import dataclass
 
 import numpy as np
@@ -147,24 +147,6 @@ def attribute(
     return Attribution(
         groups, values, flow, value, base_value, float(values.sum()) - (value - base_value), seconds, peak
     )
-
-
-def words_of(prompt: str, starts: Sequence[int], ends: Sequence[int]) -> np.ndarray:
-    """(T,) word of each token, from 0: a word begins after white space, or where the kind of character changes.
-
-    Args:
-        prompt: the text.
-        starts: (T,) first character of each token.
-        ends: (T,) character past the last.
-    """
-    groups = np.zeros(len(starts), dtype=np.int64)
-    for token in range(1, len(starts)):
-        start, before = int(starts[token]), int(ends[token - 1])
-        text, last = prompt[start : int(ends[token])], prompt[before - 1 : before]
-        joined = bool(text) and last.isalnum() and text[0].isalnum() and start <= before
-        inside = start < before  # several tokens of one character
-        groups[token] = groups[token - 1] + (0 if joined or inside else 1)
-    return groups
 
 
 def _integrated(explained: Explained, inputs: Tensor, base: Tensor, steps: int, progress: Progress) -> Tensor:

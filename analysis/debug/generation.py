@@ -24,7 +24,8 @@ from subllm.routing import routing_arrays
 from ..errors import AnalysisError
 from ..guard import out_of_memory_said
 from ..trace.parts import Prompt
-from .edits import Edit, Edited, check
+from .edit_override import EditOverride
+from .edits import Edit, check
 
 ALTERNATIVES = 8
 
@@ -148,7 +149,7 @@ class Generation:
             )
         if self._sparse:
             check(self.edits, [router.scores_tokens for router in self.model.model.subsamplers], self.prompt)
-        self._probe = Probe(record=True, override=Edited(self.edits, self.prompt) if self.edits else None)
+        self._probe = Probe(record=True, override=EditOverride(self.edits, self.prompt) if self.edits else None)
         self._cache: Any
         if prefilled is not None:
             self._cache, self._logits = prefilled

@@ -6,7 +6,8 @@ from html import escape
 import numpy as np
 import plotly.graph_objects as go
 
-from ..training.run import KINDS, RoutingHistory, Run
+from ..trace.token_classes import KINDS
+from ..training.run import RoutingHistory, Run
 from .trace import DROPPED, ENGLISH, KEPT, LAYOUT, NEUTRAL, Words
 
 _COLOURS = (KEPT, DROPPED, "#4d9a5b", "#8e5bb5", NEUTRAL)

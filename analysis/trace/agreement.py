@@ -4,12 +4,18 @@ from collections.abc import Callable
 
 import numpy as np
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 
 from .parts import Agreement
 
 _CHUNK = 256  # positions whose logits exist at once: (chunk, V) for each model
 Head = Callable[[Tensor], Tensor]
+
+
+def divergence_of(logprobs: Tensor, reference: Tensor) -> Tensor:
+    """(...) KL divergence from the reference's distributions, in nats; both are log-probabilities (..., V)."""
+    return F.kl_div(logprobs, reference, reduction="none", log_target=True).sum(-1)
 
 
 @torch.inference_mode()
@@ -35,7 +41,7 @@ def agree(
         rows = slice(start, min(start + _CHUNK, len(ids)))
         ours = head(hidden[rows]).float().log_softmax(-1)
         theirs = other_head(other_hidden[rows]).float().log_softmax(-1)
-        divergence[rows] = (theirs.exp() * (theirs - ours)).sum(-1).cpu().numpy()
+        divergence[rows] = divergence_of(ours, theirs).cpu().numpy()
         agrees[rows] = (ours.argmax(-1) == theirs.argmax(-1)).cpu().numpy()
         targets = ids[rows.start + 1 : rows.stop + 1, None]
         known = slice(rows.start + 1, rows.start + 1 + len(targets))

@@ -10,7 +10,7 @@ import numpy as np
 import streamlit as st
 
 from analysis import Routing, Trace
-from analysis.debug.edits import NAMING, Edit
+from analysis.debug.edits import Edit
 from analysis.figures.trace import level_name
 from analysis.trace.parts import UNTOUCHED
 
@@ -241,7 +241,7 @@ def _edited_levels(trace: Trace) -> set[int]:
     """Levels that an edit changes as a whole: threshold, retention, bypass, or density."""
     edits = [Edit.parse(edit) for edit in trace.provenance.edits]
     return {
-        level for level in trace.routing.levels for edit in edits if edit.kind not in NAMING and edit.applies(level)
+        level for level in trace.routing.levels for edit in edits if not edit.kind.names_tokens and edit.applies(level)
     }
 
 

@@ -7,11 +7,12 @@ import pandas as pd
 import streamlit as st
 
 from analysis import AnalysisError, Trace
-from analysis.debug.attribution import METHODS, Attribution, words_of
+from analysis.debug.attribution import METHODS, Attribution
 from analysis.debug.conductance import Flow
 from analysis.debug.target import BASELINES, HELD, Question
 from analysis.figures import debug as debug_figures
 from analysis.figures import trace as figures
+from analysis.trace.token_classes import words_of
 from app import engine
 from app.components.routing_view import Shown, routing_view
 from app.messages import ProgressBar, plot, show_error
@@ -82,7 +83,7 @@ def _form(trace: Trace, token: int) -> tuple[Question, dict[str, Any]]:
     )
     merged = middle.toggle(say("why_words"), help=say("why_words_help"))
     steps = right.slider(say("why_steps"), 8, 128, 32, step=8, help=say("why_steps_help"))
-    groups = words_of(prompt.text, prompt.starts.tolist(), prompt.ends.tolist()) if merged else None
+    groups = words_of(prompt) if merged else None
     options = {"method": method, "held": held, "baseline": baseline, "groups": groups, "steps": steps}
     return Question(token, asked), options
 

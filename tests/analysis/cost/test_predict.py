@@ -50,7 +50,7 @@ def test_the_levels_of_another_structure_have_the_models_router_if_it_is_one():
     mixed = tiny_config("T(T)T(T)", router=["even", "subllm"])
     assert changed(mixed, "T(TT)T(T)", 0.5).routers == ["even", "subllm"]
     assert changed(mixed, "TT", None).routers == dense(mixed).routers == []
-    with pytest.raises(ConfigurationError, match="router has 2 names"):
+    with pytest.raises(ConfigurationError, match="number of names in router is 2"):
         changed(mixed, "T(T)", 0.5)
 
 

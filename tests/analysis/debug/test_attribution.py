@@ -6,7 +6,7 @@ import torch
 from captum.attr import LayerConductance
 
 from analysis import AnalysisError
-from analysis.debug.attribution import METHODS, attribute, words_of
+from analysis.debug.attribution import METHODS, attribute
 from analysis.debug.target import Explained, Question
 from tests.conftest import tiny_model
 
@@ -164,9 +164,6 @@ def test_a_score_asked_inside_of_a_level_flows_past_none(model):
 
 
 def test_words_are_features_of_several_tokens(model):
-    prompt, starts, ends = "hello, wor" + "ld 12", [0, 3, 5, 6, 10, 12], [3, 5, 6, 10, 12, 15]
-    groups = words_of(prompt, starts, ends)
-    assert groups.tolist() == [0, 0, 1, 2, 2, 3]
     features = np.array([0, 0, 1, 1, 1, 2, 3, 3, 4, 4])
     for method in METHODS:
         found = attribute(model, IDS, Question(9), method, groups=features)
@@ -221,7 +218,7 @@ def test_what_cannot_be_explained_is_refused(model, monkeypatch):
     dropped = int(np.flatnonzero(~kept_at(model, 1))[0])
     for question, message in (
         (Question(99), "There is no token 99"),
-        (Question(3, level=8), "There is no Level 8; the model has levels 1 to 2"),
+        (Question(3, level=8), "There is no Level 8; the number of levels of this model is 2"),
         (Question(3, level=0), "There is no Level 0"),
         (Question(dropped, level=2), "has no score at Level 2: Level 1 dropped it"),
     ):
@@ -231,12 +228,12 @@ def test_what_cannot_be_explained_is_refused(model, monkeypatch):
         ({"method": "tea leaves"}, "no method 'tea leaves'"),
         ({"held": "hands"}, "'hands' cannot be held fixed"),
         ({"baseline": "sea level"}, "no baseline 'sea level'"),
-        ({"baseline": "end"}, "names no end-of-text token"),
+        ({"baseline": "end"}, "has no end-of-text token"),
     ):
         with pytest.raises(AnalysisError, match=message):
             attribute(model, IDS, Question(9), **fields)
     monkeypatch.setattr("analysis.debug.attribution.free_bytes", lambda device: 1000)
-    with pytest.raises(AnalysisError, match="use ablation or occlusion"):
+    with pytest.raises(AnalysisError, match="Use ablation or occlusion"):
         attribute(model, IDS, Question(9))
     attribute(model, IDS, Question(9), "occlusion")
 

@@ -5,7 +5,8 @@ import pytest
 import torch
 
 from analysis import AnalysisError
-from analysis.debug.edits import Edit, Edited
+from analysis.debug.edit_override import EditOverride
+from analysis.debug.edits import Edit
 from analysis.debug.generation import Generation, Sampling, parting
 from subllm import Probe
 from subllm.checkpoints.load import routing_off
@@ -98,7 +99,7 @@ def test_edits_hold_for_what_follows_the_prompt(model):
     for _ in range(5):
         token = keeping.step()
         assert token.kept == (True, True) and token.weights == (1.0, 1.0)
-    with pytest.raises(AnalysisError, match="for Level 3 of the model"):
+    with pytest.raises(AnalysisError, match="for Level 3, and the number of levels"):
         Generation(model, PROMPT, edits=(Edit("dense", 3),))
 
 
@@ -110,7 +111,7 @@ def test_what_a_new_token_says_is_what_a_full_forward_records(router, edits):
     generation = Generation(model, PROMPT, edits=edits)
     for _ in range(12):
         generation.step()
-    override = Edited(edits, PROMPT) if edits else None
+    override = EditOverride(edits, PROMPT) if edits else None
     with torch.inference_mode():
         records = model(torch.tensor([generation.ids]), probe=Probe(record=True, override=override)).routing
     arrays = {name: array[..., len(PROMPT) :] for name, array in routing_arrays(records, len(generation.ids)).items()}

@@ -13,8 +13,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from analysis import AnalysisError
-from analysis.debug.edits import Edit, Edited, parse_edits, ranges, without, write_edits
+from analysis.debug.edit_override import EditOverride
+from analysis.debug.edits import Edit, parse_edits, without, write_edits
 from analysis.debug.intervene import intervene, reachable, read_ground
+from analysis.debug.named_tokens import ranges
 from analysis.debug.search import candidates, estimate, measure
 from analysis.trace.parts import Prompt
 from analysis.trace.prefill import prefill
@@ -88,7 +90,7 @@ EDITS = [
 def test_going_on_from_a_snapshot_is_reading_it_all(model, prompt, ground, text):
     edit = Edit.parse(text)
     outcome = intervene(ground, [edit])
-    whole = prefill(model, ground.ids, length=LENGTH, probe=Probe(override=Edited([edit], prompt)))
+    whole = prefill(model, ground.ids, length=LENGTH, probe=Probe(override=EditOverride([edit], prompt)))
     assert_same(outcome.trace, whole)
     assert outcome.share < 1
     divergence = outcome.trace.agreement.divergence
@@ -156,10 +158,12 @@ def test_every_number_of_an_edited_run_is_the_edited_run_s(case):
     ground = read_ground(checkpoint_of(model), prompt, answer)
     outcome = intervene(ground, edits)
     # the oracle: one forward over prompt and answer, and one over the prompt alone, whose last logits come next
-    override = Edited(edits, prompt) if edits else None
+    override = EditOverride(edits, prompt) if edits else None
     whole = prefill(model, ground.ids, length=len(prompt), probe=Probe(override=override))
     assert_same(outcome.trace, whole)
-    alone = prefill(model, ground.ids[:, : len(prompt)], probe=Probe(override=Edited(edits, prompt) if edits else None))
+    alone = prefill(
+        model, ground.ids[:, : len(prompt)], probe=Probe(override=EditOverride(edits, prompt) if edits else None)
+    )
     assert_same(outcome.trace, alone)  # the answer counts for nothing
     with torch.inference_mode():
         logits = model.lm_head(alone.hidden_states).float()
@@ -305,17 +309,17 @@ def test_links_of_the_old_numbering_are_converted():
 @pytest.mark.parametrize(
     ("text", "message"),
     [
-        ("keep 3", "cannot be read; write one of"),
-        ("push 3@1", "cannot be read; write one of"),
+        ("keep 3", "cannot be read. Write one of"),
+        ("push 3@1", "cannot be read. Write one of"),
         ("keep zebras@1", "names no tokens; write numbers"),
-        ("keep 'zebra'@1", "has no tokens that 'zebra' names"),
+        ("keep 'zebra'@1", "No tokens of the prompt match 'zebra'"),
         ("retention 1.5@1", "needs a number from 0 to 1"),
         ("threshold nan@1", "needs a number"),
-        ("keep 99@1", "is for token 99; the prompt has 0 to 39"),
-        ("keep 9@7", "is for Level 7 of the model; it has levels 1 to 3"),
-        ("drop 7-3@1", "from the lower to the higher one"),
-        ("drop 1-2-3@1", "is no token"),
-        ("drop 1,,2@1", "is no token"),
+        ("keep 99@1", "is for token 99; the tokens of the prompt are 0 to 39"),
+        ("keep 9@7", "is for Level 7, and the number of levels of this model is 3"),
+        ("drop 7-3@1", "from the lower to the higher number"),
+        ("drop 1-2-3@1", "is not a token number"),
+        ("drop 1,,2@1", "is not a token number"),
         ("dense 3@1", "cannot be read"),
         ("bypass 1e300@1", "needs a number from -1,000,000 to 1,000,000"),
     ],
@@ -336,7 +340,7 @@ HOSTILE = {
     "spaces": ("drop" + " " * 16_000 + "x", "cannot be read"),
     "spaces before the level": ("drop 1" + " " * 16_000 + "@" + " " * 300 + "x", "cannot be read"),
     "very long": ("drop " + " " * 10**7 + "1@1", "has 10,000,008 characters; at most 262,144"),
-    "wide ranges": ("keep " + ",".join(["0-999999"] * 1_500) + "@1", "go beyond 262,143"),
+    "wide ranges": ("keep " + ",".join(["0-999999"] * 1_500) + "@1", "exceed 262,143"),
     "many digits": ("drop " + "1" * 5_000 + "@1", "at most 6 digits"),
     "many digits of a level": ("drop 1@" + "1" * 5_000, "cannot be read"),
     "many digits of a number": ("threshold " + "1" * 5_000 + "@1", "needs a number from"),
@@ -386,7 +390,7 @@ def test_overlapping_ranges_name_a_token_once():
 def test_a_model_without_levels_has_nothing_to_edit():
     ground = read_ground(checkpoint_of(tiny_model("TT")), prompt_of([1, 2, 3, 4, 5]))
     assert intervene(ground, []).divergence == 0
-    with pytest.raises(AnalysisError, match="it has no levels"):
+    with pytest.raises(AnalysisError, match="number of levels of this model is 0"):
         intervene(ground, [Edit("dense", 1)])
     assert intervene(ground, [Edit("dense", None)]).divergence == 0
 

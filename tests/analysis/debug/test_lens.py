@@ -67,5 +67,5 @@ def test_confidence_is_what_the_lens_reads_off_every_token(trace, checkpoint):
         expected = read_off(checkpoint.model, trace.prompt.token_ids, token).probabilities[1:]
         np.testing.assert_allclose(found[on, token], expected[on], atol=2e-3)
     assert seen == sorted(seen)
-    with pytest.raises(RunStopped, match="after reading off 0 of 6 blocks"):
+    with pytest.raises(RunStopped, match="after the predictions of 0 of 6 blocks"):
         confidence(checkpoint.model, trace.prompt.token_ids, seconds=-1)

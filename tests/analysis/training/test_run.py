@@ -9,7 +9,7 @@ import torch
 from analysis import AnalysisError
 from analysis.figures import trace as figures
 from analysis.figures.training import kind_curves, level_curves, loss_curves, quantile_bands, speed_curves
-from analysis.training.run import kinds_of, load_snapshots, read_run, routing_history, snapshot_trace
+from analysis.training.run import load_snapshots, read_run, routing_history, snapshot_trace
 from subllm.routing import routing_arrays
 from subllm.runs.routing_snapshot import RoutingSnapshot
 from tests.conftest import byte_tokenizer, tiny_model
@@ -116,14 +116,6 @@ def test_history_counts_what_the_snapshots_keep(run):
     assert figures.ENGLISH["figure_step"] == figures_made[1].layout.xaxis.title.text
 
 
-def test_kinds_of_tokens():
-    pieces = ["The", " cat", "s", " sat", ",", " 2", "5", " ", "\n", "Mat", "é"]
-    assert kinds_of(pieces) == [
-        "beginning", "beginning", "continuation", "beginning", "punctuation", "digit", "digit", "space", "space",
-        "beginning", "continuation",
-    ]  # fmt: skip
-
-
 @pytest.mark.parametrize(
     ("name", "text"),
     [
@@ -155,7 +147,7 @@ def test_what_is_no_run_is_said(tmp_path, run):
         read_run(tmp_path / "nowhere")
     found, _ = run
     found.offsets[0].pop()
-    with pytest.raises(AnalysisError, match="of other prompts or levels"):
+    with pytest.raises(AnalysisError, match="has other prompts or levels"):
         load_snapshots(found)
     found.snapshots[0].write_bytes(b"PK")
     with pytest.raises(AnalysisError, match="not a routing snapshot"):
