@@ -60,7 +60,7 @@ def test_edits_that_do_not_fit_are_said_and_can_be_removed(follow, model, pictur
     page = follow("debug", locale, v=2, checkpoint="tiny", prompt=TEXT, edits=";".join(edits))
     said = {
         "en-US": "Level 8: drop 1; every level: keep 900; Level 3: switch the level's routing off (dense)",
-        "zh-CN": "第 8 级: 丢弃 1; 每一级: 保留 900; 第 3 级: 关闭该级（稠密）",
+        "zh-CN": "第 8 级：丢弃 1；每一级：保留 900；第 3 级：关闭该级路由（稠密）",
     }
     alert = page.get_by_role("alert")
     expect(alert).to_contain_text(said[locale])

@@ -131,7 +131,7 @@ def _continuation(trace: Trace) -> None:
     st.text(found.text)
     if trace.routing.num_levels:
         kept = [
-            f"{figures.level_name(trace, level, words)}: {found.kept[level - 1].sum():,}"
+            say("labelled", label=figures.level_name(trace, level, words), value=f"{found.kept[level - 1].sum():,}")
             for level in trace.routing.levels
         ]
-        st.caption(say("new_kept", n=count) + " " + ", ".join(kept))
+        st.caption(say("new_kept", n=count) + " " + say("comma").join(kept))
