@@ -9,7 +9,7 @@ from pathlib import Path
 
 from subllm.command import Arguments
 
-from ..debug.intervene import Outcome, intervene, read_ground
+from ..debug.intervene import Outcome, intervene, run_unedited
 from ..trace.tokenize import read_answer
 from .arguments import add_checkpoint, add_edits, add_prompt, analysis_command, edits_of, load, prompt_of
 
@@ -30,27 +30,27 @@ def main(arguments: Arguments) -> None:
     checkpoint = load(chosen)
     prompt = prompt_of(chosen, checkpoint)
     room = checkpoint.model.config.max_position_embeddings - len(prompt)
-    ground = read_ground(checkpoint, prompt, read_answer(chosen.answer, checkpoint.tokenizer, room))
-    untouched, outcome = intervene(ground, ()), intervene(ground, edits)
+    run = run_unedited(checkpoint, prompt, read_answer(chosen.answer, checkpoint.tokenizer, room))
+    unedited, outcome = intervene(run, ()), intervene(run, edits)
     if chosen.out:
         outcome.trace.save(chosen.out)
-    print(report(untouched, outcome))  # noqa: T201
+    print(report(unedited, outcome))  # noqa: T201
 
 
-def report(untouched: Outcome, outcome: Outcome) -> str:
+def report(unedited: Outcome, outcome: Outcome) -> str:
     """What the edits changed, as text."""
-    before, after = untouched.trace, outcome.trace
+    before, after = unedited.trace, outcome.trace
     lines = [
         f"edits: {', '.join(map(str, outcome.edits)) or 'none'}",
         f"tokens: {after.num_tokens:,}; read again: {outcome.share:.0%} of the operations, "
         f"{1000 * outcome.seconds:,.0f} ms of {1000 * outcome.whole_seconds:,.0f} ms",
         f"perplexity of the prompt: {before.perplexity:.3f} -> {after.perplexity:.3f}" if after.num_tokens > 1 else "",
-        f"log-probability of the answer: {outcome.answer[0]:.3f} -> {outcome.answer[1]:.3f} nats"
+        f"log-probability of the answer: {outcome.answer.unedited:.3f} -> {outcome.answer.edited:.3f} nats"
         if outcome.answer
         else "",
         f"divergence after the prompt: {outcome.divergence:.4f} nats",
-        f"cache: {outcome.cache_bytes[0]:,.0f} -> {outcome.cache_bytes[1]:,.0f} bytes; "
-        f"operations: {outcome.operations[1] / outcome.operations[0] - 1:+.1%}",
+        f"cache: {outcome.cache_bytes.unedited:,.0f} -> {outcome.cache_bytes.edited:,.0f} bytes; "
+        f"operations: {outcome.operations.ratio - 1:+.1%}",
     ]
     for level in after.routing.levels:
         flips = ", ".join(

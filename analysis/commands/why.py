@@ -7,8 +7,9 @@ import numpy as np
 
 from subllm.command import Arguments
 
-from ..debug.attribution import METHODS, attribute
-from ..debug.target import BASELINES, HELD, Question
+from ..debug.attribution import attribute
+from ..debug.attribution_methods import Method
+from ..debug.target import Baseline, Held, Question
 from ..trace.token_classes import words_of
 from .arguments import add_checkpoint, add_prompt, analysis_command, load, prompt_of
 
@@ -23,9 +24,10 @@ def main(arguments: Arguments) -> None:
     add_prompt(parser)
     parser.add_argument("--token", type=int, help="token of the prompt, from 0 (default: the last)")
     parser.add_argument("--level", type=int, help="explain its score at this level (default: explain the next token)")
-    parser.add_argument("--method", choices=METHODS, default=METHODS[0], help=f"default: {METHODS[0]}")
-    parser.add_argument("--held", choices=HELD, default=HELD[0], help="what stays fixed (default: kept)")
-    parser.add_argument("--baseline", choices=BASELINES, default=BASELINES[0], help="embedding of an absent word")
+    methods, held, baselines = ([str(each) for each in kind] for kind in (Method, Held, Baseline))
+    parser.add_argument("--method", choices=methods, default=methods[0], help=f"default: {methods[0]}")
+    parser.add_argument("--held", choices=held, default=held[0], help="what stays fixed (default: kept)")
+    parser.add_argument("--baseline", choices=baselines, default=baselines[0], help="embedding of an absent word")
     parser.add_argument("--most", type=int, default=12, help="words to print (default: 12)")
     chosen = parser.parse_args(arguments)
     checkpoint = load(chosen)

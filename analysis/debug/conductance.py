@@ -1,9 +1,9 @@
-"""Ways on which a value of `Explained` comes about: through each block's output, and past each level.
+"""Conductance: how much of a target's value passed through each block, and past each level.
 
 The stream after a level is the stream before it, unchanged, plus what the level added to its kept tokens; for a dropped
-token the unchanged stream is all there is. How much of the value came on a way is the integral of its gradient over the
-changes of what flows there, while the prompt's embeddings grow from the baseline to what they are: conductance
-(arXiv 1805.12233), as captum's LayerConductance has it for one block at a time. Here one pass per step serves all ways.
+token the unchanged stream is all there is. The conductance of a path is the integral of the target's gradient over the
+changes of the activations there, while the prompt's embeddings move from the baseline to their values (arXiv
+1805.12233), as captum's LayerConductance computes it for one block at a time. Here one pass per step serves all paths.
 """
 
 from collections.abc import Hashable
@@ -16,18 +16,18 @@ from torch import Tensor
 from subllm import Closed, Event, Ran
 
 from ..guard import Progress
-from .target import Explained
+from .target import Target
 
 
 @dataclass(frozen=True, eq=False)
-class Flow:
-    """How much of a value came on which way, in its unit. L blocks, S levels, T tokens up to the one asked about.
+class Conductance:
+    """Conductance of all paths, in the unit of the value. L blocks, S levels, T tokens up to the one asked about.
 
     Attributes:
-        blocks: (L,) through each block's output; 0 for those after what is asked.
-        carried: (S, T) by the stream that passes the level unchanged.
-        added: (S, T) by what the level added to it. At levels that lie in no other, all carried and all added are the
-            whole difference from the baseline.
+        blocks: (L,) through each block's output; 0 for blocks after what is asked.
+        carried: (S, T) through the stream that passes the level unchanged.
+        added: (S, T) through what the level added to it. At an outermost level, the sums of `carried` and `added`
+            make up the whole difference from the baseline.
     """
 
     blocks: np.ndarray
@@ -36,66 +36,74 @@ class Flow:
 
 
 @dataclass(frozen=True, eq=False)
-class _Way:
-    by: Tensor  # (1, N, D) of the graph, with respect to which the gradient is taken
-    flowing: Tensor  # (1, N, D) whose changes count
-    places: Tensor  # (N,) of these tokens in the prompt
+class _Path:
+    """One path in one pass: N tokens at some place in the graph.
+
+    Attributes:
+        by: (1, N, D) tensor of the graph that the gradient is taken with respect to.
+        flowing: (1, N, D) activations whose changes count.
+        places: (N,) positions of the tokens in the prompt.
+    """
+
+    by: Tensor
+    flowing: Tensor
+    places: Tensor
 
 
-def conductance(explained: Explained, inputs: Tensor, base: Tensor, steps: int, progress: Progress) -> Flow:
+def conductance(target: Target, inputs: Tensor, base: Tensor, steps: int, progress: Progress) -> Conductance:
     """Follow a value through blocks and past levels.
 
     Args:
-        explained: the value.
+        target: the value as a function of the embeddings.
         inputs: (1, T, D) embeddings of the prompt.
         base: (1, T, D) the baseline.
-        steps: of the integral.
-        progress: told how far it is; may raise to stop.
+        steps: steps of the integral.
+        progress: receives the progress; may raise to stop.
     """
-    structure = explained.model.config.parsed_structure
-    found = _integrate(explained, inputs, base, steps, progress)
+    structure = target.model.config.parsed_structure
+    found = _integrate(target, inputs, base, steps, progress)
     nothing = np.zeros(inputs.shape[1], dtype=np.float32)
     blocks = [found.get(("block", block), nothing).sum() for block in range(structure.num_blocks)]
     carried, added = (
-        np.array([found.get((way, site.level), nothing) for site in structure.sites]).reshape(-1, len(nothing))
-        for way in ("carried", "added")
+        np.array([found.get((path, site.level), nothing) for site in structure.sites]).reshape(-1, len(nothing))
+        for path in ("carried", "added")
     )
-    return Flow(np.array(blocks, dtype=np.float32), carried, added)
+    return Conductance(np.array(blocks, dtype=np.float32), carried, added)
 
 
 def _integrate(
-    explained: Explained, inputs: Tensor, base: Tensor, steps: int, progress: Progress
+    target: Target, inputs: Tensor, base: Tensor, steps: int, progress: Progress
 ) -> dict[Hashable, np.ndarray]:
-    """(T,) per way."""
+    """(T,) per path."""
     found: dict[Hashable, Tensor] = {}
     before: dict[Hashable, tuple[Tensor, Tensor]] = {}
-    ways: dict[Hashable, _Way] = {}  # of one pass
+    paths: dict[Hashable, _Path] = {}  # of the current pass
 
     def note(event: Event) -> None:
         after, places = event.after.hidden_states, event.after.positions[0]
         if isinstance(event, Ran):
-            ways["block", event.block] = _Way(after, after, places)
+            paths["block", event.block] = _Path(after, after, places)
         elif isinstance(event, Closed):
             stream = event.before.hidden_states
-            ways["carried", event.level] = _Way(after, stream, places)
-            ways["added", event.level] = _Way(after, (after - stream).detach(), places)
+            paths["carried", event.level] = _Path(after, stream, places)
+            paths["added", event.level] = _Path(after, (after - stream).detach(), places)
 
     shares = 0.5 * (1 + np.polynomial.legendre.leggauss(steps + 1)[0])
     for done, share in enumerate(shares):
         progress(done / len(shares), "attribution", done=done, total=len(shares))
-        ways.clear()
-        value = explained((base + float(share) * (inputs - base)).requires_grad_(), note)
-        points = list({id(way.by): way.by for way in ways.values()}.values())
+        paths.clear()
+        value = target((base + float(share) * (inputs - base)).requires_grad_(), note)
+        points = list({id(path.by): path.by for path in paths.values()}.values())
         if not points:  # nothing lies between the embeddings and the score of a level that opens at once
             continue
         gradients = torch.autograd.grad(value.sum(), points, allow_unused=True)
         slopes = {id(point): gradient for point, gradient in zip(points, gradients, strict=True)}
-        for key, way in ways.items():
+        for key, path in paths.items():
             now, slope = (torch.zeros_like(inputs[0]) for _ in range(2))  # (T, D)
-            now[way.places] = way.flowing.detach()[0]
-            gradient = slopes[id(way.by)]
+            now[path.places] = path.flowing.detach()[0]
+            gradient = slopes[id(path.by)]
             if gradient is not None:
-                slope[way.places] = gradient[0]
+                slope[path.places] = gradient[0]
             if key in before:
                 earlier, earlier_slope = before[key]
                 found[key] = found.get(key, 0) + (earlier_slope * (now - earlier)).sum(-1)

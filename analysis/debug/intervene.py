@@ -1,19 +1,21 @@
-"""What would have happened otherwise: edits to the routing of a prompt, and what they change.
+"""Edits to the routing of a prompt, and what they change.
 
-A prompt is read once, untouched, and every edit goes on from the state just before the first level that it names: what
-comes before is not run again. Without edits the result is the untouched one, bit for bit.
+A prompt is run once without edits. A run with edits resumes from the state just before the first level that they name,
+so that earlier blocks are not run again. Without edits the result equals the unedited run bit for bit.
 """
 
 import time
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
+from typing import NamedTuple
 
 import numpy as np
 import torch
 from torch import Tensor
 
 from subllm import Probe, SubllmForCausalLM
-from subllm.checkpoints.load import Checkpoint, dtype_name
+from subllm.checkpoints.device import dtype_name
+from subllm.checkpoints.load import Checkpoint
 from subllm.structure import BLOCK
 
 from ..cost.measure import timed
@@ -31,15 +33,15 @@ from .named_tokens import ranges
 
 
 @dataclass(frozen=True, eq=False)
-class Ground:
-    """A prompt read without edits: what edits are compared with, and where they go on from.
+class UneditedRun:
+    """A prompt run without edits, to compare edited runs with and to resume them from.
 
     Attributes:
-        checkpoint: that reads.
-        ids: (1, T + A): the prompt, and the answer whose probability is watched.
-        trace: of the prompt, untouched: prompt, routing, blocks, predictions.
-        prefill: the same pass; its `hidden_states` are (T + A, D), its snapshots where edits go on from.
-        seconds: that reading took.
+        checkpoint: the checkpoint that was run.
+        ids: (1, T + A) the prompt, and the answer whose probability is measured.
+        trace: trace of the run, with routing, blocks and predictions.
+        prefill: the pass itself; its `hidden_states` are (T + A, D), its snapshots the states to resume from.
+        seconds: run time.
     """
 
     checkpoint: Checkpoint
@@ -50,73 +52,94 @@ class Ground:
 
     @property
     def model(self) -> SubllmForCausalLM:
-        """In evaluation mode."""
+        """The checkpoint's model, in evaluation mode."""
         return self.checkpoint.model
 
     @property
-    def answer(self) -> int:
-        """A, tokens of the answer."""
+    def answer_tokens(self) -> int:
+        """A, the number of tokens of the answer."""
         return self.ids.shape[1] - self.num_tokens
 
     @property
     def num_tokens(self) -> int:
-        """T, tokens of the prompt."""
+        """T, the number of tokens of the prompt."""
         return self.trace.num_tokens
+
+
+@dataclass(frozen=True)
+class Change:
+    """One number in the unedited and in the edited run."""
+
+    unedited: float
+    edited: float
+
+    @property
+    def ratio(self) -> float:
+        """Edited over unedited."""
+        return self.edited / self.unedited
+
+
+class LevelToken(NamedTuple):
+    """A token of the prompt at a level, which counts from 1."""
+
+    level: int
+    token: int
 
 
 @dataclass(frozen=True, eq=False)
 class Outcome:
-    """A prompt read with edits, and what they changed; pairs are untouched and edited.
+    """A prompt run with edits, and what they changed.
 
     Attributes:
-        edits: in force.
-        untouched: trace of the run without edits.
-        trace: of the edited run; at first without likelihood and agreement, whose reference is the untouched run.
-        flipped: (S, T) 1 where a token that no edit names is kept now and was not, -1 where it is not and was.
-        absent: (level, token) that an edit names but that an outer level dropped.
-        next_ids: (K,) likeliest next tokens of both.
-        next_pieces: (K,) readable text of these.
-        next_probabilities: (2, K).
-        answer: log-probability of the answer, nats, both; None where none is watched.
-        divergence: nats, KL divergence of the edited next-token distribution after the prompt from the untouched one.
-        cache_bytes: keys and values of the prompt, both.
-        operations: of reading the prompt, both, in full.
-        seconds: that the steps from the first edit on took.
-        whole_seconds: that the untouched reading took.
-        share: of the untouched reading's operations that lie in these steps.
+        edits: the edits in force.
+        unedited: trace of the run without edits.
+        trace: trace of the edited run. Likelihood and agreement are added last; the reference is the unedited run.
+        flipped: (S, T) 1 where the edits made a level keep a token that they do not name, -1 where they made it drop
+            one, 0 elsewhere.
+        absent: tokens that an edit names at a level that they do not reach, because an outer level drops them.
+        next_ids: (K,) ids of the likeliest next tokens of both runs.
+        next_pieces: (K,) readable text of each.
+        next_probabilities: (2, K) their probabilities without and with edits.
+        answer: log-probability of the answer, nats; None without an answer.
+        divergence: KL divergence of the edited next-token distribution after the prompt from the unedited one, nats.
+        cache_bytes: size of the keys and values of the prompt.
+        operations: multiply-adds of a whole prefill.
+        seconds: run time from the first edit on.
+        whole_seconds: run time of the unedited prefill.
+        share: share of the unedited prefill's operations that were run again.
     """
 
     edits: tuple[Edit, ...]
-    untouched: Trace
+    unedited: Trace
     trace: Trace
     flipped: np.ndarray
-    absent: list[tuple[int, int]]
+    absent: list[LevelToken]
     next_ids: np.ndarray
     next_pieces: np.ndarray
     next_probabilities: np.ndarray
-    answer: tuple[float, float] | None
+    answer: Change | None
     divergence: float
-    cache_bytes: tuple[float, float]
-    operations: tuple[int, int]
+    cache_bytes: Change
+    operations: Change
     seconds: float
     whole_seconds: float
     share: float
 
     @property
     def emptied(self) -> list[int]:
-        """Levels that keep nothing now."""
+        """Levels that keep no token in the edited run."""
         return [level for level in self.trace.routing.levels if not self.trace.routing.kept[level - 1].any()]
 
 
-@torch.no_grad()  # unlike inference mode, this lets gradients go on from its snapshots
-def read_ground(checkpoint: Checkpoint, prompt: Prompt, answer_ids: Sequence[int] = (), name: str = "") -> Ground:
-    """Read a prompt without edits.
+@torch.no_grad()  # unlike in inference mode, gradients can be taken from its snapshots on
+def run_unedited(checkpoint: Checkpoint, prompt: Prompt, answer_ids: Sequence[int] = (), name: str = "") -> UneditedRun:
+    """Run a prompt without edits.
 
     Args:
-        checkpoint: loaded.
-        prompt: tokenised.
-        answer_ids: (A,) what may follow it.
-        name: of the checkpoint, for traces.
+        checkpoint: a loaded checkpoint.
+        prompt: the tokenised prompt.
+        answer_ids: (A,) ids of an answer after the prompt whose probability is measured.
+        name: display name of the checkpoint, for traces.
 
     Raises:
         RunStopped: when memory runs out.
@@ -125,113 +148,114 @@ def read_ground(checkpoint: Checkpoint, prompt: Prompt, answer_ids: Sequence[int
     ids = torch.tensor([[*prompt.token_ids.tolist(), *answer_ids]], device=model.device)
     started = time.perf_counter()
     with out_of_memory_said(ids.shape[1]):
-        reading = prefill(model, ids, length=len(prompt), probe=Probe(keep_snapshots=True))
-    reading.hidden_states.sum().item()  # wait for the device
+        whole = prefill(model, ids, length=len(prompt), probe=Probe(keep_snapshots=True))
+    whole.hidden_states.sum().item()  # wait for the device
     seconds = time.perf_counter() - started
     trace = Trace(
         prompt=prompt,
-        routing=reading.routing,
+        routing=whole.routing,
         provenance=provenance_of(checkpoint, None, name),
-        blocks=reading.blocks,
-        predictions=predictions_of(model.lm_head(reading.hidden_states[len(prompt) - 1]), checkpoint.tokenizer),
+        blocks=whole.blocks,
+        predictions=predictions_of(model.lm_head(whole.hidden_states[len(prompt) - 1]), checkpoint.tokenizer),
     )
-    return Ground(checkpoint, ids, trace, reading, seconds)
+    return UneditedRun(checkpoint, ids, trace, whole, seconds)
 
 
 @torch.inference_mode()
-def stages(ground: Ground, edits: Sequence[Edit]) -> Iterator[Outcome]:
-    """Read a prompt with edits, from the first level that they name on.
+def stages(unedited: UneditedRun, edits: Sequence[Edit]) -> Iterator[Outcome]:
+    """Run a prompt with edits, from the first level that they name on.
 
     Args:
-        ground: the prompt without edits.
-        edits: to be made, in order.
+        unedited: the run without edits.
+        edits: edits to make, in order.
 
     Yields:
-        The outcome; then again with surprisal and agreement at every position, a head's work per token for each.
+        The outcome; then again with surprisal and agreement at every position, which take a head's work per token.
 
     Raises:
         AnalysisError: if an edit does not fit the model or the prompt.
         RunStopped: when memory runs out.
     """
-    model, prompt, length = ground.model, ground.trace.prompt, ground.num_tokens
+    model, prompt, length = unedited.model, unedited.trace.prompt, unedited.num_tokens
     check(edits, [router.scores_tokens for router in model.model.subsamplers], prompt)  # type: ignore[misc]
-    reading, seconds, share = ground.prefill, 0.0, 0.0
-    if edits and ground.trace.routing.num_levels:
+    edited, seconds, share = unedited.prefill, 0.0, 0.0
+    if edits and unedited.trace.routing.num_levels:
         first = first_level(edits)
-        probe = Probe(override=EditOverride(tuple(edits), prompt), resume=ground.prefill.snapshots[first])
+        probe = Probe(override=EditOverride(tuple(edits), prompt), resume=unedited.prefill.snapshots[first])
         found: list[Prefill] = []
 
         def run() -> None:
-            found.append(prefill(model, ground.ids, length=length, probe=probe, known=ground.prefill))
+            found.append(prefill(model, unedited.ids, length=length, probe=probe, known=unedited.prefill))
 
         with out_of_memory_said(length):
             seconds = timed(run, model.device).seconds
-        (reading,) = found
-        share = _share_again(ground, first)
-    outcome = _outcome(ground, tuple(edits), reading, seconds, share)
+        (edited,) = found
+        share = _share_again(unedited, first)
+    outcome = _outcome(unedited, tuple(edits), edited, seconds, share)
     yield outcome
     head = model.lm_head
-    before, after = ground.prefill.hidden_states[:length], reading.hidden_states[:length]
-    surprisal, agreement = agree(head, after, head, before, ground.ids[0, :length], UNTOUCHED)
+    before, after = unedited.prefill.hidden_states[:length], edited.hidden_states[:length]
+    surprisal, agreement = agree(head, after, head, before, unedited.ids[0, :length], UNTOUCHED)
     trace = replace(outcome.trace, likelihood=Likelihood(surprisal), agreement=agreement if edits else None)
     yield replace(outcome, trace=trace)
 
 
-def intervene(ground: Ground, edits: Sequence[Edit]) -> Outcome:
-    """The last of `stages`, which has the arguments and errors."""
-    *_, outcome = stages(ground, edits)
+def intervene(unedited: UneditedRun, edits: Sequence[Edit]) -> Outcome:
+    """Run a prompt with edits: the last outcome of `stages`, which documents arguments and errors."""
+    *_, outcome = stages(unedited, edits)
     return outcome
 
 
-def _outcome(ground: Ground, edits: tuple[Edit, ...], reading: Prefill, seconds: float, share: float) -> Outcome:
-    model, prompt, length = ground.model, ground.trace.prompt, ground.num_tokens
-    before, after = (_last(model, each.hidden_states, length) for each in (ground.prefill, reading))
+def _outcome(unedited: UneditedRun, edits: tuple[Edit, ...], edited: Prefill, seconds: float, share: float) -> Outcome:
+    model, prompt, length = unedited.model, unedited.trace.prompt, unedited.num_tokens
+    before, after = (_last(model, each.hidden_states, length) for each in (unedited.prefill, edited))
     top = torch.cat([each.topk(min(NEXT_TOKENS, len(each))).indices for each in (before, after)])
     next_ids = torch.tensor(list(dict.fromkeys(top.tolist())), device=top.device)
     next_ids = next_ids[after[next_ids].argsort(descending=True)]
-    untouched, routing = ground.trace.routing, reading.routing
+    routing_before, routing = unedited.trace.routing, edited.routing
     trace = replace(
-        ground.trace,
+        unedited.trace,
         routing=routing,
-        blocks=reading.blocks,
-        predictions=predictions_of(after, ground.checkpoint.tokenizer) if edits else ground.trace.predictions,
-        provenance=replace(ground.trace.provenance, edits=tuple(map(str, edits))),
+        blocks=edited.blocks,
+        predictions=predictions_of(after, unedited.checkpoint.tokenizer) if edits else unedited.trace.predictions,
+        provenance=replace(unedited.trace.provenance, edits=tuple(map(str, edits))),
     )
-    sizes = [_size(ground, each) for each in (untouched, routing)]
+    cache, operations = zip(*(_size(unedited, each) for each in (routing_before, routing)), strict=True)
     absent = {
-        (edit.level, token)
+        LevelToken(edit.level, token)
         for edit in edits
         if edit.level is not None
         for token in edit.named(prompt)
         if not routing.reached[edit.level - 1, token]
     }
-    answers = (answer_logprob(ground, ground.prefill.hidden_states), answer_logprob(ground, reading.hidden_states))
     return Outcome(
         edits=edits,
-        untouched=ground.trace,
+        unedited=unedited.trace,
         trace=trace,
-        flipped=np.where(routing.edited, 0, routing.kept.astype(np.int8) - untouched.kept.astype(np.int8)),
+        flipped=np.where(routing.edited, 0, routing.kept.astype(np.int8) - routing_before.kept.astype(np.int8)),
         absent=sorted(absent),
         next_ids=next_ids.cpu().numpy(),
-        next_pieces=decode_pieces(next_ids.cpu().numpy(), ground.checkpoint.tokenizer),
+        next_pieces=decode_pieces(next_ids.cpu().numpy(), unedited.checkpoint.tokenizer),
         next_probabilities=torch.stack([before[next_ids], after[next_ids]]).exp().cpu().numpy(),
-        answer=answers if ground.answer else None,
+        answer=Change(*(answer_logprob(unedited, each.hidden_states) for each in (unedited.prefill, edited)))
+        if unedited.answer_tokens
+        else None,
         divergence=max(divergence_of(after, before).item(), 0.0),
-        cache_bytes=(sizes[0][0], sizes[1][0]),
-        operations=(sizes[0][1], sizes[1][1]),
+        cache_bytes=Change(*cache),
+        operations=Change(*operations),
         seconds=seconds,
-        whole_seconds=ground.seconds,
+        whole_seconds=unedited.seconds,
         share=share,
     )
 
 
-def reachable(edits: Sequence[Edit], absent: Sequence[tuple[int, int]], parents: Sequence[int]) -> list[Edit]:
-    """The edits, with those added that keep tokens in the outer levels that drop them now.
+def reachable(edits: Sequence[Edit], absent: Sequence[LevelToken], parents: Sequence[int]) -> list[Edit]:
+    """The edits, after others that keep the absent tokens in the outer levels that drop them.
 
     Args:
-        edits: in force.
-        absent: (level, token) as in `Outcome`.
-        parents: enclosing level of each level, from Level 1 on.
+        edits: the edits in force.
+        absent: absent tokens, as in `Outcome`.
+        parents: (S,) enclosing level of each level.
     """
     added: dict[int, set[int]] = {}
     for level, token in absent:
@@ -243,52 +267,42 @@ def reachable(edits: Sequence[Edit], absent: Sequence[tuple[int, int]], parents:
 
 
 def first_level(edits: Sequence[Edit]) -> int:
-    """The level that opens first among those that edits name.
-
-    Args:
-        edits: at least one.
-    """
+    """The level that opens first among those that the edits are for; there is at least one edit."""
     return min(edit.level or 1 for edit in edits)  # levels are numbered in order of opening
 
 
-def answer_logprob(ground: Ground, hidden: Tensor) -> float:
-    """Log-probability of the answer after the prompt, in nats; NaN without one.
+def answer_logprob(unedited: UneditedRun, hidden: Tensor) -> float:
+    """Log-probability of the answer after the prompt, from last hidden states (T + A, D); NaN without an answer."""
+    return objective(unedited, hidden[None]).item() if unedited.answer_tokens else float("nan")
 
-    Args:
-        ground: the prompt and its answer.
-        hidden: (T + A, D) last hidden states.
+
+def objective(unedited: UneditedRun, hidden: Tensor) -> Tensor:
+    """(B,) log-probability of the answer, from last hidden states (B, T + A, D), in nats.
+
+    Without an answer it is that of the token that is likeliest in the unedited run.
     """
-    return objective(ground, hidden[None]).item() if ground.answer else float("nan")
-
-
-def objective(ground: Ground, hidden: Tensor) -> Tensor:
-    """(B,) log-probability of the answer, or without one of the token that is likeliest untouched.
-
-    Args:
-        ground: the prompt and its answer.
-        hidden: (B, T + A, D) last hidden states.
-    """
-    head, last = ground.model.lm_head, ground.num_tokens - 1
-    untouched = ground.prefill.hidden_states[last]
-    targets = ground.ids[0, ground.num_tokens :] if ground.answer else head(untouched).argmax()[None]
+    head, last = unedited.model.lm_head, unedited.num_tokens - 1
+    likeliest = unedited.prefill.hidden_states[last]
+    targets = unedited.ids[0, unedited.num_tokens :] if unedited.answer_tokens else head(likeliest).argmax()[None]
     rows = hidden[:, last : last + len(targets)]
     found = head(rows).float().log_softmax(-1)
     return found.gather(2, targets[None, :, None].expand(len(hidden), -1, 1)).sum((1, 2))
 
 
 def _last(model: SubllmForCausalLM, hidden: Tensor, length: int) -> Tensor:
-    """(V,) log-probabilities after the prompt."""
+    """(V,) log-probabilities of the next token after the prompt."""
     return model.lm_head(hidden[length - 1]).float().log_softmax(-1)
 
 
-def _size(ground: Ground, routing: Routing) -> tuple[float, int]:
-    """Cache bytes and operations of a prompt, from what was kept."""
-    config = ground.model.config
-    size = cache_bytes(config, routing.level_tokens.tolist(), 1, dtype_name(ground.model))
+def _size(unedited: UneditedRun, routing: Routing) -> tuple[float, int]:
+    """Cache bytes and operations of the prompt with this routing."""
+    config = unedited.model.config
+    size = cache_bytes(config, routing.level_tokens.tolist(), 1, dtype_name(unedited.model))
     return size, prefill_operations(config, routing.block_tokens.tolist())
 
 
-def _share_again(ground: Ground, level: int) -> float:
-    config, tokens = ground.model.config, ground.trace.routing.block_tokens.tolist()
-    done = config.parsed_structure.text[: ground.prefill.snapshots[level].step].count(BLOCK)
+def _share_again(unedited: UneditedRun, level: int) -> float:
+    """Share of the unedited run's operations that lie behind the snapshot of a level."""
+    config, tokens = unedited.model.config, unedited.trace.routing.block_tokens.tolist()
+    done = config.parsed_structure.text[: unedited.prefill.snapshots[level].step].count(BLOCK)
     return prefill_operations(config, [0] * done + tokens[done:]) / prefill_operations(config, tokens)

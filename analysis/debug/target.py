@@ -1,40 +1,55 @@
 """A score, or the log-probability of a next token, as a function of the prompt's embeddings.
 
-Routing is a hard choice, so whoever asks has to say what is held fixed:
-
-- "kept": which tokens are kept stays as it happened; their weights follow their scores, by the router's own rule.
-- "routing": the weights stay as they happened, too.
-- "nothing": the routing is decided anew for every changed input. Gradients do not see such changes, ablations do.
-
-A question about a score at an inner level keeps the token that it is about present at the outer ones.
+Routing is a discrete choice, so an attribution has to say what is held fixed while the embeddings change (`Held`). For
+a question about a score at an inner level, the outer levels always keep the token in question.
 """
 
 from collections.abc import Callable
 from dataclasses import dataclass, replace
+from enum import StrEnum
 
 import numpy as np
 import torch
 from torch import Tensor
 
 from subllm import Event, Probe, RoutingRecord, Selection, SubllmForCausalLM
-from subllm.routing import ROUTERS, LevelTokens, Router
+from subllm.routing import ROUTERS, LevelTokens, Override, Router
+from subllm.routing.overrides import Replay
 from subllm.structure import WHOLE
 
 from ..errors import AnalysisError
 from .generation import end_tokens
 
-HELD = ("kept", "routing", "nothing")
-BASELINES = ("mean", "zero", "end")
+
+class Held(StrEnum):
+    """What stays as it was on the unchanged prompt."""
+
+    KEPT = "kept"
+    """Which tokens are kept; their weights follow their scores, by the router's own rule."""
+    ROUTING = "routing"
+    """Which tokens are kept, and their weights."""
+    NOTHING = "nothing"
+    """The routers decide anew for every changed input. Ablations see such changes, gradients do not."""
+
+
+class Baseline(StrEnum):
+    """The embedding that stands for an absent token."""
+
+    MEAN = "mean"
+    """The mean of all embeddings."""
+    ZERO = "zero"
+    END = "end"
+    """The embedding of the end-of-text token."""
 
 
 @dataclass(frozen=True)
 class Question:
-    """What is to be explained.
+    """The number that is to be explained.
 
     Attributes:
-        token: of the prompt: whose score, or after which the next one is predicted.
-        level: at which its score is meant; None for the next token.
-        answer: id of the next token whose log-probability is meant; None for the likeliest.
+        token: index of a token of the prompt.
+        level: level whose importance score of the token is explained; None explains the token that follows it.
+        answer: id of the following token whose log-probability is explained; None for the likeliest.
     """
 
     token: int
@@ -42,28 +57,29 @@ class Question:
     answer: int | None = None
 
 
-class _Found(Exception):  # noqa: N818 - it ends a forward pass that has told what was asked
+class _Found(Exception):  # noqa: N818 - it ends a forward pass once the score is known
     pass
 
 
-class Explained:
-    """A value of one prompt as a function of its embeddings.
+class Target:
+    """A number about one prompt as a function of the prompt's embeddings.
 
     Args:
-        model: in evaluation mode.
+        model: a model in evaluation mode.
         token_ids: (T,) the prompt.
-        question: what is to be explained.
-        held: one of `HELD`.
+        question: the number.
+        held: what is held fixed while the embeddings change.
 
     Attributes:
-        embeddings: (1, T, D) of the prompt up to the token in question.
-        routing: of the prompt as it is, one record per level.
+        embeddings: (1, T, D) embeddings of the prompt, up to the token in question.
+        routing: one record per level of the unchanged prompt.
+        answer: id of the token whose log-probability is explained, unless the question is about a score.
 
     Raises:
-        AnalysisError: if there is no such token, level or score.
+        AnalysisError: if there is no such token, level or score, or no such value of `Held`.
     """
 
-    def __init__(self, model: SubllmForCausalLM, token_ids: np.ndarray, question: Question, held: str) -> None:
+    def __init__(self, model: SubllmForCausalLM, token_ids: np.ndarray, question: Question, held: Held | str) -> None:
         structure, token, level = model.config.parsed_structure, question.token, question.level
         if not 0 <= token < len(token_ids):
             raise AnalysisError(
@@ -77,10 +93,6 @@ class Explained:
                 level=level,
                 levels=structure.num_levels,
             )
-        if held not in HELD:
-            raise AnalysisError(
-                "{held!r} cannot be held fixed; allowed are {allowed}.", held=held, allowed=", ".join(HELD)
-            )
         if level is not None and not ROUTERS[model.config.routers[level - 1]].scores_tokens:
             raise AnalysisError(
                 "Level {level} has no scores: its router is {router!r}, which does not score "
@@ -88,12 +100,20 @@ class Explained:
                 level=level,
                 router=model.config.routers[level - 1],
             )
-        self.model, self.question, self.held = model, question, held
+        if held not in [*Held]:
+            raise AnalysisError(
+                "{held!r} cannot be held fixed; allowed are {allowed}.", held=held, allowed=", ".join(Held)
+            )
+        self.model, self.question = model, question
         ids = torch.tensor(token_ids[: token + 1], device=model.device)[None]  # nothing after it matters
         with torch.no_grad():
             self.embeddings = model.model.embed_tokens(ids)
             output = model(ids, use_cache=False, probe=Probe(record=True))
         self.routing: tuple[RoutingRecord, ...] = output.routing
+        self._decide: Override = _routers
+        if held != Held.NOTHING:
+            weights = [record.weights[0] for record in self.routing] if held == Held.ROUTING else None
+            self._decide = Replay([record.kept[0] for record in self.routing], weights)
         self._outer: list[int] = []  # levels around the one in question, from the outermost inwards
         while level is not None and structure.parents[level - 1] != WHOLE:
             level = structure.parents[level - 1]
@@ -111,11 +131,11 @@ class Explained:
         self.answer = likeliest if question.answer is None else question.answer
 
     def __call__(self, embeddings: Tensor, observe: Callable[[Event], None] | None = None) -> Tensor:
-        """(B,) the value.
+        """(B,) the number, for embeddings (B, T, D).
 
         Args:
-            embeddings: (B, T, D).
-            observe: told of the events of the pass up to what is asked.
+            embeddings: embeddings of the prompt, up to the token in question.
+            observe: receives the events of the forward pass, as in `Probe`.
         """
         found: list[Tensor] = []
 
@@ -124,12 +144,7 @@ class Explained:
             if level == self.question.level:
                 found.append((router.score(tokens.hidden_states) * own).sum(1))
                 raise _Found
-            if self.held == "nothing":
-                selection = router.select(tokens, training=False)
-            else:
-                record = self.routing[level - 1]
-                kept, weights = record.kept[0][tokens.positions], record.weights[0][tokens.positions]
-                selection = Selection.of(tokens, kept, weights if self.held == "routing" else router.weigh(tokens))
+            selection = self._decide(level, router, tokens)
             return replace(selection, kept=selection.kept | own) if level in self._outer else selection
 
         probe = Probe(observe=observe, override=decide)
@@ -141,30 +156,32 @@ class Explained:
         return logits.float().log_softmax(-1)[:, self.answer]
 
 
-def baseline_of(model: SubllmForCausalLM, inputs: Tensor, which: str) -> Tensor:
-    """What embeddings are replaced with when they are taken away.
+def _routers(level: int, router: Router, tokens: LevelTokens) -> Selection:
+    """The router's own decision."""
+    return router.select(tokens, training=False)
+
+
+def baseline_of(model: SubllmForCausalLM, inputs: Tensor, which: Baseline | str) -> Tensor:
+    """(1, T, D) embeddings of a prompt whose tokens are all absent.
 
     Args:
-        model: whose embeddings they are.
-        inputs: (1, T, D) embeddings.
-        which: one of `BASELINES`: the "mean" embedding, "zero", or the "end" of text token's.
-
-    Returns:
-        (1, T, D).
+        model: the model whose embeddings they are.
+        inputs: (1, T, D) embeddings of the prompt.
+        which: the embedding that stands for an absent token.
 
     Raises:
-        AnalysisError: if it is none of those, or the model names no end of text.
+        AnalysisError: if there is no such baseline, or the model names no end-of-text token.
     """
     table = model.model.embed_tokens.weight.detach()
-    if which == "zero":
+    if which == Baseline.ZERO:
         return torch.zeros_like(inputs)
-    if which == "mean":
+    if which == Baseline.MEAN:
         return table.float().mean(0).to(inputs.dtype).expand_as(inputs).contiguous()
-    if which == "end":
+    if which == Baseline.END:
         ends = end_tokens(model)
         if not ends:
             raise AnalysisError("The model has no end-of-text token; use the mean embedding or zero as the baseline.")
         return table[ends[0]].expand_as(inputs).contiguous()
     raise AnalysisError(
-        "There is no baseline {which!r}; allowed are {baselines}.", which=which, baselines=", ".join(BASELINES)
+        "There is no baseline {which!r}; allowed are {baselines}.", which=which, baselines=", ".join(Baseline)
     )

@@ -7,7 +7,7 @@ import numpy as np
 import plotly.graph_objects as go
 
 from ..debug.attribution import Attribution
-from ..debug.conductance import Flow
+from ..debug.conductance import Conductance
 from ..debug.generation import NewToken
 from ..trace.pairs import Pairing
 from ..trace.trace import Trace
@@ -97,7 +97,7 @@ def contributions(trace: Trace, found: Attribution, words: Words = ENGLISH) -> g
     return figure
 
 
-def through_blocks(flow: Flow, words: Words = ENGLISH) -> go.Figure:
+def through_blocks(flow: Conductance, words: Words = ENGLISH) -> go.Figure:
     """Conductance of every block.
 
     Args:
@@ -115,7 +115,7 @@ def through_blocks(flow: Flow, words: Words = ENGLISH) -> go.Figure:
     return figure
 
 
-def past_level(trace: Trace, flow: Flow, level: int, words: Words = ENGLISH) -> go.Figure:
+def past_level(trace: Trace, flow: Conductance, level: int, words: Words = ENGLISH) -> go.Figure:
     """What came past a level at the tokens where most did: unchanged, and added there.
 
     Args:

@@ -1,5 +1,7 @@
 """Decisions in place of a router's that serve more than one purpose."""
 
+from collections.abc import Sequence
+
 import torch
 from torch import Tensor
 
@@ -35,20 +37,22 @@ class AtRetention:
 
 
 class Replay:
-    """Decides as was recorded, token by token of a prompt.
+    """Repeats the decisions that were recorded for each token of a prompt.
 
     Args:
         kept: (S, T) whether each level keeps each token of the prompt.
-        weights: (S, T) as used.
+        weights: (S, T) the recorded weights; None lets the routers weigh the kept tokens anew, by their scores.
     """
 
-    def __init__(self, kept: Tensor, weights: Tensor) -> None:
+    def __init__(self, kept: Tensor | Sequence[Tensor], weights: Tensor | Sequence[Tensor] | None) -> None:
         self._kept, self._weights = kept, weights
 
     def __call__(self, level: int, router: Router, tokens: LevelTokens) -> Selection:
         """The selection at a level."""
-        kept, weights = self._kept[level - 1], self._weights[level - 1]
-        return Selection.of(tokens, kept[tokens.positions], weights[tokens.positions])
+        kept = self._kept[level - 1][tokens.positions]
+        if self._weights is None:
+            return Selection.of(tokens, kept, router.weigh(tokens))
+        return Selection.of(tokens, kept, self._weights[level - 1][tokens.positions])
 
 
 def threshold_for(scores: Tensor, retention: float) -> float:

@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 
 from analysis.debug.edits import parse_edits
-from analysis.debug.intervene import intervene, read_ground
+from analysis.debug.intervene import intervene, run_unedited
 from analysis.figures.trace import ENGLISH
 from analysis.run import RunOptions, record_trace
 from analysis.trace.tokenize import read_prompt
@@ -54,8 +54,8 @@ def checkpoint(tiny_checkpoint):
 
 
 @pytest.fixture(scope="module")
-def ground(checkpoint):
-    return read_ground(checkpoint, read_prompt("the cat sat on the mat and then", checkpoint.tokenizer, 100))
+def unedited(checkpoint):
+    return run_unedited(checkpoint, read_prompt("the cat sat on the mat and then", checkpoint.tokenizer, 100))
 
 
 def assert_sent(trace):
@@ -92,8 +92,8 @@ def assert_sent(trace):
 
 
 @pytest.mark.parametrize("edits", EDITS)
-def test_the_payload_of_an_edited_run_is_its_trace(ground, edits):
-    header = assert_sent(intervene(ground, parse_edits(edits)).trace)
+def test_the_payload_of_an_edited_run_is_its_trace(unedited, edits):
+    header = assert_sent(intervene(unedited, parse_edits(edits)).trace)
     whole = {"threshold", "retention", "bypass", "dense"}
     for level in header["levels"]:
         own = [edit for edit in parse_edits(edits) if edit.kind in whole and edit.applies(level["level"])]
@@ -123,12 +123,12 @@ def test_what_the_divergence_is_from_is_said():
         assert label in next(each["label"] for each in header["channels"] if each["key"] == "divergence")
 
 
-def test_any_changed_array_reaches_the_screen_and_edits_leave_the_view_where_it_is(ground):
+def test_any_changed_array_reaches_the_screen_and_edits_leave_the_view_where_it_is(unedited):
     versions = {}
     for edits in EDITS:
-        trace = intervene(ground, parse_edits(edits)).trace
+        trace = intervene(unedited, parse_edits(edits)).trace
         header, _ = unpack(send(trace))
-        assert header["id"] == ground.trace.subject
+        assert header["id"] == unedited.trace.subject
         versions[header["version"]] = edits
     assert [*versions.values()] == EDITS
     trace = make_trace()

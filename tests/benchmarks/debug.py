@@ -21,7 +21,8 @@ from playwright.sync_api import Page, sync_playwright
 from analysis.cost.comparison import prompt_of
 from analysis.cost.measure import peak_bytes
 from analysis.cost.sweep import machine
-from analysis.debug.attribution import METHODS, attribute
+from analysis.debug.attribution import attribute
+from analysis.debug.attribution_methods import Method
 from analysis.debug.generation import Generation
 from analysis.debug.target import Question
 from analysis.trace.parts import Prompt
@@ -76,7 +77,7 @@ def explain(checkpoint: Checkpoint) -> list[str]:
     reached = routing[-1].reached[0].nonzero()
     question = Question(int(reached[-1]), level=len(routing))
     rows = []
-    for method in METHODS:
+    for method in Method:
         seconds = attribute(model, ids[0].numpy(), question, method).seconds
         peak = attribute(model, ids[0].numpy(), question, method, measure_memory=True).peak_bytes
         rows.append(f"| {method} | {seconds:,.1f} | {peak / 2**20:,.0f} | {peak / forward:.1f} |")

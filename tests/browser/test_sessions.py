@@ -8,7 +8,7 @@ from playwright.sync_api import expect
 from streamlit.string_util import clean_text
 
 from analysis.debug.edits import Edit
-from analysis.debug.intervene import intervene, read_ground
+from analysis.debug.intervene import intervene, run_unedited
 from analysis.run import RunOptions, record_trace
 from analysis.trace.tokenize import read_prompt
 from subllm.checkpoints.load import load_checkpoint
@@ -56,8 +56,8 @@ class Model:
 
     def edited(self, text, edits, chat=False):
         """The trace of the prompt with edits in force."""
-        ground = read_ground(self.checkpoint, self.trace(text, chat).prompt)
-        return intervene(ground, [Edit.parse(edit) for edit in edits]).trace
+        unedited = run_unedited(self.checkpoint, self.trace(text, chat).prompt)
+        return intervene(unedited, [Edit.parse(edit) for edit in edits]).trace
 
 
 @pytest.fixture(scope="module")

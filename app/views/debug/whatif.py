@@ -101,7 +101,7 @@ def show(run: Run, settings: Settings) -> None:
             args=(run, outcome),
         )  # fmt: skip
     _search(run, answer, shown, settings)
-    if state.carries(run.source):
+    if state.carries(run.recipe):
         _command(run, edits, answer)
 
 
@@ -143,7 +143,7 @@ def _stages(run: Run, answer: str, edits: list[Edit], progress: Progress, settin
         return
     found: list[Outcome] = []
     own.found["outcomes"] = (key, found)
-    for outcome in engine.edited(run.source, run.trace, answer, edits, progress, settings.max_tokens):
+    for outcome in engine.edited(run.recipe.model, run.trace, answer, edits, progress, settings.max_tokens):
         found.append(outcome)
         yield outcome
 
@@ -241,9 +241,10 @@ def _in_words(edit: Edit, trace: Trace) -> str:
 
 def _command(run: Run, edits: Sequence[Edit], answer: str) -> None:
     """What does the same without a browser."""
-    source = run.source
-    parts = [f"subllm edit{checkpoint_option(source.choice)} --device {source.device} --dtype {source.dtype}"]
-    parts += ["--prompt", shlex.quote(source.text), *(["--chat"] if source.chat else [])]
+    recipe = run.recipe
+    model = recipe.model
+    parts = [f"subllm edit{checkpoint_option(model.checkpoint)} --device {model.device} --dtype {model.dtype}"]
+    parts += ["--prompt", shlex.quote(recipe.text), *(["--chat"] if recipe.chat else [])]
     parts += ["--answer", shlex.quote(answer)] if answer else []
     for edit in edits:
         where = "*" if edit.level is None else edit.level
@@ -254,7 +255,7 @@ def _command(run: Run, edits: Sequence[Edit], answer: str) -> None:
 
 
 def _warnings(outcome: Outcome, known: EditList, edits: Sequence[Edit]) -> None:
-    untouched, words = outcome.untouched.routing, table(language())
+    untouched, words = outcome.unedited.routing, table(language())
     if outcome.absent:
         cells = ", ".join(str(token) for _, token in outcome.absent[:_NAMED])
         st.warning(plain(say("edit_absent", tokens=cells)))
@@ -275,7 +276,7 @@ def _next_tokens(outcome: Outcome) -> None:
 def _flips(outcome: Outcome) -> None:
     """Other tokens whose decision changed."""
     rows = []
-    before, after = outcome.untouched.routing, outcome.trace.routing
+    before, after = outcome.unedited.routing, outcome.trace.routing
     for level in after.levels:
         name = figures.level_name(outcome.trace, level, table(language()))
         for token in np.flatnonzero(outcome.flipped[level - 1])[:_FLIPS]:
@@ -311,10 +312,13 @@ def _numbers(outcome: Outcome) -> None:
         pairs[say("number_divergence")] = ("0", f"{divergence:.4f}")
         pairs[say("number_agree")] = ("100%", "100%" if agreement is None else f"{agreement.agrees.mean():.1%}")
     if outcome.answer is not None:
-        pairs[say("number_answer")] = (f"{np.exp(outcome.answer[0]):.3%}", f"{np.exp(outcome.answer[1]):.3%}")
-    operations, sizes = outcome.operations, outcome.cache_bytes
-    pairs[say("number_work")] = ("100%", f"{operations[1] / operations[0]:.1%}")
-    pairs[say("number_cache")] = (f"{sizes[0] / 2**20:,.3f}", f"{sizes[1] / 2**20:,.3f}")
+        pairs[say("number_answer")] = (
+            f"{np.exp(outcome.answer.unedited):.3%}",
+            f"{np.exp(outcome.answer.edited):.3%}",
+        )
+    sizes = outcome.cache_bytes
+    pairs[say("number_work")] = ("100%", f"{outcome.operations.ratio:.1%}")
+    pairs[say("number_cache")] = (f"{sizes.unedited / 2**20:,.3f}", f"{sizes.edited / 2**20:,.3f}")
     rows = [{say("number_before"): a, say("number_after"): b} for a, b in pairs.values()]
     st.table(pd.DataFrame(rows, index=list(pairs)))
     st.caption(
@@ -332,8 +336,8 @@ def _remember(run: Run, outcome: Outcome) -> None:
     own, agreement = session(), outcome.trace.agreement
     if run.trace.likelihood is None and agreement is not None and not run.trace.provenance.edits:
         # how likely the untouched run finds the prompt was measured along with the edits
-        own.remember(replace(run.trace, likelihood=Likelihood(agreement.surprisal)), run.source, shown=False)
-    own.remember(outcome.trace, run.source, shown=False)
+        own.remember(replace(run.trace, likelihood=Likelihood(agreement.surprisal)), run.recipe, shown=False)
+    own.remember(outcome.trace, run.recipe, shown=False)
     st.toast(say("whatif_added"))
 
 
@@ -349,7 +353,7 @@ def _search(run: Run, answer: str, shown: Shown, settings: Settings) -> None:
         try:
             with progress:
                 for found in engine.effects(
-                    run.source, trace, answer, shown.level, _MEASURED, progress, settings.max_tokens
+                    run.recipe.model, trace, answer, shown.level, _MEASURED, progress, settings.max_tokens
                 ):
                     own.found["effects"] = (key, found)
         except (SubllmError, AnalysisError) as error:

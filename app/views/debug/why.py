@@ -7,9 +7,10 @@ import pandas as pd
 import streamlit as st
 
 from analysis import AnalysisError, Trace
-from analysis.debug.attribution import METHODS, Attribution
-from analysis.debug.conductance import Flow
-from analysis.debug.target import BASELINES, HELD, Question
+from analysis.debug.attribution import Attribution
+from analysis.debug.attribution_methods import Method
+from analysis.debug.conductance import Conductance
+from analysis.debug.target import Baseline, Held, Question
 from analysis.figures import debug as debug_figures
 from analysis.figures import trace as figures
 from analysis.trace.token_classes import words_of
@@ -59,7 +60,7 @@ def _attribution(run: Run, token: int) -> None:
     if pressed:
         try:
             with progress:
-                found = engine.explain(run.source, trace, question, progress, **options)
+                found = engine.explain(run.recipe.model, trace, question, progress, **options)
             own.found["attribution"] = (trace.run, (question, options["method"], found))
         except (SubllmError, AnalysisError) as error:
             show_error(error)
@@ -76,10 +77,15 @@ def _form(trace: Trace, token: int) -> tuple[Question, dict[str, Any]]:
         if trace.routing.scores_tokens(level):
             names[level] = say("why_score", level=figures.level_name(trace, level, words))
     asked = left.selectbox(say("why_what"), list(names), format_func=names.__getitem__)
-    method = middle.selectbox(say("why_method"), METHODS, format_func=lambda name: say(f"method_{name}"))
-    held = right.selectbox(say("why_held"), HELD, format_func=lambda name: say(f"held_{name}"), help=say("held_help"))
+    method = middle.selectbox(say("why_method"), list(Method), format_func=lambda name: say(f"method_{name}"))
+    held = right.selectbox(
+        say("why_held"), list(Held), format_func=lambda name: say(f"held_{name}"), help=say("held_help")
+    )
     baseline = left.selectbox(
-        say("why_baseline"), BASELINES, format_func=lambda name: say(f"start_{name}"), help=say("why_baseline_help")
+        say("why_baseline"),
+        list(Baseline),
+        format_func=lambda name: say(f"start_{name}"),
+        help=say("why_baseline_help"),
     )
     merged = middle.toggle(say("why_words"), help=say("why_words_help"))
     steps = right.slider(say("why_steps"), 8, 128, 32, step=8, help=say("why_steps_help"))
@@ -105,29 +111,29 @@ def _results(trace: Trace, question: Question, method: str, found: Attribution) 
     )
     if method in ("integrated gradients", "conductance") and abs(found.delta) > 0.1 * abs(found.value - found.baseline):
         st.warning(say("why_off"))
-    if found.flow is not None:
-        plot(st, debug_figures.through_blocks(found.flow, words), "why blocks")
+    if found.conductance is not None:
+        plot(st, debug_figures.through_blocks(found.conductance, words), "why blocks")
         st.caption(say("why_blocks_help"))
-        _past_levels(trace, found.flow)
+        _past_levels(trace, found.conductance)
 
 
-def _past_levels(trace: Trace, flow: Flow) -> None:
+def _past_levels(trace: Trace, found: Conductance) -> None:
     """What came past each level: unchanged, by dropped and by kept tokens, and what the level added."""
     words = table(language())
     names = {level: figures.level_name(trace, level, words) for level in trace.routing.levels}
     if not names:
         return
     st.markdown(f"**{say('past_title')}**", help=say("past_help"))
-    kept = trace.routing.kept[:, : flow.carried.shape[1]]
+    kept = trace.routing.kept[:, : found.carried.shape[1]]
     parts = {
-        "figure_unchanged_dropped": (flow.carried * ~kept).sum(1),
-        "figure_unchanged_kept": (flow.carried * kept).sum(1),
-        "figure_level_added": flow.added.sum(1),
+        "figure_unchanged_dropped": (found.carried * ~kept).sum(1),
+        "figure_unchanged_kept": (found.carried * kept).sum(1),
+        "figure_level_added": found.added.sum(1),
     }
     columns = {words[name]: [f"{value:+.4f}" for value in part] for name, part in parts.items()}
     st.table(pd.DataFrame(columns, list(names.values())))
     level = st.selectbox(say("edit_level"), list(names), format_func=names.__getitem__, key="past level")
-    plot(st, debug_figures.past_level(trace, flow, level, words), "why past level")
+    plot(st, debug_figures.past_level(trace, found, level, words), "why past level")
 
 
 def _attention(run: Run, token: int) -> None:
@@ -140,7 +146,7 @@ def _attention(run: Run, token: int) -> None:
     if pressed:
         try:
             with progress:
-                own.found["attention"] = (key, engine.attention(run.source, trace, token, progress))
+                own.found["attention"] = (key, engine.attention(run.recipe.model, trace, token, progress))
         except (SubllmError, AnalysisError) as error:
             show_error(error)
     rows: np.ndarray | None = own.recall("attention", key)

@@ -6,8 +6,9 @@ import torch
 from captum.attr import LayerConductance
 
 from analysis import AnalysisError
-from analysis.debug.attribution import METHODS, attribute
-from analysis.debug.target import Explained, Question
+from analysis.debug.attribution import attribute
+from analysis.debug.attribution_methods import Method
+from analysis.debug.target import Question, Target
 from tests.conftest import tiny_model
 
 IDS = np.array([5, 9, 33, 7, 60, 12, 2, 81, 44, 20])
@@ -30,10 +31,10 @@ def reader():
 
 def kept_at(model, level):
     """(T,) which tokens a level keeps."""
-    return Explained(model, IDS, Question(9), "kept").routing[level - 1].kept[0].numpy()
+    return Target(model, IDS, Question(9), "kept").routing[level - 1].kept[0].numpy()
 
 
-@pytest.mark.parametrize("method", [method for method in METHODS if method != "conductance"])
+@pytest.mark.parametrize("method", [method for method in Method if method != "conductance"])
 def test_a_scorer_that_reads_one_known_feature_is_explained_by_it(reader, method):
     found = attribute(reader, IDS, Question(4, level=1), method, baseline="zero", window=1, measure_memory=True)
     expected = 2 * reader.model.embed_tokens.weight[IDS[4], 3].item()
@@ -56,16 +57,16 @@ def test_integrated_gradients_add_up_to_the_value(model, question):
 @pytest.mark.parametrize("held", ["kept", "routing"])
 @pytest.mark.parametrize("question", [Question(9), Question(7, level=1)])
 def test_gradients_with_frozen_routing_match_finite_differences(model, held, question):
-    explained = Explained(model.double(), IDS, question, held)
+    target = Target(model.double(), IDS, question, held)
     try:
-        embeddings = explained.embeddings.clone().requires_grad_()
-        (gradient,) = torch.autograd.grad(explained(embeddings).sum(), embeddings)
+        embeddings = target.embeddings.clone().requires_grad_()
+        (gradient,) = torch.autograd.grad(target(embeddings).sum(), embeddings)
         for token in (0, 3, 7):
             direction = torch.zeros_like(embeddings)
             direction[0, token] = torch.randn(32, generator=torch.Generator().manual_seed(token), dtype=torch.float64)
             step = 1e-3
             with torch.no_grad():
-                ahead, behind = (explained(explained.embeddings + sign * step * direction) for sign in (1, -1))
+                ahead, behind = (target(target.embeddings + sign * step * direction) for sign in (1, -1))
             slope = (ahead - behind).item() / (2 * step)
             assert (gradient * direction).sum().item() == pytest.approx(slope, rel=1e-2, abs=1e-3)
     finally:
@@ -84,7 +85,7 @@ def test_free_routing_sees_that_a_token_is_dropped_and_frozen_routing_does_not()
         for held in ("kept", "routing", "nothing")
     }
     assert values["kept"].value == values["nothing"].value == pytest.approx(values["routing"].value, abs=1e-5)
-    free = Explained(model, IDS, Question(9), "nothing")
+    free = Target(model, IDS, Question(9), "nothing")
     with torch.no_grad():
         changed = free.embeddings.clone()
         changed[0, 2] = 0
@@ -95,55 +96,57 @@ def test_free_routing_sees_that_a_token_is_dropped_and_frozen_routing_does_not()
 
 def test_conductance_goes_through_blocks_that_come_before_what_is_asked(model):
     found = attribute(model, IDS, Question(9), "conductance")
-    assert found.flow.blocks.shape == (5,)
-    assert np.abs(found.flow.blocks).min() > 0
+    assert found.conductance.blocks.shape == (5,)
+    assert np.abs(found.conductance.blocks).min() > 0
     early = attribute(
         model,
         IDS,
         Question(int(np.flatnonzero(kept_at(model, 1))[-1]), level=2),
         "conductance",
     )
-    assert (early.flow.blocks != 0).tolist() == [True, True, False, False, False]
+    assert (early.conductance.blocks != 0).tolist() == [True, True, False, False, False]
 
 
 @pytest.mark.parametrize("held", ["kept", "routing"])
 def test_conductance_is_captums_though_all_blocks_share_a_pass(model, held):
     question = Question(9)
-    explained = Explained(model, IDS, question, held)
-    base = model.model.embed_tokens.weight.detach().mean(0).expand_as(explained.embeddings)
+    target = Target(model, IDS, question, held)
+    base = model.model.embed_tokens.weight.detach().mean(0).expand_as(target.embeddings)
     expected = [
-        LayerConductance(explained, block).attribute(explained.embeddings, base, n_steps=8).sum().item()
+        LayerConductance(target, block).attribute(target.embeddings, base, n_steps=8).sum().item()
         for block in model.model.layers
     ]
-    assert attribute(model, IDS, question, "conductance", held, steps=8).flow.blocks == pytest.approx(
+    assert attribute(model, IDS, question, "conductance", held, steps=8).conductance.blocks == pytest.approx(
         expected, abs=1e-4, rel=1e-3
     )
 
 
 def test_conductance_follows_tokens_when_the_routing_is_free(model):
     found = attribute(model, IDS, Question(9), "conductance", "nothing", baseline="zero")
-    explained = Explained(model, IDS, Question(9), "nothing")
+    target = Target(model, IDS, Question(9), "nothing")
 
     def kept(embeddings):
         counts = []
-        explained(embeddings, lambda event: counts.append(event.after.positions.shape[1]))
+        target(embeddings, lambda event: counts.append(event.after.positions.shape[1]))
         return counts
 
-    assert kept(explained.embeddings * 0.05) != kept(explained.embeddings), "the routing changed on the way"
-    assert np.isfinite(found.flow.blocks).all() and found.flow.blocks.any()
+    assert kept(target.embeddings * 0.05) != kept(target.embeddings), "the routing changed on the way"
+    assert np.isfinite(found.conductance.blocks).all() and found.conductance.blocks.any()
 
 
 @pytest.mark.parametrize("held", ["kept", "routing"])
 def test_what_comes_past_an_outermost_level_is_all_there_is(model, held):
     found = attribute(model, IDS, Question(9), "conductance", held, steps=200)
     whole = found.value - found.baseline
-    assert found.flow.carried[0].sum() + found.flow.added[0].sum() == pytest.approx(
+    assert found.conductance.carried[0].sum() + found.conductance.added[0].sum() == pytest.approx(
         whole, abs=0.03 * max(1, abs(whole))
     )
     kept = np.stack([kept_at(model, level) for level in (1, 2)])
-    assert np.abs(found.flow.added[~kept]).max() == 0, "a level adds nothing to a token that it drops"
-    assert np.abs(found.flow.carried[0][~kept[0]]).min() > 0
-    assert np.abs(found.flow.carried[1][~kept[0]]).max() == 0, "what an outer level drops does not come to an inner one"
+    assert np.abs(found.conductance.added[~kept]).max() == 0, "a level adds nothing to a token that it drops"
+    assert np.abs(found.conductance.carried[0][~kept[0]]).min() > 0
+    assert np.abs(found.conductance.carried[1][~kept[0]]).max() == 0, (
+        "what an outer level drops does not come to an inner one"
+    )
 
 
 def test_a_level_that_adds_nothing_carries_everything():
@@ -151,21 +154,21 @@ def test_a_level_that_adds_nothing_carries_everything():
     with torch.no_grad():
         model.model.bypasses[0].scale.zero_()
     found = attribute(model, IDS, Question(9), "conductance", "routing", steps=200)
-    assert np.abs(found.flow.added).max() == 0
+    assert np.abs(found.conductance.added).max() == 0
     whole = found.value - found.baseline
-    assert found.flow.carried.sum() == pytest.approx(whole, abs=0.03 * max(1, abs(whole)))
-    assert found.flow.blocks[1] == 0, "nothing flows through a block whose output is taken away"
+    assert found.conductance.carried.sum() == pytest.approx(whole, abs=0.03 * max(1, abs(whole)))
+    assert found.conductance.blocks[1] == 0, "nothing flows through a block whose output is taken away"
 
 
 def test_a_score_asked_inside_of_a_level_flows_past_none(model):
     token = int(np.flatnonzero(kept_at(model, 1))[-1])
-    found = attribute(model, IDS, Question(token, level=2), "conductance").flow
+    found = attribute(model, IDS, Question(token, level=2), "conductance").conductance
     assert not found.carried.any() and not found.added.any() and found.carried.shape == (2, token + 1)
 
 
 def test_words_are_features_of_several_tokens(model):
     features = np.array([0, 0, 1, 1, 1, 2, 3, 3, 4, 4])
-    for method in METHODS:
+    for method in Method:
         found = attribute(model, IDS, Question(9), method, groups=features)
         assert found.values.shape == (5,)
         assert found.by_token.sum() == pytest.approx(found.values.sum(), abs=1e-4)
@@ -196,7 +199,7 @@ def test_the_outermost_level_that_dropped_a_token_is_named():
         else:
             attribute(model, IDS, Question(token, level=3), "occlusion")
             continue
-        with pytest.raises(AnalysisError, match=f"no score at Level 3: Level {culprit} dropped it"):
+        with pytest.raises(AnalysisError, match=f"no score at Level 3 because Level {culprit} dropped it"):
             attribute(model, IDS, Question(token, level=3))
 
 
@@ -207,10 +210,10 @@ def test_a_level_without_scores_is_told_from_one_that_has_them(router):
         attribute(model, IDS, Question(3, level=1))
     assert attribute(model, IDS, Question(3, level=2), "input x gradient").values.any()
     for held in ("kept", "routing", "nothing"):
-        explained = Explained(model, IDS, Question(9), held)
+        target = Target(model, IDS, Question(9), held)
         with torch.no_grad():
             expected = model(torch.tensor(IDS)[None]).logits[0, -1].log_softmax(-1).max()
-            torch.testing.assert_close(explained(explained.embeddings)[0], expected)
+            torch.testing.assert_close(target(target.embeddings)[0], expected)
 
 
 def test_what_cannot_be_explained_is_refused(model, monkeypatch):
@@ -220,7 +223,7 @@ def test_what_cannot_be_explained_is_refused(model, monkeypatch):
         (Question(99), "There is no token 99"),
         (Question(3, level=8), "There is no Level 8; the number of levels of this model is 2"),
         (Question(3, level=0), "There is no Level 0"),
-        (Question(dropped, level=2), "has no score at Level 2: Level 1 dropped it"),
+        (Question(dropped, level=2), "has no score at Level 2 because Level 1 dropped it"),
     ):
         with pytest.raises(AnalysisError, match=message):
             attribute(model, IDS, question)
@@ -241,5 +244,5 @@ def test_what_cannot_be_explained_is_refused(model, monkeypatch):
 def test_conductance_of_a_score_that_no_block_comes_before_has_no_ways():
     model = tiny_model("(T)T")
     found = attribute(model, np.arange(1, 9), Question(5, level=1), "conductance", steps=4)
-    assert not found.flow.blocks.any() and not found.flow.added.any()
+    assert not found.conductance.blocks.any() and not found.conductance.added.any()
     assert found.values.sum() == pytest.approx(found.value - found.baseline, abs=1e-3)

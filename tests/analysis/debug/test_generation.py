@@ -9,7 +9,7 @@ from analysis.debug.edit_override import EditOverride
 from analysis.debug.edits import Edit
 from analysis.debug.generation import Generation, Sampling, parting
 from subllm import Probe
-from subllm.checkpoints.load import routing_off
+from subllm.checkpoints.dense import routing_off
 from subllm.routing import ROUTERS, routing_arrays
 from tests.analysis.debug.test_intervene import prompt_of
 from tests.conftest import tiny_model

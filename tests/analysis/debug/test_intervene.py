@@ -15,9 +15,9 @@ from hypothesis import strategies as st
 from analysis import AnalysisError
 from analysis.debug.edit_override import EditOverride
 from analysis.debug.edits import Edit, parse_edits, without, write_edits
-from analysis.debug.intervene import intervene, reachable, read_ground
+from analysis.debug.intervene import intervene, reachable, run_unedited
 from analysis.debug.named_tokens import ranges
-from analysis.debug.search import candidates, estimate, measure
+from analysis.debug.search import candidates, estimate_effects, measure_effects
 from analysis.trace.parts import Prompt
 from analysis.trace.prefill import prefill
 from analysis.trace.tokenize import read_prompt
@@ -54,22 +54,22 @@ def prompt():
 
 
 @pytest.fixture(scope="module")
-def ground(model, prompt):
-    return read_ground(checkpoint_of(model), prompt, [5, 9])
+def unedited(model, prompt):
+    return run_unedited(checkpoint_of(model), prompt, [5, 9])
 
 
 @pytest.mark.parametrize(
     "edits", [[], [Edit("threshold", 1)], [Edit("bypass", 2, value=1.0)], [Edit("threshold", None)]]
 )
-def test_an_edit_that_does_nothing_changes_nothing(ground, edits):
-    outcome = intervene(ground, edits)
-    routing, untouched = outcome.trace.routing, ground.trace.routing
+def test_an_edit_that_does_nothing_changes_nothing(unedited, edits):
+    outcome = intervene(unedited, edits)
+    routing, untouched = outcome.trace.routing, unedited.trace.routing
     for entry in fields(routing):
         np.testing.assert_array_equal(getattr(routing, entry.name), getattr(untouched, entry.name), entry.name)
-    np.testing.assert_array_equal(outcome.trace.blocks.change, ground.trace.blocks.change)
+    np.testing.assert_array_equal(outcome.trace.blocks.change, unedited.trace.blocks.change)
     assert outcome.divergence == 0
     assert not outcome.flipped.any()
-    assert outcome.answer[0] == outcome.answer[1]
+    assert outcome.answer.unedited == outcome.answer.edited
     np.testing.assert_array_equal(outcome.next_probabilities[0], outcome.next_probabilities[1])
 
 
@@ -87,10 +87,10 @@ EDITS = [
 
 
 @pytest.mark.parametrize("text", EDITS)
-def test_going_on_from_a_snapshot_is_reading_it_all(model, prompt, ground, text):
+def test_going_on_from_a_snapshot_is_reading_it_all(model, prompt, unedited, text):
     edit = Edit.parse(text)
-    outcome = intervene(ground, [edit])
-    whole = prefill(model, ground.ids, length=LENGTH, probe=Probe(override=EditOverride([edit], prompt)))
+    outcome = intervene(unedited, [edit])
+    whole = prefill(model, unedited.ids, length=LENGTH, probe=Probe(override=EditOverride([edit], prompt)))
     assert_same(outcome.trace, whole)
     assert outcome.share < 1
     divergence = outcome.trace.agreement.divergence
@@ -155,14 +155,14 @@ def edited_runs(draw):
 @given(edited_runs())
 def test_every_number_of_an_edited_run_is_the_edited_run_s(case):
     model, prompt, edits, answer = case
-    ground = read_ground(checkpoint_of(model), prompt, answer)
-    outcome = intervene(ground, edits)
+    unedited = run_unedited(checkpoint_of(model), prompt, answer)
+    outcome = intervene(unedited, edits)
     # the oracle: one forward over prompt and answer, and one over the prompt alone, whose last logits come next
     override = EditOverride(edits, prompt) if edits else None
-    whole = prefill(model, ground.ids, length=len(prompt), probe=Probe(override=override))
+    whole = prefill(model, unedited.ids, length=len(prompt), probe=Probe(override=override))
     assert_same(outcome.trace, whole)
     alone = prefill(
-        model, ground.ids[:, : len(prompt)], probe=Probe(override=EditOverride(edits, prompt) if edits else None)
+        model, unedited.ids[:, : len(prompt)], probe=Probe(override=EditOverride(edits, prompt) if edits else None)
     )
     assert_same(outcome.trace, alone)  # the answer counts for nothing
     with torch.inference_mode():
@@ -170,45 +170,45 @@ def test_every_number_of_an_edited_run_is_the_edited_run_s(case):
     found = outcome.trace.predictions
     expected = logits[-1].softmax(-1)
     np.testing.assert_allclose(found.next_probabilities, expected[found.next_ids.tolist()], atol=1e-4)
-    surprisal = -logits[:-1].log_softmax(-1).gather(1, ground.ids[0, 1 : len(prompt), None])[:, 0]
+    surprisal = -logits[:-1].log_softmax(-1).gather(1, unedited.ids[0, 1 : len(prompt), None])[:, 0]
     np.testing.assert_allclose(outcome.trace.likelihood.surprisal[1:], surprisal, rtol=1e-3, atol=1e-3)
     assert outcome.trace.provenance.edits == tuple(map(str, edits))
     assert parse_edits(write_edits(edits)) == edits  # a link of them makes the same run
-    untouched = ground.trace
+    untouched = unedited.trace
     same = not edits or outcome.trace.digest == untouched.digest
     assert (outcome.trace.run == untouched.run) == (not edits) and (same or edits)
 
 
-def test_only_what_follows_the_first_edit_runs_again(model, ground):
+def test_only_what_follows_the_first_edit_runs_again(model, unedited):
     ran, shares = [], []
     for level, expected in ((1, "T(TT)T(T)T"), (2, "TTT(T)T"), (3, "TT")):
         ran.clear()
-        probe = Probe(observe=ran.append, resume=ground.prefill.snapshots[level])
+        probe = Probe(observe=ran.append, resume=unedited.prefill.snapshots[level])
         with torch.inference_mode():
-            model.model(ground.ids, use_cache=False, probe=probe)
+            model.model(unedited.ids, use_cache=False, probe=probe)
         assert sum(type(event).__name__ == "Ran" for event in ran) == expected.count("T")
-        shares.append(intervene(ground, [Edit("bypass", level, value=0.5)]).share)
+        shares.append(intervene(unedited, [Edit("bypass", level, value=0.5)]).share)
     assert 1 > shares[0] > shares[1] > shares[2] > 0
 
 
-def test_what_is_forced_is_kept_or_dropped_and_the_rest_decides_for_itself(ground):
-    outcome = intervene(ground, [Edit("keep", 1, "0-39"), Edit("drop", 1, "3-4")])
+def test_what_is_forced_is_kept_or_dropped_and_the_rest_decides_for_itself(unedited):
+    outcome = intervene(unedited, [Edit("keep", 1, "0-39"), Edit("drop", 1, "3-4")])
     routing = outcome.trace.routing
     assert routing.kept[0].sum() == 38
     assert not routing.kept[0, [3, 4]].any()
-    forced = ~ground.trace.routing.kept[0] & routing.kept[0]
+    forced = ~unedited.trace.routing.kept[0] & routing.kept[0]
     assert forced.any() and (routing.weights[0, forced] == 1).all() and routing.edited[0].all()
     assert (routing.contribution_norm[0, forced] > 0).all()
     assert not outcome.flipped[0].any(), "all were named"
-    assert outcome.cache_bytes[1] > outcome.cache_bytes[0]
-    assert outcome.operations[1] > outcome.operations[0]
-    emptied = intervene(ground, [Edit("drop", 3, "0-39")])
+    assert outcome.cache_bytes.ratio > 1
+    assert outcome.operations.ratio > 1
+    emptied = intervene(unedited, [Edit("drop", 3, "0-39")])
     assert emptied.emptied == [3]
     assert np.isfinite(emptied.next_probabilities).all()
 
 
-def test_a_moved_threshold_is_what_scores_were_compared_with_and_weights_begin_at(ground):
-    routing = intervene(ground, [Edit("threshold", 1, value=-0.5)]).trace.routing
+def test_a_moved_threshold_is_what_scores_were_compared_with_and_weights_begin_at(unedited):
+    routing = intervene(unedited, [Edit("threshold", 1, value=-0.5)]).trace.routing
     assert routing.thresholds.tolist() == [-0.5, 0, 0]
     reached, scores = routing.reached[0], routing.scores[0]
     np.testing.assert_array_equal(routing.kept[0], reached & (scores > -0.5))
@@ -216,15 +216,15 @@ def test_a_moved_threshold_is_what_scores_were_compared_with_and_weights_begin_a
 
 
 def test_a_wanted_retention_is_of_the_prompt_s_tokens_that_reach_the_level(model, prompt):
-    ground = read_ground(checkpoint_of(model), prompt, [7] * 30)
-    routing = intervene(ground, [Edit("retention", 2, value=0.5)]).trace.routing
+    unedited = run_unedited(checkpoint_of(model), prompt, [7] * 30)
+    routing = intervene(unedited, [Edit("retention", 2, value=0.5)]).trace.routing
     reached = int(routing.reached[1].sum())
     assert int(routing.kept[1].sum()) == reached - round(0.5 * reached)
 
 
-def test_of_several_wanted_retentions_the_last_one_holds(ground):
+def test_of_several_wanted_retentions_the_last_one_holds(unedited):
     for text in ("retention 0.8@1;retention 0.3@1", "retention 0.5@*;retention 0.3@1"):
-        routing = intervene(ground, parse_edits(text)).trace.routing
+        routing = intervene(unedited, parse_edits(text)).trace.routing
         assert int(routing.kept[0].sum()) == LENGTH - round(0.7 * LENGTH)
 
 
@@ -237,12 +237,12 @@ def test_an_edit_is_written_down_as_exactly_as_it_is_made():
         Edit.parse("keep 'it's'@1")  # in a line, what follows the second quote would be another edit
 
 
-def test_everything_kept_is_the_dense_path_with_the_same_bypass(model, ground):
-    outcome = intervene(ground, [Edit("dense", None)])
+def test_everything_kept_is_the_dense_path_with_the_same_bypass(model, unedited):
+    outcome = intervene(unedited, [Edit("dense", None)])
     outer = []
     with torch.inference_mode():
-        stream = model.model.embed_tokens(ground.ids)
-        positions = model.model.rotary_emb(stream, position_ids=torch.arange(ground.ids.shape[1])[None])
+        stream = model.model.embed_tokens(unedited.ids)
+        positions = model.model.rotary_emb(stream, position_ids=torch.arange(unedited.ids.shape[1])[None])
         for step in model.config.parsed_structure.steps:
             if step.symbol == BLOCK:
                 stream = model.model.layers[step.index](stream, attention_mask=None, position_embeddings=positions)
@@ -257,15 +257,15 @@ def test_everything_kept_is_the_dense_path_with_the_same_bypass(model, ground):
     assert outcome.trace.routing.kept.all()
 
 
-def test_a_token_that_an_outer_level_dropped_is_said_and_can_be_kept_there_too(ground):
-    dropped = int(np.flatnonzero(~ground.trace.routing.kept[0])[0])
+def test_a_token_that_an_outer_level_dropped_is_said_and_can_be_kept_there_too(unedited):
+    dropped = int(np.flatnonzero(~unedited.trace.routing.kept[0])[0])
     edits = [Edit("keep", 2, str(dropped))]
-    outcome = intervene(ground, edits)
+    outcome = intervene(unedited, edits)
     assert outcome.absent == [(2, dropped)]
-    mended = intervene(ground, reachable(edits, outcome.absent, ground.trace.routing.parents.tolist()))
+    mended = intervene(unedited, reachable(edits, outcome.absent, unedited.trace.routing.parents.tolist()))
     assert mended.absent == []
     assert mended.trace.routing.kept[:2, dropped].all()
-    assert intervene(ground, [Edit("drop", None, str(dropped))]).absent == []
+    assert intervene(unedited, [Edit("drop", None, str(dropped))]).absent == []
 
 
 def test_keeping_many_tokens_in_outer_levels_too_is_one_edit_per_level():
@@ -324,16 +324,16 @@ def test_links_of_the_old_numbering_are_converted():
         ("bypass 1e300@1", "needs a number from -1,000,000 to 1,000,000"),
     ],
 )
-def test_edits_that_do_not_fit_are_refused(ground, text, message):
+def test_edits_that_do_not_fit_are_refused(unedited, text, message):
     with pytest.raises(AnalysisError, match=message):
-        intervene(ground, [Edit.parse(text)])
+        intervene(unedited, [Edit.parse(text)])
 
 
 def test_a_level_without_scores_has_no_threshold_to_move(prompt):
-    ground = read_ground(checkpoint_of(tiny_model("T(T(T)T)T", router=["even", "subllm"])), prompt)
+    unedited = run_unedited(checkpoint_of(tiny_model("T(T(T)T)T", router=["even", "subllm"])), prompt)
     with pytest.raises(AnalysisError, match="threshold of Level 1, but that level's router does not score"):
-        intervene(ground, [Edit("threshold", None, value=0.2)])
-    assert intervene(ground, [Edit("threshold", 2, value=0.2)]).trace.routing.thresholds[1] == np.float32(0.2)
+        intervene(unedited, [Edit("threshold", None, value=0.2)])
+    assert intervene(unedited, [Edit("threshold", 2, value=0.2)]).trace.routing.thresholds[1] == np.float32(0.2)
 
 
 HOSTILE = {
@@ -388,32 +388,32 @@ def test_overlapping_ranges_name_a_token_once():
 
 
 def test_a_model_without_levels_has_nothing_to_edit():
-    ground = read_ground(checkpoint_of(tiny_model("TT")), prompt_of([1, 2, 3, 4, 5]))
-    assert intervene(ground, []).divergence == 0
+    unedited = run_unedited(checkpoint_of(tiny_model("TT")), prompt_of([1, 2, 3, 4, 5]))
+    assert intervene(unedited, []).divergence == 0
     with pytest.raises(AnalysisError, match="number of levels of this model is 0"):
-        intervene(ground, [Edit("dense", 1)])
-    assert intervene(ground, [Edit("dense", None)]).divergence == 0
+        intervene(unedited, [Edit("dense", 1)])
+    assert intervene(unedited, [Edit("dense", None)]).divergence == 0
 
 
 @pytest.mark.parametrize("level", [1, 2, 3])
-def test_the_exact_effect_is_that_of_the_edit(ground, level):
-    found = estimate(ground, level)
-    assert found.tokens.tolist() == candidates(ground, level).tolist()
+def test_the_exact_effect_is_that_of_the_edit(unedited, level):
+    found = estimate_effects(unedited, level)
+    assert found.tokens.tolist() == candidates(unedited, level).tolist()
     wanted = list(range(len(found.tokens)))[:11]
-    stages = list(measure(ground, found, wanted))
+    stages = list(measure_effects(unedited, found, wanted))
     assert len(stages) == 2
     final = stages[-1]
     for index in wanted:
         token = int(final.tokens[index])
-        kind = "drop" if ground.trace.routing.kept[level - 1, token] else "keep"
-        outcome = intervene(ground, [Edit(kind, level, str(token))])
-        assert final.exact[index] == pytest.approx(outcome.answer[1] - outcome.answer[0], abs=1e-4)
+        kind = "drop" if unedited.trace.routing.kept[level - 1, token] else "keep"
+        outcome = intervene(unedited, [Edit(kind, level, str(token))])
+        assert final.exact[index] == pytest.approx(outcome.answer.edited - outcome.answer.unedited, abs=1e-4)
     assert np.isnan(final.exact[11:]).all()
 
 
-def test_the_estimate_is_the_derivative_by_the_weight(ground):
-    found = estimate(ground, 3)
-    routing = ground.trace.routing
+def test_the_estimate_is_the_derivative_by_the_weight(unedited):
+    found = estimate_effects(unedited, 3)
+    routing = unedited.trace.routing
     kept = [index for index, token in enumerate(found.tokens) if routing.kept[2, token]]
     for index in kept[:5]:
         token = int(found.tokens[index])
@@ -428,9 +428,9 @@ def test_the_estimate_is_the_derivative_by_the_weight(ground):
                 return replace(selection, weights=selection.weights + change * (tokens.positions == token))
 
             with torch.inference_mode():
-                output = ground.model(ground.ids, use_cache=False, probe=Probe(override=override))
+                output = unedited.model(unedited.ids, use_cache=False, probe=Probe(override=override))
                 rows = output.logits[0, 39:41].log_softmax(-1)
-            return rows.gather(1, ground.ids[0, 40:, None]).sum().item()
+            return rows.gather(1, unedited.ids[0, 40:, None]).sum().item()
 
         slope = (answer(step) - answer(-step)) / (2 * step)
         assert found.estimate[index] == pytest.approx(-weight * slope, abs=2e-3)
@@ -448,7 +448,7 @@ def test_the_command_does_what_the_same_edits_do_and_says_what_changed(tiny_chec
     prompt = read_prompt(text, checkpoint.tokenizer, 512)
     answer = checkpoint.tokenizer(" dog", add_special_tokens=False)["input_ids"]
     edits = parse_edits("drop 0-5@1;keep digits@*;threshold -0.2@2;keep 1@1")
-    expected = intervene(read_ground(checkpoint, prompt, answer), edits).trace
+    expected = intervene(run_unedited(checkpoint, prompt, answer), edits).trace
     saved = Trace.load(tmp_path / "edited.npz")
     assert saved.provenance.edits == expected.provenance.edits
     for name in ("routing", "predictions", "likelihood", "agreement"):

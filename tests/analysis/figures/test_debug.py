@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from analysis import AnalysisError
-from analysis.debug.conductance import Flow
+from analysis.debug.conductance import Conductance
 from analysis.figures import debug as debug_figures
 from analysis.trace.pairs import pair
 from tests.analysis.trace.test_trace import make_trace
@@ -33,7 +33,7 @@ def test_pairs_of_scores_are_split_by_who_keeps_them_with_a_line_at_each_thresho
 @pytest.mark.parametrize("level", [1, 2, 3])
 def test_what_came_past_a_level_is_told_apart_by_whether_the_level_kept_the_token(level):
     trace, rng = make_trace(tokens=6), np.random.default_rng(0)
-    flow = Flow(rng.random(5), rng.normal(size=(3, 6)), rng.normal(size=(3, 6)))
+    flow = Conductance(rng.random(5), rng.normal(size=(3, 6)), rng.normal(size=(3, 6)))
     dropped, kept, added = debug_figures.past_level(trace, flow, level).data
     tokens = np.asarray([int(name.partition(":")[0]) for name in dropped.y])
     assert sorted(tokens) == list(range(6))
