@@ -1,0 +1,90 @@
+"""Documents name files that exist, and link to files and headings that exist."""
+
+import importlib
+import inspect
+import json
+import re
+from dataclasses import fields, is_dataclass
+
+import pytest
+
+from subllm.routing import ROUTERS
+from tests.architecture import ROOT
+
+DOCUMENTS = sorted(
+    [*ROOT.glob("*.md"), *(ROOT / "docs").glob("*.md"), *(ROOT / "assets").rglob("*.md")],
+    key=lambda path: path.relative_to(ROOT).as_posix(),
+)
+FOLDERS = ("analysis", "app", "assets", "docs", "subllm", "tests")
+
+
+def anchors(path) -> set[str]:
+    """Anchors of a document's headings, as GitHub makes them."""
+    headings = re.findall(r"^#+ (.*)$", path.read_text(encoding="utf-8"), re.M)
+    return {re.sub(r"[^\w\- ]", "", heading.lower()).replace(" ", "-") for heading in headings}
+
+
+@pytest.mark.parametrize("document", DOCUMENTS, ids=lambda path: str(path.relative_to(ROOT)))
+def test_links_lead_somewhere(document):
+    for target in re.findall(r"\]\(([^)\s]+)\)", document.read_text(encoding="utf-8")):
+        if re.match(r"https?://", target):
+            continue
+        name, _, anchor = target.partition("#")
+        file = document.parent / name if name else document
+        assert file.exists(), f"{document.name} links to {target}"
+        assert not anchor or anchor in anchors(file), f"{document.name} links to {target}"
+
+
+@pytest.mark.parametrize("document", DOCUMENTS, ids=lambda path: str(path.relative_to(ROOT)))
+def test_named_files_are_there(document):
+    for code in re.findall(r"`([^`\n]+)`", document.read_text(encoding="utf-8")):
+        path = code.strip().rstrip("/")
+        if re.fullmatch(rf"(?:{'|'.join(FOLDERS)})/[\w./-]+", path):
+            assert (ROOT / path).exists(), f"{document.name} names {path}"
+
+
+def python_blocks(path) -> list[str]:
+    """Python of a document."""
+    return re.findall(r"^```python\n(.*?)^```", path.read_text(encoding="utf-8"), re.M | re.S)
+
+
+def test_the_example_of_a_router_runs():
+    try:
+        exec("\n".join(python_blocks(ROOT / "docs" / "adding-a-router.md")), {"__name__": "example"})
+        assert "every-other" in ROUTERS
+    finally:
+        ROUTERS.pop("every-other", None)
+
+
+def rows(path, columns: int) -> list[list[str]]:
+    """Cells of the tables with so many columns, without their heads."""
+    lines = re.findall(r"^\| (.*) \|$", path.read_text(encoding="utf-8"), re.M)
+    cells = [[cell.strip() for cell in re.split(r" \|(?: |$)", line)] for line in lines]
+    return [row for row in cells if len(row) == columns and row[0] != "term" and row[0].strip("-")]
+
+
+GLOSSARY = ROOT / "docs" / "glossary.md"
+
+
+@pytest.mark.parametrize(
+    "name",
+    [re.search("`([^`]+)`", row[-1 if len(row) == 3 else 3])[1] for row in [*rows(GLOSSARY, 5), *rows(GLOSSARY, 3)]],
+)
+def test_names_of_the_glossary_exist(name):
+    first, *parts = name.split(".")
+    path, found = first, importlib.import_module(first)
+    for part in parts:
+        path = f"{path}.{part}"
+        if inspect.ismodule(found) and not hasattr(found, part):
+            found = importlib.import_module(path)
+        elif is_dataclass(found) and part in [entry.name for entry in fields(found)]:
+            found = None
+        else:
+            found = getattr(found, part)
+
+
+@pytest.mark.parametrize(("english", "chinese"), [row[:2] for row in rows(GLOSSARY, 5)])
+def test_terms_of_the_glossary_are_those_on_screen(english, chinese):
+    strings = json.loads((ROOT / "assets" / "strings.json").read_text(encoding="utf-8")).values()
+    pairs = [(str(entry["en"]).lower(), str(entry["zh"])) for entry in strings]
+    assert any(english in en and chinese in zh for en, zh in pairs)
