@@ -11,19 +11,15 @@ from subllm.structure import BLOCK
 from ..cost.comparison import Comparison
 from ..cost.predict import break_even
 from ..cost.roofline import PHASES, Hardware, cache_bytes, dense, level_tokens, phase_work, speedup
-from .trace import DROPPED, ENGLISH, KEPT, LAYOUT, NEUTRAL, Words
+from .style import DROPPED, KEPT, LAYOUT, NEUTRAL
+from .words import ENGLISH, Words
 
 _DASHES = {"prefill": "solid", "decode": "dash", "training": "dot"}
 _PATTERNS = ("", "/", "x", ".", "\\", "+")
 
 
 def measured_speedup(rows: Sequence[Comparison], words: Words = ENGLISH) -> go.Figure:
-    """Dense time over SUBLLM time, reading and per new token, with the limit that counting operations gives.
-
-    Args:
-        rows: one per setting.
-        words: labels by key, as in `ENGLISH`.
-    """
+    """Dense time over SUBLLM time, of prefill and decode, with the limit from counted operations; a row per setting."""
     figure = go.Figure()
     lengths = [row.setting.words for row in rows]
     for name, values, colour, pattern in (
@@ -50,12 +46,7 @@ def measured_speedup(rows: Sequence[Comparison], words: Words = ENGLISH) -> go.F
 
 
 def measured_memory(rows: Sequence[Comparison], words: Words = ENGLISH) -> go.Figure:
-    """Cache and peak memory of both models.
-
-    Args:
-        rows: one per setting.
-        words: labels by key, as in `ENGLISH`.
-    """
+    """Cache and peak memory of both models; a row per setting."""
     figure = go.Figure()
     lengths = [row.setting.words for row in rows]
     for name, pairs, pattern in (
@@ -76,12 +67,7 @@ def measured_memory(rows: Sequence[Comparison], words: Words = ENGLISH) -> go.Fi
 
 
 def measured_steps(row: Comparison, words: Words = ENGLISH) -> go.Figure:
-    """Where the time of reading one prompt went: every block, and entering and leaving levels.
-
-    Args:
-        row: of one setting.
-        words: labels by key, as in `ENGLISH`.
-    """
+    """Prefill time of one setting by step: every block, and entering and leaving levels."""
     figure = go.Figure()
     blocks = [1000 * t for symbol, t in zip(row.structure, row.step_seconds, strict=False) if symbol == BLOCK]
     at = [row.structure[:i].count(BLOCK) for i, symbol in enumerate(row.structure) if symbol != BLOCK]
@@ -105,12 +91,7 @@ def measured_steps(row: Comparison, words: Words = ENGLISH) -> go.Figure:
 
 
 def measured_modules(row: Comparison, words: Words = ENGLISH) -> go.Figure:
-    """The same time by what was done, as one bar.
-
-    Args:
-        row: of one setting.
-        words: labels by key, as in `ENGLISH`.
-    """
+    """Prefill time of one setting by kind of module, as one bar."""
     figure = go.Figure()
     total = sum(row.module_seconds.values())
     for (module, seconds), pattern in zip(row.module_seconds.items(), _PATTERNS * 2, strict=False):
@@ -130,12 +111,7 @@ def measured_modules(row: Comparison, words: Words = ENGLISH) -> go.Figure:
 
 
 def cache_growth(row: Comparison, words: Words = ENGLISH) -> go.Figure:
-    """Keys and values after every new token, SUBLLM and dense.
-
-    Args:
-        row: of one setting.
-        words: labels by key, as in `ENGLISH`.
-    """
+    """Size of keys and values after every new token, SUBLLM and dense."""
     figure = go.Figure()
     starts = row.cache_bytes
     for index, (name, colour, dash) in enumerate((("SUBLLM", KEPT, "solid"), (words["figure_dense"], NEUTRAL, "dash"))):
@@ -178,16 +154,7 @@ def measured_break_even(rows: Sequence[Comparison]) -> int | None:
 def predicted_cache(
     config: SubllmConfig, hardware: Hardware, dtype: str, lengths: Sequence[int], batch: int, words: Words = ENGLISH
 ) -> go.Figure:
-    """Keys and values by context length, with the memory of the hardware.
-
-    Args:
-        config: of the model.
-        hardware: assumed.
-        dtype: of the cache.
-        lengths: of the context, in tokens.
-        batch: sequences.
-        words: labels by key, as in `ENGLISH`.
-    """
+    """Size of keys and values by context length, with the memory of the hardware."""
     figure = go.Figure()
     for each, name, colour, dash in (
         (config, "SUBLLM", KEPT, "solid"),
@@ -211,16 +178,7 @@ def predicted_cache(
 def predicted_speedup(
     config: SubllmConfig, hardware: Hardware, dtype: str, lengths: Sequence[int], batch: int, words: Words = ENGLISH
 ) -> go.Figure:
-    """Dense time over SUBLLM time by context length, for every phase, at nominal retention.
-
-    Args:
-        config: of the model.
-        hardware: assumed.
-        dtype: of the computation.
-        lengths: of the context, in tokens.
-        batch: sequences.
-        words: labels by key, as in `ENGLISH`.
-    """
+    """Dense time over SUBLLM time by context length, for every phase, at nominal retention."""
     figure = go.Figure()
     for phase in PHASES:
         figure.add_scatter(
@@ -243,16 +201,7 @@ def predicted_speedup(
 def module_times(
     config: SubllmConfig, hardware: Hardware, dtype: str, tokens: int, batch: int, words: Words = ENGLISH
 ) -> go.Figure:
-    """Where the time of reading a prompt goes, by module, SUBLLM and dense.
-
-    Args:
-        config: of the model.
-        hardware: assumed.
-        dtype: of the computation.
-        tokens: of the prompt.
-        batch: sequences.
-        words: labels by key, as in `ENGLISH`.
-    """
+    """Predicted prefill time by module, SUBLLM and dense."""
     figure = go.Figure()
     names = ["SUBLLM", words["figure_dense"]]
     works = [phase_work(each, "prefill", tokens, batch, dtype) for each in (config, dense(config))]

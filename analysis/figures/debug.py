@@ -11,7 +11,8 @@ from ..debug.conductance import Conductance
 from ..debug.generation import NewToken
 from ..trace.pairs import Pairing
 from ..trace.trace import Trace
-from .trace import DROPPED, ENGLISH, KEPT, LAYOUT, NEUTRAL, Words
+from .style import DROPPED, KEPT, LAYOUT, NEUTRAL
+from .words import ENGLISH, Words
 
 _LONGEST = 24  # characters of a token in a label
 _SHOWN = 20  # bars
@@ -20,13 +21,7 @@ _MARKS = [(KEPT, "circle"), (DROPPED, "x"), (NEUTRAL, "diamond")]
 
 
 def two_distributions(pieces: np.ndarray, probabilities: np.ndarray, words: Words = ENGLISH) -> go.Figure:
-    """Next-token probabilities, untouched and edited.
-
-    Args:
-        pieces: (K,) text of the tokens, the likeliest with edits first.
-        probabilities: (2, K) untouched and edited.
-        words: labels by key, as in `ENGLISH`.
-    """
+    """Next-token probabilities (2, K) without and with edits, for tokens with these texts (K,)."""
     figure = go.Figure()
     names = _labels(pieces)
     for row, name, colour, pattern in (
@@ -48,13 +43,7 @@ def two_distributions(pieces: np.ndarray, probabilities: np.ndarray, words: Word
 
 
 def by_position(trace: Trace, values: np.ndarray, title: str) -> go.Figure:
-    """A number for every token of the prompt.
-
-    Args:
-        trace: of the prompt.
-        values: (T,).
-        title: of the axis.
-    """
+    """One number for every token of the prompt, values (T,); the title is that of their axis."""
     figure = go.Figure()
     figure.add_scatter(
         x=np.arange(trace.num_tokens),
@@ -70,13 +59,7 @@ def by_position(trace: Trace, values: np.ndarray, title: str) -> go.Figure:
 
 
 def contributions(trace: Trace, found: Attribution, words: Words = ENGLISH) -> go.Figure:
-    """The strongest contributions, as signed bars.
-
-    Args:
-        trace: of the prompt.
-        found: attribution.
-        words: labels by key, as in `ENGLISH`.
-    """
+    """The strongest contributions of an attribution, as signed bars."""
     strongest = np.argsort(-np.abs(found.values))[: min(_SHOWN, max(np.count_nonzero(found.values), 1))]
     texts = ["".join(trace.prompt.pieces[found.groups == feature]) for feature in strongest]
     first = [int(np.flatnonzero(found.groups == feature)[0]) for feature in strongest]
@@ -98,12 +81,7 @@ def contributions(trace: Trace, found: Attribution, words: Words = ENGLISH) -> g
 
 
 def through_blocks(flow: Conductance, words: Words = ENGLISH) -> go.Figure:
-    """Conductance of every block.
-
-    Args:
-        flow: of a value.
-        words: labels by key, as in `ENGLISH`.
-    """
+    """Conductance of every block."""
     figure = go.Figure()
     figure.add_bar(
         x=np.arange(len(flow.blocks)),
@@ -116,14 +94,7 @@ def through_blocks(flow: Conductance, words: Words = ENGLISH) -> go.Figure:
 
 
 def past_level(trace: Trace, flow: Conductance, level: int, words: Words = ENGLISH) -> go.Figure:
-    """What came past a level at the tokens where most did: unchanged, and added there.
-
-    Args:
-        trace: of the prompt.
-        flow: of a value.
-        level: number of the level, from 1.
-        words: labels by key, as in `ENGLISH`.
-    """
+    """Conductance past a level, at the tokens where it is highest: through the unchanged stream and the level's addition."""
     carried, added = flow.carried[level - 1], flow.added[level - 1]
     strength = np.abs(carried) + np.abs(added)
     strongest = np.argsort(-strength)[: min(_SHOWN, max(np.count_nonzero(strength), 1))]
@@ -151,13 +122,7 @@ def past_level(trace: Trace, flow: Conductance, level: int, words: Words = ENGLI
 
 
 def attention(trace: Trace, rows: np.ndarray, words: Words = ENGLISH) -> go.Figure:
-    """What one token attends to, block by block.
-
-    Args:
-        trace: of the prompt.
-        rows: (L, T) attention, NaN where the block did not process the token.
-        words: labels by key, as in `ENGLISH`.
-    """
+    """Attention of one token in every block, rows (L, T); NaN where the block did not process the token."""
     seen = int(np.flatnonzero(np.nan_to_num(rows).any(0)).max(initial=0)) + 1
     figure = go.Figure()
     figure.add_heatmap(
@@ -176,13 +141,7 @@ def attention(trace: Trace, rows: np.ndarray, words: Words = ENGLISH) -> go.Figu
 
 
 def token_times(written: Sequence[NewToken], dense: Sequence[NewToken], words: Words = ENGLISH) -> go.Figure:
-    """Time of every new token, told apart by how many blocks processed it.
-
-    Args:
-        written: by the SUBLLM.
-        dense: by the dense model; empty if it did not run beside.
-        words: labels by key, as in `ENGLISH`.
-    """
+    """Time of every new token, by the number of blocks that processed it; `dense` is empty without a dense model."""
     figure = go.Figure()
     tokens = list(enumerate(written))
     counts = sorted({token.blocks for token in written}, reverse=True)
@@ -210,13 +169,7 @@ def token_times(written: Sequence[NewToken], dense: Sequence[NewToken], words: W
 
 
 def level_growth(written: Sequence[NewToken], dense: Sequence[NewToken], words: Words = ENGLISH) -> go.Figure:
-    """Cache of every level while a text grows.
-
-    Args:
-        written: by the SUBLLM.
-        dense: by the dense model; empty if it did not run beside.
-        words: labels by key, as in `ENGLISH`.
-    """
+    """Cache of every level while a text grows; `dense` is empty without a dense model."""
     figure = go.Figure()
     sizes = np.asarray([token.level_bytes for token in written]) / 2**20
     for level in range(sizes.shape[1] if len(sizes) else 0):
@@ -241,17 +194,10 @@ def level_growth(written: Sequence[NewToken], dense: Sequence[NewToken], words: 
 
 
 def score_pairs(first: Trace, second: Trace, pairing: Pairing, level: int, words: Words = ENGLISH) -> go.Figure:
-    """Scores of the same tokens in two traces, by who keeps them.
-
-    Args:
-        first: a trace.
-        second: another.
-        pairing: of their tokens.
-        level: number of the level, from 1; the routers of both score (`Routing.scores_tokens`).
-        words: labels by key, as in `ENGLISH`.
+    """Scores of paired tokens in two traces, by which of the traces keep them.
 
     Raises:
-        AnalysisError: if a router does not score.
+        AnalysisError: if the level's router does not score tokens in one of the traces.
     """
     x, y = first.routing.scores_of(level)[pairing.first], second.routing.scores_of(level)[pairing.second]
     a, b = first.routing.kept[level - 1, pairing.first], second.routing.kept[level - 1, pairing.second]
@@ -278,7 +224,7 @@ def score_pairs(first: Trace, second: Trace, pairing: Pairing, level: int, words
 
 
 def _labels(pieces: Sequence[str] | np.ndarray, *, numbered: bool = True) -> list[str]:
-    """Text of tokens as labels; numbered, so that equal ones stay apart."""
+    """Texts of tokens as labels; numbered, so that equal texts stay apart."""
     short = [_short(str(piece)) for piece in pieces]
     return [f"{n + 1}. {text}" for n, text in enumerate(short)] if numbered else short
 

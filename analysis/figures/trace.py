@@ -1,10 +1,5 @@
-"""Plotly figures of a trace. Each is a pure function; pages, notebooks and reports share them.
+"""Plotly figures of a trace. Text of tokens is escaped, since Plotly reads labels as a kind of HTML."""
 
-Text of tokens is escaped, since Plotly reads labels as a kind of HTML. Kept and dropped tokens differ in colour and in
-the shape of their marker.
-"""
-
-from collections.abc import Mapping
 from html import escape
 from typing import TYPE_CHECKING
 
@@ -13,103 +8,15 @@ import plotly.graph_objects as go
 
 from ..trace.statistics import run_lengths
 from ..trace.trace import Trace
+from .style import DROPPED, KEPT, LAYOUT, NEUTRAL
+from .words import ENGLISH, Words
 
 if TYPE_CHECKING:
     from ..debug.lens import Lens
 
-KEPT, DROPPED, NEUTRAL = "#2f6fb3", "#c2702f", "#8a8f98"
-LAYOUT = {
-    "margin": {"l": 55, "r": 15, "t": 40, "b": 45},
-    "height": 320,
-    "legend": {"orientation": "h", "y": 1.14, "x": 0},
-    "hovermode": "closest",
-}
-
-
-Words = Mapping[str, str]
-ENGLISH: Words = {
-    "level": "Level {n}",
-    "level_inside": "Level {n} (inside Level {parent})",
-    "figure_kept": "kept",
-    "figure_dropped": "dropped",
-    "figure_threshold": "threshold",
-    "figure_score": "importance score",
-    "figure_count": "tokens per bin",
-    "figure_processed_share": "share of the processed stream in the output, mean of β · weight",
-    "figure_block": "block",
-    "figure_processed": "tokens processed",
-    "figure_dense": "dense",
-    "figure_length": "length, tokens",
-    "figure_runs": "kept in a row",
-    "figure_gaps": "dropped in a row",
-    "figure_channel": "channel, sorted",
-    "figure_probability": "probability",
-    "figure_best": "most likely token",
-    "figure_true": "actual next token",
-    "figure_after_block": "after block (−1: embedding)",
-    "figure_added": "amount added to the channel",
-    "figure_channels": "number of channels",
-    "figure_prefill": "prefill",
-    "figure_decode": "decode",
-    "figure_training": "training step",
-    "figure_limit": "limit from counted operations",
-    "figure_tokens": "tokens",
-    "figure_speedup": "dense time divided by SUBLLM time",
-    "figure_cache": "cache",
-    "figure_peak": "peak memory",
-    "figure_milliseconds": "milliseconds",
-    "figure_projections": "attention projections",
-    "figure_attention": "attention",
-    "figure_mlp": "MLP",
-    "figure_norms": "norms and residual additions",
-    "figure_routing": "routing",
-    "figure_head": "output head",
-    "figure_new_tokens": "new tokens",
-    "figure_scorer": "scorer",
-    "figure_bypass": "bypass",
-    "figure_gather and scatter": "gather and scatter",
-    "figure_rest": "rest: residual additions, masks, embedding",
-    "figure_untouched": "unedited",
-    "figure_edited": "edited",
-    "figure_contribution": "contribution",
-    "figure_unchanged_dropped": "unchanged stream, dropped tokens",
-    "figure_unchanged_kept": "unchanged stream, kept tokens",
-    "figure_level_added": "added by the level",
-    "figure_blocks": "blocks",
-    "figure_outside": "outside all levels",
-    "figure_alike": "same decision",
-    "figure_first_only": "kept only in the first",
-    "figure_second_only": "kept only in the second",
-    "figure_score_first": "score in the first",
-    "figure_score_second": "score in the second",
-    "figure_held_out": "held-out",
-    "figure_trained_tokens": "tokens trained on",
-    "figure_loss": "loss, nats per token",
-    "figure_tokens_per_second": "tokens per second",
-    "figure_step": "step",
-    "figure_nominal": "nominal",
-    "figure_kept_share": "share kept",
-    "figure_overlap_last": "overlap with the last snapshot",
-    "figure_scale": "bypass scale",
-    "figure_median": "median",
-    "figure_half": "middle half",
-    "figure_most": "middle nine tenths",
-    "figure_kind_beginning": "beginning of a word",
-    "figure_kind_continuation": "rest of a word",
-    "figure_kind_digit": "digit",
-    "figure_kind_punctuation": "punctuation",
-    "figure_kind_space": "white space",
-}
-
 
 def level_name(trace: Trace, level: int, words: Words = ENGLISH) -> str:
-    """What a level is called on screen: "Level 1", with what it is inside of where that is not obvious.
-
-    Args:
-        trace: of a prompt.
-        level: number of the level, from 1.
-        words: labels by key, as in `ENGLISH`.
-    """
+    """Name of a level on screen, such as "Level 1"; with the enclosing level where that is not the one before it."""
     parent = int(trace.routing.parents[level - 1])
     nested = parent not in (0, level - 1)
     return words["level_inside" if nested else "level"].format(n=level, parent=parent)
@@ -118,13 +25,8 @@ def level_name(trace: Trace, level: int, words: Words = ENGLISH) -> str:
 def score_histogram(trace: Trace, level: int, words: Words = ENGLISH) -> go.Figure:
     """Importance scores of the tokens that reached a level's router, kept and dropped, with the threshold.
 
-    Args:
-        trace: of a prompt.
-        level: number of the level, from 1; its router scores (`Routing.scores_tokens`).
-        words: labels by key, as in `ENGLISH`.
-
     Raises:
-        AnalysisError: if the level's router does not score.
+        AnalysisError: if the level's router does not score tokens.
     """
     routing, scores = trace.routing, trace.routing.scores_of(level)
     threshold = float(routing.thresholds[level - 1])
@@ -136,39 +38,21 @@ def score_histogram(trace: Trace, level: int, words: Words = ENGLISH) -> go.Figu
 
 
 def bypass_contribution(trace: Trace, level: int, words: Words = ENGLISH) -> go.Figure:
-    """What a level added to its kept tokens through its bypass, relative to the stream before it; dropped: 0.
-
-    Args:
-        trace: of a prompt.
-        level: number of the level, from 1.
-        words: labels by key, as in `ENGLISH`.
-    """
+    """Norm of what a level added to each token that reached its router, relative to the stream's; 0 where dropped."""
     figure = _shares(trace, level, trace.routing.contribution_share[level - 1], words)
     figure.update_layout(xaxis_title="‖β ⊙ a (f(x) − x)‖ / ‖x‖")
     return figure
 
 
 def processed_share(trace: Trace, level: int, words: Words = ENGLISH) -> go.Figure:
-    """Share of the processed stream in a level's output, for the tokens that reached its router; dropped: 0.
-
-    Args:
-        trace: of a prompt.
-        level: number of the level, from 1.
-        words: labels by key, as in `ENGLISH`.
-    """
+    """Share of the processed stream in a level's output, for the tokens that reached its router; 0 where dropped."""
     figure = _shares(trace, level, trace.routing.processed_share[level - 1], words)
     figure.update_layout(xaxis_title=words["figure_processed_share"])
     return figure
 
 
 def kept_runs(trace: Trace, level: int, words: Words = ENGLISH) -> go.Figure:
-    """How long the unbroken runs of kept and of dropped tokens are, among those that reached a level's router.
-
-    Args:
-        trace: of a prompt.
-        level: number of the level, from 1.
-        words: labels by key, as in `ENGLISH`.
-    """
+    """Lengths of the unbroken runs of kept and of dropped tokens, among those that reached a level's router."""
     figure = go.Figure()
     runs, gaps = run_lengths(trace.routing, level)
     for name, lengths, colour, pattern in (
@@ -194,13 +78,7 @@ def bypass_scales(trace: Trace, words: Words = ENGLISH) -> go.Figure:
 
 
 def lens(found: "Lens", pieces: np.ndarray, words: Words = ENGLISH) -> go.Figure:
-    """What the model would predict after each block, for one token.
-
-    Args:
-        found: of the token.
-        pieces: (L + 1,) readable text of `found.ids`.
-        words: labels by key, as in `ENGLISH`.
-    """
+    """The likeliest next token after each block, with its text from `pieces` (L + 1,), and the actual next token."""
     blocks = np.arange(len(found.ids)) - 1
     symbols = ["circle", *("circle" if on else "circle-open" for on in found.processed)]
     labels = [escape(repr(str(piece))) for piece in pieces]
@@ -226,13 +104,7 @@ def lens(found: "Lens", pieces: np.ndarray, words: Words = ENGLISH) -> go.Figure
 
 
 def contribution_histogram(trace: Trace, found: "Lens", words: Words = ENGLISH) -> go.Figure:
-    """What each level's bypass added to one token, as a distribution over channels; those that dropped it are left out.
-
-    Args:
-        trace: of the prompt.
-        found: of the token.
-        words: labels by key, as in `ENGLISH`.
-    """
+    """What each level's bypass added to one token, by channel; levels that dropped the token are left out."""
     figure = go.Figure()
     for level, values in zip(trace.routing.levels, found.contributions, strict=True):
         if values.any() and not np.isnan(values).any():
@@ -248,7 +120,7 @@ def contribution_histogram(trace: Trace, found: "Lens", words: Words = ENGLISH) 
 
 
 def tokens_per_block(trace: Trace, words: Words = ENGLISH) -> go.Figure:
-    """How many tokens each block processed, with the number that a dense model processes."""
+    """Number of tokens that each block processed, with the number that a dense model processes."""
     figure = go.Figure()
     figure.add_bar(
         x=np.arange(trace.routing.num_blocks),
@@ -265,7 +137,7 @@ def tokens_per_block(trace: Trace, words: Words = ENGLISH) -> go.Figure:
 
 
 def _shares(trace: Trace, level: int, values: np.ndarray, words: Words) -> go.Figure:
-    """Histogram of numbers from 0 on; where some are negative, from there on."""
+    """Histogram of numbers from 0 on, or from the lowest if some are negative."""
     reached = trace.routing.reached[level - 1]
     low, high = (float(limit(values, initial=0, where=reached)) for limit in (np.min, np.max))
     return _histogram(trace, level, values, np.linspace(low, high if high > low else low + 1, 41), words)

@@ -8,7 +8,8 @@ import plotly.graph_objects as go
 
 from ..trace.token_classes import KINDS
 from ..training.run import RoutingHistory, Run
-from .trace import DROPPED, ENGLISH, KEPT, LAYOUT, NEUTRAL, Words
+from .style import DROPPED, KEPT, LAYOUT, NEUTRAL
+from .words import ENGLISH, Words
 
 _COLOURS = (KEPT, DROPPED, "#4d9a5b", "#8e5bb5", NEUTRAL)
 _DASHES = ("solid", "dash", "dot", "dashdot", "longdash")
@@ -18,12 +19,7 @@ _LAYOUT = LAYOUT | {"height": 380, "legend": {"orientation": "h", "y": -0.22, "y
 
 
 def loss_curves(runs: Mapping[str, Run], words: Words = ENGLISH) -> go.Figure:
-    """Loss over tokens: of training as a running mean, and on held-out text as points.
-
-    Args:
-        runs: by name.
-        words: labels by key, as in `ENGLISH`.
-    """
+    """Loss over trained tokens of runs by name: a running mean for training, points for held-out text."""
     figure = go.Figure()
     for number, (name, run) in enumerate(runs.items()):
         colour = _COLOURS[number % len(_COLOURS)]
@@ -52,12 +48,7 @@ def loss_curves(runs: Mapping[str, Run], words: Words = ENGLISH) -> go.Figure:
 
 
 def speed_curves(runs: Mapping[str, Run], words: Words = ENGLISH) -> go.Figure:
-    """Tokens per second of training steps.
-
-    Args:
-        runs: by name.
-        words: labels by key, as in `ENGLISH`.
-    """
+    """Tokens per second over the steps of runs by name."""
     logs = {name: run.log.dropna(subset="tokens_per_second") for name, run in runs.items()}
     series = {name: (log["step"].to_numpy(), log["tokens_per_second"].to_numpy()) for name, log in logs.items()}
     return _lines(series, words["figure_tokens_per_second"], words)
@@ -71,16 +62,7 @@ def level_curves(
     nominal: Sequence[float] = (),
     words: Words = ENGLISH,
 ) -> go.Figure:
-    """A number of every level over the steps.
-
-    Args:
-        history: of the routing.
-        values: (K, S).
-        names: of the levels.
-        title: of the axis.
-        nominal: value that each level is meant to have, drawn as a thin line.
-        words: labels by key, as in `ENGLISH`.
-    """
+    """One number (K, S) of every level over the steps; `nominal` are its targets, drawn as thin lines."""
     figure = _lines({name: (history.steps, values[:, n]) for n, name in enumerate(names)}, title, words)
     for value in sorted(set(nominal)):
         figure.add_hline(
@@ -93,13 +75,7 @@ def level_curves(
 
 
 def kind_curves(history: RoutingHistory, level: int, words: Words = ENGLISH) -> go.Figure:
-    """Share kept of every kind of token over the steps.
-
-    Args:
-        history: of the routing.
-        level: number of the level, from 1.
-        words: labels by key, as in `ENGLISH`.
-    """
+    """Share that a level keeps of every kind of token, over the steps."""
     series = {
         words[f"figure_kind_{kind}"]: (history.steps, history.by_kind[:, level - 1, n])
         for n, kind in enumerate(KINDS)
@@ -113,14 +89,14 @@ def kind_curves(history: RoutingHistory, level: int, words: Words = ENGLISH) -> 
 def quantile_bands(
     steps: np.ndarray, quantiles: np.ndarray, title: str, line: np.ndarray | None = None, words: Words = ENGLISH
 ) -> go.Figure:
-    """Median, and the bands that hold half and nine tenths of the values.
+    """Median of a number over the steps, and the bands that hold half and nine tenths of its values.
 
     Args:
-        steps: (K,).
-        quantiles: (K, 5) at `analysis.training.run.QUANTILES`.
-        title: of the axis.
+        steps: (K,) training steps.
+        quantiles: (K, 5) quantiles at `analysis.training.run.QUANTILES`.
+        title: title of the axis.
         line: (K,) values to mark; NaN where there are none.
-        words: labels by key, as in `ENGLISH`.
+        words: labels by key.
     """
     figure = go.Figure()
     for low, high, opacity, name in ((0, 4, 0.15, "figure_most"), (1, 3, 0.3, "figure_half")):

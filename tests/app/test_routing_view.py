@@ -11,7 +11,7 @@ import pytest
 
 from analysis.debug.edits import parse_edits
 from analysis.debug.intervene import intervene, run_unedited
-from analysis.figures.trace import ENGLISH
+from analysis.figures.words import ENGLISH
 from analysis.run import RunOptions, record_trace
 from analysis.trace.tokenize import read_prompt
 from app.components import routing_view as component

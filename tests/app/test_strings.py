@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 import app
-from analysis.figures.trace import ENGLISH
+from analysis.figures.words import ENGLISH
 from app.strings import LANGUAGES, say, table
 
 APP = Path(app.__file__).parent

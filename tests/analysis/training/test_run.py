@@ -7,8 +7,8 @@ import pytest
 import torch
 
 from analysis import AnalysisError
-from analysis.figures import trace as figures
 from analysis.figures.training import kind_curves, level_curves, loss_curves, quantile_bands, speed_curves
+from analysis.figures.words import ENGLISH
 from analysis.training.run import load_snapshots, read_run, routing_history, snapshot_trace
 from subllm.routing import routing_arrays
 from subllm.runs.routing_snapshot import RoutingSnapshot
@@ -113,7 +113,7 @@ def test_history_counts_what_the_snapshots_keep(run):
     np.testing.assert_array_equal(lines, [history.thresholds[:, 0]] if found.routers[0] == "subllm" else [])
     assert all(figure.data for figure in figures_made)
     assert "<b>" not in str(figures_made[0].data[0].name)
-    assert figures.ENGLISH["figure_step"] == figures_made[1].layout.xaxis.title.text
+    assert ENGLISH["figure_step"] == figures_made[1].layout.xaxis.title.text
 
 
 @pytest.mark.parametrize(
