@@ -3,10 +3,10 @@
 import torch
 from torch import Tensor
 
-from .levels import uneven
+from ..routing import Lengths
 
 
-def attention_mask(kernel: str, hidden_states: Tensor, past: list[int], counts: list[int]) -> Tensor | None:
+def attention_mask(kernel: str, hidden_states: Tensor, past: Lengths, counts: Lengths) -> Tensor | None:
     """Mask for the attention kernel, or None where plain causal attention is right.
 
     Rows are packed, so without cached tokens causal attention never sees padding; with cached tokens a single new token
@@ -28,21 +28,22 @@ def attention_mask(kernel: str, hidden_states: Tensor, past: list[int], counts: 
     """
     width, device = hidden_states.shape[1], hidden_states.device
     eager = kernel == "eager"  # knows no causality of its own
-    if (not any(past) and not eager) or width == 0 or (width == 1 and not uneven(past) and min(counts) == 1):
+    alone = width == 1 and past.is_even and counts.is_even
+    if (not past.longest and not eager) or width == 0 or alone:
         return None
-    total = max(n + m for n, m in zip(past, counts, strict=True))
-    start = torch.tensor(past, device=device)[:, None, None]
-    slots = torch.arange(total, device=device)
+    slots = torch.arange((past + counts).longest, device=device)
     if "flash" in kernel:
-        if not uneven(past) and not uneven(counts):
+        if past.is_even and counts.is_even:
             return None
         if width > 1:
             raise ValueError(
                 "Flash attention cannot read several new tokens per row behind a cache when rows differ in length, as "
                 "they do inside a level; use attn_implementation='sdpa', one row, or one token at a time."
             )
-        return slots < start[:, 0] + torch.tensor(counts, device=device)[:, None].clamp(min=1)
-    allowed = (slots <= start + torch.arange(width, device=device)[:, None])[:, None]
+        new = counts.column if isinstance(counts.column, int) else counts.column.clamp(min=1)
+        return (slots < past.column + new).expand(len(past.rows), -1)
+    own = (torch.arange(width, device=device) + past.column).expand(len(past.rows), -1)  # (B, L) each query's slot
+    allowed = (slots <= own[..., None])[:, None]
     if eager:
         lowest = torch.finfo(hidden_states.dtype).min
         return torch.zeros_like(allowed, dtype=hidden_states.dtype).masked_fill(~allowed, lowest)

@@ -12,7 +12,8 @@ from torch import Tensor
 from transformers import Cache, PretrainedConfig
 from transformers.cache_utils import CacheLayerMixin
 
-from ..structure import parse_structure
+from ..routing import Lengths
+from ..structure import WHOLE, parse_structure
 
 _GROWTH = 1.25  # room left when a buffer has to grow, so that appending a token is amortised
 
@@ -21,52 +22,66 @@ class Level:
     """The tokens of one level: how many each row has, and where they stand in the prompt.
 
     Attributes:
-        lengths: cached tokens per row.
+        lengths: cached tokens per row; None before the first forward pass.
         counts: new tokens per row in the forward pass under way.
-        positions: (B, max length) position in the row's prompt of every cached token, in its slot.
+        positions: (B, slots) position in the row's prompt of every cached token, in its slot.
     """
 
     def __init__(self) -> None:
-        self.lengths: list[int] = []
-        self.counts: list[int] = []
+        self.lengths: Lengths | None = None
+        self.counts: Lengths | None = None
         self.positions: Tensor | None = None
         self._new_positions: Tensor | None = None
-        self._slots: tuple[Tensor, Tensor, Tensor] | None = None
+        self._slots: Tensor | None = None
+
+    @property
+    def rows(self) -> tuple[int, ...]:
+        """Cached tokens of each row; empty before the first forward pass."""
+        return () if self.lengths is None else self.lengths.rows
 
     @property
     def max_length(self) -> int:
         """Cached tokens of the longest row."""
-        return max(self.lengths, default=0)
+        return max(self.rows, default=0)
 
     @property
     def total(self) -> int:
         """Slots in use once the new tokens are appended."""
-        return max((n + m for n, m in zip(self.lengths, self.counts, strict=True)), default=0)
+        if self.lengths is None or self.counts is None:
+            return self.max_length
+        return (self.lengths + self.counts).longest
 
-    def begin(self, counts: list[int], positions: Tensor) -> None:
+    def begin(self, counts: Lengths, positions: Tensor) -> Lengths:
         """Announce the new tokens of this forward pass.
 
         Args:
             counts: new tokens per row.
             positions: (B, width) their positions in the prompt, packed; width is the largest count.
+
+        Returns:
+            The tokens that each row had before.
         """
-        if not self.lengths:
-            self.lengths = [0] * len(counts)
+        if self.lengths is None:
+            self.lengths = Lengths.even(0, len(counts.rows))
         self.counts, self._new_positions, self._slots = counts, positions, None
+        return self.lengths
 
     def commit(self) -> None:
         """Make the announced tokens part of the level."""
-        if self._new_positions is None:
+        if self._new_positions is None or self.lengths is None or self.counts is None:
             return
         if self.positions is None or self.max_length == 0:
             self.positions = self._new_positions
         elif self._new_positions.shape[1]:
             self.positions = self.append(self.positions, self._new_positions, dim=1)
-        self.lengths = [n + m for n, m in zip(self.lengths, self.counts, strict=True)]
-        self.counts, self._new_positions, self._slots = [0] * len(self.lengths), None, None
+        self.lengths += self.counts
+        self.counts, self._new_positions, self._slots = None, None, None
 
     def append(self, buffer: Tensor, new: Tensor, dim: int) -> Tensor:
         """Write the new tokens' values into their slots, growing the buffer where it is too short.
+
+        A row with fewer new tokens than the others gets its filling written behind them, into slots that are not in use
+        yet: to find out which ones to leave alone, the host would have to wait.
 
         Args:
             buffer: slots along `dim`, rows along dimension 0.
@@ -76,42 +91,38 @@ class Level:
         Returns:
             The buffer, or the larger one that replaces it.
         """
-        width, total, capacity = new.shape[dim], self.total, buffer.shape[dim]
+        assert self.lengths is not None and self.counts is not None
+        width, capacity = new.shape[dim], buffer.shape[dim]
         if torch.is_grad_enabled() and (new.requires_grad or buffer.requires_grad):
             buffer = buffer.clone()  # autograd needs the old values
-        if total > capacity:
+        if self.max_length + width > capacity:
             shape = list(buffer.shape)
-            shape[dim] = int(total * _GROWTH) + 16
+            shape[dim] = int((self.max_length + width) * _GROWTH) + 16
             grown = buffer.new_zeros(shape)
             grown.narrow(dim, 0, capacity).copy_(buffer)
             buffer = grown
-        if min(self.lengths) == self.max_length and min(self.counts) == width:
-            buffer.narrow(dim, self.max_length, width).copy_(new)
+        if isinstance(self.lengths.column, int):
+            buffer.narrow(dim, self.lengths.column, width).copy_(new)
             return buffer
         if self._slots is None:
-            counts = torch.tensor(self.counts, device=new.device)[:, None]
-            rows, columns = (torch.arange(width, device=new.device) < counts).nonzero(as_tuple=True)
-            self._slots = rows, columns, torch.tensor(self.lengths, device=new.device)[rows] + columns
-        rows, columns, slots = self._slots
-        by_slot, new_by_slot = buffer.movedim(dim, 1), new.movedim(dim, 1)
-        by_slot[rows, slots] = new_by_slot[rows, columns]
-        return buffer
+            self._slots = self.lengths.column + torch.arange(width, device=new.device)  # (B, width)
+        shape = [1] * new.ndim
+        shape[0], shape[dim] = self._slots.shape
+        return buffer.scatter_(dim, self._slots.view(shape).expand_as(new), new)
 
     def select_rows(self, rows: Tensor) -> None:
         """Keep the given rows of the batch, in that order; rows may repeat."""
-        self.lengths = [self.lengths[row] for row in rows.tolist()]
-        self.counts = [0] * len(self.lengths)
+        self.lengths = None if self.lengths is None else self.lengths.select(rows)
+        self.counts = None
         if self.positions is not None:
-            self.positions = self.positions.index_select(0, rows.to(self.positions.device))
+            self.positions = self.positions.index_select(0, rows)
 
-    def crop(self, lengths: list[int]) -> None:
+    def crop(self, limits: Lengths) -> None:
         """Forget the tokens at or after the given position of each row's prompt."""
-        if self.positions is None:
+        if self.positions is None or self.lengths is None:
             return
-        limits = torch.tensor(lengths, device=self.positions.device)[:, None]
-        slots = torch.arange(self.positions.shape[1], device=limits.device)
-        used = slots < torch.tensor(self.lengths, device=limits.device)[:, None]
-        self.lengths = (used & (self.positions < limits)).sum(1).tolist()
+        used = torch.arange(self.positions.shape[1], device=self.positions.device) < self.lengths.column
+        self.lengths = Lengths.count(used & (self.positions < limits.column))
 
 
 class LevelLayer(CacheLayerMixin):
@@ -156,8 +167,7 @@ class LevelLayer(CacheLayerMixin):
     def select_rows(self, rows: Tensor) -> None:
         """Keep the given rows of the batch, in that order."""
         if self.keys is not None and self.values is not None:
-            self.keys = self.keys.index_select(0, rows.to(self.keys.device))
-            self.values = self.values.index_select(0, rows.to(self.values.device))
+            self.keys, self.values = (held.index_select(0, rows) for held in (self.keys, self.values))
 
     def reset(self) -> None:
         """Forget everything."""
@@ -170,7 +180,7 @@ class LevelLayer(CacheLayerMixin):
         if self.keys is None or self.values is None:
             return 0
         per_token = sum(t.element_size() * t.shape[1] * t.shape[3] for t in (self.keys, self.values))
-        return sum(self.level.lengths) * per_token
+        return sum(self.level.rows) * per_token
 
 
 class SubllmCache(Cache):
@@ -211,15 +221,20 @@ class SubllmCache(Cache):
 
     def batch_select_indices(self, indices: Tensor) -> None:
         """Keep the given rows of the batch, in that order."""
+        held = self.levels[WHOLE].positions
+        if held is None:
+            return
+        indices = indices.to(held.device)  # once, not for every block
         for layer in self._blocks:
             layer.select_rows(indices)
         for level in self.levels:
-            if level.lengths:
-                level.select_rows(indices)
+            level.select_rows(indices)
 
     def batch_repeat_interleave(self, repeats: int) -> None:
         """Repeat every row."""
-        self.batch_select_indices(torch.arange(len(self.levels[0].lengths)).repeat_interleave(repeats))
+        lengths = self.levels[WHOLE].lengths
+        if lengths is not None:
+            self.batch_select_indices(torch.arange(len(lengths.rows)).repeat_interleave(repeats))
 
     def crop(self, tokens_to_remove: int) -> None:
         """Forget the last tokens of every row, which must not be padding.
@@ -228,15 +243,17 @@ class SubllmCache(Cache):
             tokens_to_remove: how many; a negative number counts the same, as some callers pass it.
         """
         removed = min(abs(tokens_to_remove), self.columns)
-        lengths = [max(length - removed, 0) for length in self.levels[0].lengths]
-        for level in self.levels:
-            level.crop(lengths)
+        lengths = self.levels[WHOLE].lengths
+        if lengths is not None:
+            limits = lengths + Lengths.even(-removed, len(lengths.rows))
+            for level in self.levels:
+                level.crop(limits)
         self.columns -= removed
 
     def reset(self) -> None:
         """Forget everything."""
         for level in self.levels:
-            level.lengths, level.counts, level.positions = [], [], None
+            level.lengths, level.counts, level.positions = None, None, None
         for layer in self._blocks:
             layer.reset()
         self.columns = 0

@@ -5,7 +5,7 @@ from dataclasses import dataclass, replace
 import torch
 from torch import Tensor
 
-from ..routing import LevelTokens, Packing, RoutingRecord, Selection
+from ..routing import Lengths, LevelTokens, Packing, RoutingRecord, Selection
 from ..routing.selection import gather
 
 
@@ -68,7 +68,7 @@ class Snapshot:
                 tokens,
                 hidden_states=tokens.hidden_states.expand(batch, -1, -1),
                 positions=tokens.positions.expand(batch, -1),
-                past=tokens.past[:1] * batch,
+                past=Lengths.even(tokens.past.longest, batch),
                 columns=None if tokens.columns is None else tokens.columns.expand(batch, -1),
                 entry=None if tokens.entry is None else _repeat(tokens.entry, batch),
             )
@@ -85,13 +85,8 @@ def _repeat(entry: Entry, batch: int) -> Entry:
             weights=selection.weights.expand(batch, -1),
             scores=None if selection.scores is None else selection.scores.expand(batch, -1),
         ),
-        Packing(packing.indices.expand(batch, -1), None, packing.counts[:1] * batch),
+        Packing(packing.indices.expand(batch, -1), None, Lengths.even(packing.counts.longest, batch)),
     )
-
-
-def uneven(numbers: list[int]) -> bool:
-    """Whether rows differ."""
-    return min(numbers) != max(numbers)
 
 
 def pack(tensor: Tensor, real: Tensor, width: int) -> Tensor:

@@ -12,7 +12,7 @@ from transformers.utils.generic import can_return_tuple, merge_with_config_defau
 from transformers.utils.output_capturing import capture_outputs
 
 from ..configuration import SubllmConfig
-from ..routing import ROUTERS, Bypass, Packing, Router, RoutingRecord
+from ..routing import ROUTERS, Bypass, Lengths, Packing, Router, RoutingRecord
 from ..routing.schedule import TrainingSchedule
 from ..routing.scorer import Subsampler
 from ..routing.selection import gather
@@ -20,7 +20,7 @@ from ..structure import CLOSE, OPEN, WHOLE
 from .attention_mask import attention_mask
 from .block import Block
 from .cache import SubllmCache
-from .levels import Entry, Snapshot, Tokens, pack, uneven, unpack
+from .levels import Entry, Snapshot, Tokens, pack, unpack
 from .probe import PLAIN, Closed, Opened, Probe, Ran
 
 
@@ -188,24 +188,21 @@ class SubllmModel(SubllmPreTrainedModel):
         """Level 0: the real tokens of the input, packed; and the (B, T) mask to undo that, None if nothing moved."""
         batch, length = embeddings.shape[:2]
         level = None if cache is None else cache.levels[WHOLE]
-        past = [0] * batch if level is None or not level.lengths else level.lengths
-        if len(past) != batch:
-            raise ValueError(f"The cache holds {len(past)} rows but the input has {batch}; they must be equal.")
+        past = Lengths.even(0, batch) if level is None or level.lengths is None else level.lengths
+        if len(past.rows) != batch:
+            raise ValueError(f"The cache holds {len(past.rows)} rows but the input has {batch}; they must be equal.")
         real = None if mask is None else mask[:, -length:].bool()
-        counts, present, padding = [length] * batch, None, None
-        if real is not None and not real.all():
-            padding = real
-            counts = real.sum(1).tolist()
-            width = max(counts)
-            embeddings = pack(embeddings, real, width)
+        counts = Lengths.even(length, batch) if real is None else Lengths.count(real)
+        padding = real if min(counts.rows) < length else None
+        if padding is not None:
+            embeddings = pack(embeddings, padding, counts.longest)
             if position_ids is not None:
-                position_ids = pack(position_ids.expand(batch, -1), real, width)
-            if min(counts) < width:
-                present = torch.arange(width, device=real.device) < torch.tensor(counts, device=real.device)[:, None]
-        slots = torch.arange(embeddings.shape[1], device=embeddings.device)
-        positions = (slots + torch.tensor(past, device=slots.device)[:, None]) if any(past) else slots.expand(batch, -1)
+                position_ids = pack(position_ids.expand(batch, -1), padding, counts.longest)
+        present = counts.mask(counts.longest, embeddings.device)
+        positions = torch.arange(counts.longest, device=embeddings.device) + past.column
+        positions = positions.expand(batch, -1)
         if position_ids is None:
-            position_ids = positions if uneven(past) else positions[:1]
+            position_ids = positions[:1] if past.is_even else positions
         if level is not None:
             level.begin(counts, positions)
         rotary = self.rotary_emb(embeddings, position_ids=position_ids)
@@ -222,10 +219,9 @@ class SubllmModel(SubllmPreTrainedModel):
         packing = Packing.of(selection.kept)
         hidden_states = router.enter(outside.hidden_states, packing)
         positions = packing.gather(outside.positions)
-        past = [0] * len(packing.counts)
+        past = Lengths.even(0, len(packing.counts.rows))
         if cache is not None:
-            cache.levels[level].begin(packing.counts, positions)
-            past = cache.levels[level].lengths
+            past = cache.levels[level].begin(packing.counts, positions)
         return Tokens(
             hidden_states,
             positions,
@@ -274,16 +270,13 @@ class SubllmModel(SubllmPreTrainedModel):
 
     def _rotary(self, outside: Tokens, packing: Packing, hidden_states: Tensor) -> tuple[Tensor, Tensor]:
         if self.config.positions == "parent" and packing.indices.shape[1]:  # some kinds of rotary need a longest one
-            indices = packing.indices
-            if any(outside.past):
-                indices = indices + torch.tensor(outside.past, device=indices.device)[:, None]
-            return self.rotary_emb(hidden_states, position_ids=indices)
+            return self.rotary_emb(hidden_states, position_ids=packing.indices + outside.past.column)
         cos, sin = outside.rotary
         if cos.shape[0] == 1 < packing.indices.shape[0]:
             return cos[0][packing.indices], sin[0][packing.indices]
         return gather(cos, packing.indices), gather(sin, packing.indices)
 
-    def _mask(self, hidden_states: Tensor, past: list[int], counts: list[int]) -> Tensor | None:
+    def _mask(self, hidden_states: Tensor, past: Lengths, counts: Lengths) -> Tensor | None:
         return attention_mask(str(self.config._attn_implementation), hidden_states, past, counts)
 
 

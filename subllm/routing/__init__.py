@@ -2,6 +2,7 @@
 
 from . import fixed, scorer  # noqa: F401 - they register their routers
 from .bypass import Bypass
+from .lengths import Lengths
 from .overrides import AtRetention, Replay
 from .record import RoutingRecord, routing_arrays
 from .router import ROUTERS, Override, Router, RoutingWork
@@ -11,6 +12,7 @@ __all__ = [
     "ROUTERS",
     "AtRetention",
     "Bypass",
+    "Lengths",
     "LevelTokens",
     "Override",
     "Packing",

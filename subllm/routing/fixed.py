@@ -3,6 +3,7 @@
 import torch
 from torch import Tensor
 
+from .lengths import kept_count
 from .router import Router, register
 from .selection import LevelTokens, Selection
 
@@ -30,8 +31,7 @@ class EvenRouter(_Fixed):
     """Keeps tokens at even distances: of the first T tokens of its level ceil(ρT), for every T."""
 
     def _kept(self, tokens: LevelTokens, training: bool) -> Tensor:
-        edges = torch.stack([tokens.indices, tokens.indices + 1]).double() * self.retention_ratio
-        before, after = (edges - 1e-6).ceil().clamp(min=0)
+        before, after = (kept_count(self.retention_ratio, tokens.indices + further) for further in (0, 1))
         return after > before
 
 
@@ -49,9 +49,7 @@ class RandomRouter(_Fixed):
         drawn = torch.rand(tokens.positions.shape).to(tokens.positions.device)
         if tokens.mask is not None:
             drawn = drawn.masked_fill(~tokens.mask, 2.0)
-        lengths = torch.full((len(drawn), 1), drawn.shape[1]) if tokens.mask is None else tokens.mask.sum(1, True)
-        count = (lengths.to(drawn.device).double() * self.retention_ratio - 1e-6).ceil()
-        return drawn.argsort(1).argsort(1) < count
+        return drawn.argsort(1).argsort(1) < kept_count(self.retention_ratio, tokens.new)
 
 
 def _uniform(indices: Tensor, level: int) -> Tensor:

@@ -84,9 +84,10 @@ class RoutingRecord:
             return spread(here.scatter_add(1, packing.indices, found), torch.nan)
 
         threshold = selection.threshold
-        if threshold is not None:
-            threshold = torch.as_tensor(threshold, dtype=torch.float32, device=reached.device).flatten()
-            threshold = threshold.expand(len(reached))
+        if isinstance(threshold, Tensor):
+            threshold = threshold.float().flatten().expand(len(reached))
+        elif threshold is not None:
+            threshold = torch.full((len(reached),), threshold, device=reached.device)
         return cls(
             reached=spread(reached, False),
             kept=spread(selection.kept, False),

@@ -7,6 +7,7 @@ import torch
 from torch import Tensor, nn
 
 from .balancer import balanced_weights
+from .lengths import kept_count
 from .router import Router, register
 from .schedule import TrainingSchedule
 from .selection import LevelTokens, Selection
@@ -77,9 +78,8 @@ def select_top(
     Source: paper, section 3.1; `LearnedDownsamplingModule` of Zipformer (k2-fsa/icefall).
     """
     batch, length = scores.shape
-    lengths = [length] * batch if mask is None else mask.sum(1).tolist()
-    counts = [kept_count(retention_ratio, n) for n in lengths]
-    count = torch.tensor(counts, device=scores.device)[:, None]  # (B, 1)
+    lengths = torch.full((batch, 1), length, device=scores.device) if mask is None else mask.sum(1, keepdim=True)
+    count = kept_count(retention_ratio, lengths)  # (B, 1)
     ranked = scores.detach() if mask is None else scores.detach().masked_fill(~mask, -math.inf)
     order = ranked.argsort(dim=1, descending=True, stable=True)  # (B, T) by rank
     if mask is not None:
@@ -91,8 +91,3 @@ def select_top(
     differences = torch.empty_like(weights).scatter(1, order, weights_by_rank - discarded)
     kept = torch.zeros_like(order, dtype=torch.bool).scatter(1, order, rank < count)
     return kept, differences
-
-
-def kept_count(retention_ratio: float, length: int) -> int:
-    """ceil(ρT), with products such as 0.07 · 100 taken for the whole numbers they stand for."""
-    return math.ceil(round(retention_ratio * length, 6))

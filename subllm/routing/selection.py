@@ -9,6 +9,8 @@ from typing import Self
 import torch
 from torch import Tensor
 
+from .lengths import Lengths
+
 
 @dataclass(frozen=True)
 class LevelTokens:
@@ -24,13 +26,20 @@ class LevelTokens:
     hidden_states: Tensor
     positions: Tensor
     mask: Tensor | None
-    past: list[int]
+    past: Lengths
 
     @property
     def indices(self) -> Tensor:
         """(B or 1, T) index of each token in its level's sequence, cached tokens included."""
-        own = torch.arange(self.positions.shape[1], device=self.positions.device)[None]
-        return own + torch.tensor(self.past, device=own.device)[:, None] if any(self.past) else own
+        return torch.arange(self.positions.shape[1], device=self.positions.device)[None] + self.past.column
+
+    @property
+    def new(self) -> Tensor:
+        """(B, 1) new tokens per row."""
+        if self.mask is not None:
+            return self.mask.sum(1, keepdim=True)
+        batch, length = self.positions.shape
+        return torch.full((batch, 1), length, device=self.positions.device)
 
 
 @dataclass(frozen=True)
@@ -88,21 +97,17 @@ class Packing:
 
     indices: Tensor
     mask: Tensor | None
-    counts: list[int]
+    counts: Lengths
 
     @classmethod
     def of(cls, kept: Tensor) -> Self:
         """Pack the tokens that are kept, (B, T) bool."""
         if kept.shape[0] == 1:
             indices = kept[0].nonzero().T
-            return cls(indices, None, [indices.shape[1]])
-        counts = kept.sum(1).tolist()
-        width = max(counts)
-        indices = kept.to(torch.uint8).argsort(dim=1, descending=True, stable=True)[:, :width]
-        if min(counts) == width:
-            return cls(indices, None, counts)
-        mask = torch.arange(width, device=kept.device) < torch.tensor(counts, device=kept.device)[:, None]
-        return cls(indices, mask, counts)
+            return cls(indices, None, Lengths.even(indices.shape[1], 1))
+        counts = Lengths.count(kept)
+        indices = kept.to(torch.uint8).argsort(dim=1, descending=True, stable=True)[:, : counts.longest]
+        return cls(indices, counts.mask(counts.longest, kept.device), counts)
 
     def gather(self, values: Tensor) -> Tensor:
         """(B, K, …) of `values` (B, T, …)."""

@@ -56,7 +56,7 @@ def test_cached_decoding_in_any_chunks_equals_the_full_forward(case, data):
             kept[index] += record.kept[0].tolist()
     torch.testing.assert_close(torch.cat(logits, dim=1), full.logits, **TOLERANCE)
     assert kept == [record.kept[0].tolist() for record in full.routing]
-    assert [sum(level.lengths) for level in cache.levels[1:]] == [sum(level) for level in kept]
+    assert [sum(level.rows) for level in cache.levels[1:]] == [sum(level) for level in kept]
 
 
 @settings(max_examples=40, deadline=None)

@@ -7,13 +7,13 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from subllm.routing import ROUTERS, LevelTokens
+from subllm.routing import ROUTERS, Lengths, LevelTokens
 from tests.conftest import tiny_config
 
 
 def tokens_of(batch, length, mask=None, past=0):
     positions = (past + torch.arange(length)).expand(batch, -1)
-    return LevelTokens(torch.zeros(batch, length, 4), positions, mask, [past] * batch)
+    return LevelTokens(torch.zeros(batch, length, 4), positions, mask, Lengths.even(past, batch))
 
 
 def router_of(name, ratio, level=1):

@@ -30,7 +30,7 @@ def test_inference_keeps_positive_scores_with_clamped_weights():
     assert selection.weights.tolist() == [[0.5, 0.0, 1.0, 0.0], [0.0, 0.0, 0.0, 1.0]]
     assert torch.equal(selection.scores, scores) and selection.threshold == 0
     packing = Packing.of(selection.kept)
-    assert packing.counts == [2, 1] and packing.mask.tolist() == [[True, True], [True, False]]
+    assert packing.counts.rows == (2, 1) and packing.mask.tolist() == [[True, True], [True, False]]
     assert packing.indices[0].tolist() == [0, 2] and packing.indices[1, 0] == 3
 
 
