@@ -8,7 +8,11 @@ from dataclasses import fields, is_dataclass
 
 import pytest
 
+from analysis.debug.edits import EditKind
+from analysis.trace import format_3
+from analysis.trace.files import FORMAT, PARTS
 from subllm.routing import ROUTERS
+from subllm.runs.routing_snapshot import RoutingSnapshot
 from tests.architecture import ROOT
 
 DOCUMENTS = sorted(
@@ -63,7 +67,7 @@ def rows(path, columns: int) -> list[list[str]]:
     return [row for row in cells if len(row) == columns and row[0] != "term" and row[0].strip("-")]
 
 
-GLOSSARY = ROOT / "docs" / "glossary.md"
+GLOSSARY, FORMATS = ROOT / "docs" / "glossary.md", ROOT / "docs" / "formats.md"
 
 
 @pytest.mark.parametrize(
@@ -88,3 +92,36 @@ def test_terms_of_the_glossary_are_those_on_screen(english, chinese):
     strings = json.loads((ROOT / "assets" / "strings.json").read_text(encoding="utf-8")).values()
     pairs = [(str(entry["en"]).lower(), str(entry["zh"])) for entry in strings]
     assert any(english in en and chinese in zh for en, zh in pairs)
+
+
+def documented_arrays(text: str) -> dict[str, str]:
+    """Axes of the arrays that a part of a document describes, by name."""
+    found = {}
+    part = ""
+    for row in re.findall(r"^\| (.*) \|$", text, re.M):
+        cells = [cell.strip() for cell in row.split("|")]
+        part = re.sub(r"\W", "", cells[0]) or part if len(cells) == 4 else ""
+        names, axes = cells[-3:-1]
+        if axes.startswith("("):
+            found |= {f"{part}.{name}".lstrip("."): re.sub(r"\W", "", axes) for name in re.findall(r"`(\w+)`", names)}
+    return found
+
+
+def test_every_array_of_a_trace_is_documented_with_its_axes():
+    text = FORMATS.read_text(encoding="utf-8")
+    here = text[text.index("### Format 4") : text.index("### Format 3")]
+    declared = {f"{name}.{field}": axes for name, part in PARTS.items() for field, (axes, _) in part.arrays().items()}
+    assert documented_arrays(here) == declared
+    assert f"`format` in `meta`: {FORMAT}; reads {format_3.FORMAT}" in text
+
+
+def test_every_array_of_a_routing_snapshot_is_documented():
+    text = FORMATS.read_text(encoding="utf-8")
+    here = text[text.index("### Routing snapshots") : text.index("## What a conversion learned")]
+    assert documented_arrays(here).keys() == {entry.name for entry in fields(RoutingSnapshot)}
+
+
+def test_documented_edits_and_their_kinds_are_the_same():
+    text = FORMATS.read_text(encoding="utf-8")
+    here = text[text.index("## Edits") : text.index("## Links")]
+    assert re.findall(r"^\| `(\w+)", here, re.M) == [*EditKind]
