@@ -24,18 +24,17 @@ from app.files import configuration
 from subllm import CheckpointError, ConfigurationError, SubllmConfig
 from subllm.assets import ASSETS
 from subllm.checkpoints.load import fetch_checkpoint
-from subllm.demo import SHIPPED, build_demo, demo_folder
+from subllm.demo import SHIPPED as _SHIPPED_DEMO
+from subllm.demo import build_demo, demo_folder
 from subllm.runs.folder import FINAL, RUN_FILE
 
-DEMO = "Demo: SmolLM2-135M as a SUBLLM"
-SMALL = "Small: 10 million parameters, trained from scratch"
-SHIPPED_RUN = "Shipped: a small SUBLLM, trained from scratch"
-SHIPPED_BESIDE = {
-    "llama": "Shipped: the LLaMA of its size",
-    "no-bypass": "Shipped: the same without bypass",
-    "stride": "Shipped: the same, keeping tokens at even distances",
-    "random": "Shipped: the same, keeping random tokens",
+DEMO, SMALL = SHIPPED = ("shipped:demo", "shipped:small")  # ids of checkpoints; `app.strings.name_of` has their names
+OLD_IDS = {  # in links that were made before checkpoints had ids
+    "Demo: SmolLM2-135M as a SUBLLM": DEMO,
+    "Small: 10 million parameters, trained from scratch": SMALL,
 }
+SHIPPED_RUN = "shipped:run"
+SHIPPED_BESIDE = {kind: f"shipped:{kind}" for kind in ("llama", "no-bypass", "stride", "random")}
 _SHIPPED = ASSETS / "small"
 _LONGEST_NAME = 80  # characters of what was typed that a message repeats
 _DEPTH = 3  # folders below a root that are searched for checkpoints
@@ -87,7 +86,7 @@ class Settings:
         )
 
     def choices(self) -> list[str]:
-        """Names of all checkpoints that can be chosen: the shipped ones, folders below the roots, hub names."""
+        """Ids of all checkpoints that can be chosen: the shipped ones, folders below the roots, hub names."""
         return [DEMO, SMALL, *self._search().subllms, *self.hub_models]
 
     def llamas(self) -> list[str]:
@@ -95,7 +94,7 @@ class Settings:
         return list(self._search().llamas)
 
     def runs(self) -> dict[str, Path]:
-        """Folders of training runs by name: the shipped ones, and those below the roots."""
+        """Folders of training runs by id: the shipped ones, and those below the roots."""
         shipped = {SHIPPED_RUN: _SHIPPED} | {name: _SHIPPED / "beside" / kind for kind, name in SHIPPED_BESIDE.items()}
         found = {name: folder for name, folder in shipped.items() if (folder / RUN_FILE).is_file()}
         return found | self._search().runs
@@ -141,7 +140,7 @@ class Settings:
             SubllmError: if it is not allowed, or cannot be read.
         """
         if choice == DEMO:
-            return configuration(SHIPPED)  # what is built from it has the same
+            return configuration(_SHIPPED_DEMO)  # what is built from it has the same
         if choice in self.hub_models:
             return configuration(_fetched[choice]) if choice in _fetched else None
         return configuration(self.locate(choice, silent))

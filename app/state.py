@@ -23,10 +23,10 @@ from analysis import AnalysisError, Trace
 from analysis.debug.edits import MOST_EDITS, Edit, parse_edits, write_edits
 from analysis.guard import silent
 from app.components.routing_view import Shown
-from app.engine import Source
+from app.engine import Recipe
 from app.messages import plain
-from app.settings import Settings
-from app.strings import language, say
+from app.settings import OLD_IDS, Settings
+from app.strings import language, name_of, say
 from subllm import CheckpointError
 
 _RUNS = 8  # that are kept
@@ -42,12 +42,12 @@ class Run:
 
     Attributes:
         trace: of it.
-        source: of the trace.
+        recipe: of the run.
         number: of the run in its session, from 1.
     """
 
     trace: Trace
-    source: Source
+    recipe: Recipe
     number: int
 
     @property
@@ -55,7 +55,23 @@ class Run:
         """What it is called; its number makes that the name of no other."""
         where = self.trace.provenance
         edits = f" · {'; '.join(where.edits)}" if where.edits else ""
-        return f"{self.number} · {self.trace.prompt.text.strip()[:60]!r} · {where.checkpoint} · {where.dtype}{edits}"
+        prompt = repr(self.trace.prompt.text.strip()[:60])
+        return f"{self.number} · {prompt} · {name_of(where.checkpoint)} · {where.dtype}{edits}"
+
+
+@dataclass(frozen=True)
+class Form:
+    """The prompt's form.
+
+    Attributes:
+        text: of the prompt.
+        chat: whether it goes through the chat template.
+        example: name of the example that is chosen; None for a prompt of one's own.
+    """
+
+    text: str
+    chat: bool
+    example: str | None = None
 
 
 @dataclass
@@ -118,7 +134,7 @@ class Session:
         shown_run: name (`Trace.run`) of the one that is shown.
         shown: what the text and map show, on every page and tab.
         answer: text whose probability is watched.
-        typed: prompt, chat and example of the form, which outlive a visit to another page.
+        form: as it was filled in last, on any page.
         failure: why the last run failed.
         found: what was asked for on demand, by what it is: what it was found for, and what was found.
     """
@@ -127,7 +143,7 @@ class Session:
     shown_run: str | None = None
     shown: Mapping[str, Any] = field(default_factory=dict)
     answer: str = ""
-    typed: tuple[str, bool, str | None] | None = None
+    form: Form | None = None
     failure: Exception | None = None
     found: dict[str, tuple[Hashable, Any]] = field(default_factory=dict)
     made: int = 0  # runs
@@ -142,12 +158,12 @@ class Session:
         """The run that is shown; None if there is none yet."""
         return next((run for run in self.runs if run.trace.run == self.shown_run), None)
 
-    def remember(self, trace: Trace, source: Source, *, shown: bool = True) -> None:
+    def remember(self, trace: Trace, recipe: Recipe, *, shown: bool = True) -> None:
         """Keep a run, in place of the one kept longest.
 
         Args:
             trace: of the run.
-            source: of the trace.
+            recipe: of the run.
             shown: it is shown from now on; otherwise what was shown before still is.
         """
         known = next((run for run in self.runs if run.trace.run == trace.run), None)
@@ -155,7 +171,7 @@ class Session:
             self.made += 1
         else:
             trace = trace.completed(known.trace)  # what is known of it stays known
-        run = Run(trace, source, self.made if known is None else known.number)
+        run = Run(trace, recipe, self.made if known is None else known.number)
         if shown and self.shown_run != trace.run:
             self.shown_run = trace.run
             self.changes += 1
@@ -247,8 +263,9 @@ def open_link(settings: Settings) -> bool:
     fields = st.query_params.to_dict()
     if "prompt" not in fields:
         return False
-    own.typed = (fields["prompt"], fields.get("chat") == "1", None)
+    own.form = Form(fields["prompt"], fields.get("chat") == "1")
     name = fields.get("checkpoint")
+    name = OLD_IDS.get(name, name) if name is not None else None
     if name is not None and not _offered(settings, name):
         short = name if len(name) <= _LONGEST_NAME else f"{name[:_LONGEST_NAME]}…"
         st.error(plain(say("link_checkpoint", name=repr(short))), icon=":material/error:")
@@ -280,11 +297,11 @@ def write_link(run: Run) -> None:
     Args:
         run: that is shown.
     """
-    own, source = session(), run.source
-    if not carries(source):
+    own, recipe = session(), run.recipe
+    if not carries(recipe):
         st.query_params.from_dict({"lang": language()})
         return
-    fields = {"v": _LINK, "checkpoint": source.choice, "prompt": source.text, "chat": str(int(source.chat))}
+    fields = {"v": _LINK, "checkpoint": recipe.model.checkpoint, "prompt": recipe.text, "chat": str(int(recipe.chat))}
     shown = vars(Shown.parse(own.shown, run.trace))
     fields |= {key: str(value) for key, value in shown.items() if value is not None}
     edits = own.edits_of(run.trace).edits
@@ -297,13 +314,13 @@ def write_link(run: Run) -> None:
     st.query_params.from_dict(fields | {"lang": language()})
 
 
-def carries(source: Source) -> bool:
+def carries(recipe: Recipe) -> bool:
     """Whether a link, or a command, has room for a prompt.
 
     Args:
-        source: of the run.
+        recipe: of the run.
     """
-    return len(source.text) <= _LONGEST
+    return len(recipe.text) <= _LONGEST
 
 
 def _next(level: str) -> str:

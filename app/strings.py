@@ -53,6 +53,16 @@ def say(key: str, **values: object) -> str:
     return text.format(**values) if values else text
 
 
+def name_of(identifier: str, language_: str | None = None) -> str:
+    """What something that ships is called; everything else is called what it is.
+
+    Args:
+        identifier: of a checkpoint or a training run, as in `app.settings`.
+        language_: of the name; the user's if it is None.
+    """
+    return table(language_ or language()).get(f"name_{identifier}", identifier)
+
+
 def explain(error: Exception) -> str:
     """What an error says, in the user's language; in English if it has no translation.
 

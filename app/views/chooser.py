@@ -1,14 +1,17 @@
-"""The choices that all pages share: checkpoint, device, number format, language."""
+"""The choices that all pages share: checkpoint, device, dtype, language."""
 
 import json
+from dataclasses import dataclass
 from functools import cache
 from typing import Any
 
 import streamlit as st
 
+from analysis.guard import Progress
 from app import engine
-from app.settings import Settings
-from app.strings import LANGUAGES, language, say
+from app.settings import SHIPPED, Settings
+from app.state import Form
+from app.strings import LANGUAGES, language, name_of, say
 from subllm.assets import ASSETS
 
 _PROMPTS = ASSETS / "prompts.json"
@@ -20,19 +23,49 @@ def examples() -> dict[str, dict[str, Any]]:
     return {entry["name"]: entry for entry in json.loads(_PROMPTS.read_text(encoding="utf-8"))}
 
 
-def checkpoint(settings: Settings) -> tuple[str, str, str]:
-    """Selectors of checkpoint, device and dtype; what was chosen.
+def first_form() -> Form:
+    """The prompt's form as it is before anybody has filled it in."""
+    first = next(iter(examples().values()))
+    return Form(first["text"], first["chat"], first["name"])
+
+
+@dataclass(frozen=True)
+class Choice:
+    """What a visitor chose.
+
+    Attributes:
+        checkpoint: id, as `Settings.locate` takes it.
+        device: one of `engine.devices`.
+        dtype: one of `engine.dtypes`.
+    """
+
+    checkpoint: str
+    device: str
+    dtype: str
+
+    def locate(self, settings: Settings, progress: Progress) -> engine.ModelSpec:
+        """The model, built or downloaded if need be; see `Settings.locate`."""
+        folder = settings.locate(self.checkpoint, progress)
+        return engine.ModelSpec(self.checkpoint, folder, self.device, self.dtype)
+
+
+def model(settings: Settings) -> Choice:
+    """Selectors of checkpoint, device and dtype.
 
     Args:
         settings: what the operator allows.
     """
     choices = settings.choices()
-    if st.session_state.get("checkpoint") not in (None, *choices):
-        choices.append(st.session_state["checkpoint"])  # typed, or from a link
+    typed = st.session_state.get("checkpoint")
+    if typed is not None:
+        st.session_state["checkpoint"] = typed = _id(typed)
+        if typed not in choices:
+            choices.append(typed)  # typed, or from a link
     choice = st.selectbox(
         say("checkpoint"),
         choices,
         key="checkpoint",
+        format_func=name_of,
         accept_new_options=True,
         help=say("checkpoint_help"),
         persist_state="session",
@@ -43,7 +76,12 @@ def checkpoint(settings: Settings) -> tuple[str, str, str]:
     dtype = st.selectbox(
         say("dtype"), engine.dtypes(device), key="dtype", help=say("dtype_help"), persist_state="session"
     )
-    return choice or choices[0], device, dtype
+    return Choice(_id(choice or choices[0]), device, dtype)
+
+
+def _id(typed: str) -> str:
+    """The checkpoint that was chosen by its name in some language: a browser sends the name that it shows."""
+    return next((each for each in SHIPPED for other in LANGUAGES if typed == name_of(each, other)), typed)
 
 
 def language_switch() -> None:

@@ -14,9 +14,10 @@ from app import engine, state
 from app.components.routing_view import Shown, routing_view
 from app.messages import ProgressBar, plain, show_error
 from app.settings import Settings
-from app.state import Run, session
-from app.strings import language, say, table
+from app.state import Form, Run, session
+from app.strings import language, name_of, say, table
 from app.views import chooser, history
+from app.views.chooser import Choice
 from app.views.trace import costs, levels, token
 from subllm import PromptTooLongError, SubllmError
 
@@ -26,12 +27,9 @@ class _Request:
     """What the user asks for."""
 
     settings: Settings
-    choice: str
-    device: str
-    dtype: str
+    choice: Choice
     options: RunOptions
-    text: str
-    chat: bool
+    form: Form
 
 
 def show() -> None:
@@ -40,9 +38,9 @@ def show() -> None:
     st.title(say("title"))
     st.write(say("intro"))
     linked = state.open_link(settings)
-    choice, device, dtype, options = _sidebar(settings)
-    text, chat, pressed = _prompt_form()
-    request = _Request(settings, choice, device, dtype, options, text, chat)
+    choice, options = _sidebar(settings)
+    form, pressed = _prompt_form()
+    request = _Request(settings, choice, options, form)
     message = st.container()  # stays above the results
     cut = not pressed and _show_failure(message)
     wanted = pressed or linked or cut
@@ -73,12 +71,11 @@ def _run(request: _Request, message: Any, *, truncate: bool) -> Generator[bool]:
         progress = ProgressBar("stop")
     try:
         with progress:
-            folder = request.settings.locate(request.choice, progress)
-            progress(0.0, "loading")
-            source = engine.Source(request.text, request.chat, request.choice, folder, request.device, request.dtype)
+            model = request.choice.locate(request.settings, progress)
+            recipe = engine.Recipe(request.form.text, request.form.chat, model)
             limit = request.settings.max_tokens
-            for trace, whole in engine.run(source, request.options, progress, truncate=truncate, limit=limit):
-                session().remember(trace, source)
+            for trace, whole in engine.run(recipe, request.options, progress, truncate=truncate, limit=limit):
+                session().remember(trace, recipe)
                 yield not whole
     except (SubllmError, AnalysisError) as error:
         session().failure = error
@@ -97,30 +94,30 @@ def _show_failure(message: Any) -> bool:
     return False
 
 
-def _sidebar(settings: Settings) -> tuple[str, str, str, RunOptions]:
+def _sidebar(settings: Settings) -> tuple[Choice, RunOptions]:
     with st.sidebar:
-        choice, device, dtype = chooser.checkpoint(settings)
+        choice = chooser.model(settings)
         st.session_state.setdefault("new tokens", 40)
         st.session_state.setdefault("compare", True)
         new_tokens = st.slider(say("new_tokens"), 0, 200, key="new tokens", persist_state="session")
         compare = st.toggle(say("compare"), key="compare", help=say("compare_help"), persist_state="session")
         chooser.language_switch()
-    return choice, device, dtype, RunOptions(new_tokens, compare, settings.max_seconds)
+    return choice, RunOptions(new_tokens, compare, settings.max_seconds)
 
 
-def _prompt_form() -> tuple[str, bool, bool]:
+def _prompt_form() -> tuple[Form, bool]:
+    """What was typed, and whether it is to be run."""
     examples = chooser.examples()
     own = session()
-    if own.typed is None:
-        first = next(iter(examples.values()))
-        own.typed = (first["text"], first["chat"], first["name"])
+    form = own.form = own.form or chooser.first_form()
     if "prompt" not in st.session_state:  # the page is opened, for the first time or again
-        st.session_state["prompt"], st.session_state["chat"], st.session_state["example"] = own.typed
+        st.session_state["prompt"], st.session_state["chat"] = form.text, form.chat
+        st.session_state["example"] = form.example
 
     def fill() -> None:
         chosen = st.session_state["example"]
         entry = examples.get(chosen)
-        if entry and own.typed and chosen != own.typed[2]:  # a browser can send again what it sent before
+        if entry and own.form and chosen != own.form.example:  # a browser can send again what it sent before
             st.session_state["prompt"], st.session_state["chat"] = entry["text"], entry["chat"]
 
     names = {name: entry.get(language(), name) for name, entry in examples.items()}
@@ -129,8 +126,8 @@ def _prompt_form() -> tuple[str, bool, bool]:
     left, right = st.columns([1, 4], vertical_alignment="center")
     pressed = left.button(say("run"), type="primary", width="stretch", icon=":material/play_arrow:")
     chat = right.toggle(say("chat"), key="chat", help=say("chat_help"))
-    own.typed = (text, chat, st.session_state["example"])
-    return text, chat, pressed
+    own.form = Form(text, chat, st.session_state["example"])
+    return own.form, pressed
 
 
 @st.fragment
@@ -138,7 +135,9 @@ def _results(run: Run, settings: Settings, *, whole: bool) -> None:
     """What is known about a run; while it goes on, only what is known first."""
     own, trace, where = session(), run.trace, run.trace.provenance
     st.subheader(say("read"), help=say("read_help"))
-    st.caption(plain(f"{where.checkpoint} · {where.structure} · {where.device} · {where.dtype} · {where.attention}"))
+    st.caption(
+        plain(f"{name_of(where.checkpoint)} · {where.structure} · {where.device} · {where.dtype} · {where.attention}")
+    )
     costs.headline(trace)
     told = Shown.parse(own.shown, trace)
     shown = routing_view(trace, told, table(language()), key="routing")
@@ -170,11 +169,11 @@ def _read_off_all(run: Run, settings: Settings) -> None:
         return
     try:
         with progress:
-            found = engine.read_off_all(run.source, run.trace, settings.max_seconds, progress)
+            found = engine.read_off_all(run.recipe.model, run.trace, settings.max_seconds, progress)
     except (SubllmError, AnalysisError) as error:
         show_error(error)
         return
-    session().remember(found, run.source, shown=False)
+    session().remember(found, run.recipe, shown=False)
     st.rerun()  # the whole page: what its fragments are given is another trace now
 
 

@@ -15,7 +15,7 @@ from app.files import Recorded, recorded, training_run
 from app.messages import plain, plot, show_error
 from app.settings import SHIPPED_BESIDE, SHIPPED_RUN, Settings
 from app.state import session
-from app.strings import language, say, table
+from app.strings import language, name_of, say, table
 from app.views import chooser
 from app.views.trace import levels
 from app.views.trace import pairs as beside
@@ -37,11 +37,11 @@ def show() -> None:
         st.code("subllm train --config assets/training/small.json --data packed --out checkpoints/run")
         return
     left, right = st.columns([2, 3])
-    name = left.selectbox(say("watch_run"), list(folders), key="watched", persist_state="session")
+    name = left.selectbox(say("watch_run"), list(folders), key="watched", format_func=name_of, persist_state="session")
     possible = [other for other in folders if other != name]
     first = [other for other in possible if other == SHIPPED_BESIDE["llama"] and name == SHIPPED_RUN]
-    others = right.multiselect(say("watch_others"), possible, first, key=f"watched beside {name}")
-    shown = {each: folders[each] for each in (name, *others)}
+    others = right.multiselect(say("watch_others"), possible, first, key=f"watched beside {name}", format_func=name_of)
+    shown = {name_of(each): folders[each] for each in (name, *others)}
     try:
         run = training_run(folders[name])
         if run.step < run.config["steps"]:

@@ -3,7 +3,7 @@
 import pytest
 from streamlit.testing.v1 import AppTest
 
-from app import engine
+from app.engine import what_if
 
 SCRIPT = "from app.views.debug import page as debug\ndebug.show()\n"
 TEXT = "the cat sat on the mat and then the dog sat on the cat"
@@ -14,8 +14,8 @@ def linked(tiny_checkpoint, monkeypatch):
     """The page, opened by a link with an edit; and how often the model has run with edits."""
     monkeypatch.setenv("SUBLLM_ROOTS", str(tiny_checkpoint.parent))
     counted = []
-    real = engine.stages
-    monkeypatch.setattr(engine, "stages", lambda *arguments: counted.append(arguments) or real(*arguments))
+    real = what_if.stages
+    monkeypatch.setattr(what_if, "stages", lambda *arguments: counted.append(arguments) or real(*arguments))
     app = AppTest.from_string(SCRIPT, default_timeout=60)
     app.query_params.update({"v": "2", "checkpoint": "tiny", "prompt": TEXT, "edits": "drop 2-4@1"})
     app.run()

@@ -16,7 +16,10 @@ from analysis.guard import silent
 from analysis.run import RunOptions
 from analysis.trace.tokenize import read_prompt
 from app import engine
-from subllm.checkpoints.load import DENSE_TWIN, load_checkpoint
+from app.engine import models, texts
+from app.engine.queue import turn
+from subllm.checkpoints.files import DENSE_TWIN
+from subllm.checkpoints.load import load_checkpoint
 
 
 @pytest.fixture
@@ -25,14 +28,22 @@ def folders(tiny_checkpoint, tmp_path):
     return [shutil.copytree(tiny_checkpoint, tmp_path / str(number)) for number in range(5)]
 
 
+def spec_of(folder, device="cpu"):
+    return engine.ModelSpec("tiny", folder, device, "float32")
+
+
+def load(folder, device="cpu"):
+    return spec_of(folder, device).load()
+
+
 @pytest.mark.parametrize("device", engine.devices())
 def test_a_model_in_use_stays_as_it_is_and_its_memory_is_free_when_its_last_user_lets_go(folders, device):
-    checkpoint, dense = engine.load(folders[0], device, "float32")
+    checkpoint, dense = load(folders[0], device)
     ids = torch.arange(1, 9, device=device)[None]
     before = {name: (weight.device, weight.data_ptr()) for name, weight in checkpoint.model.named_parameters()}
     logits = checkpoint.model(ids).logits
     for folder in folders[1:]:
-        engine.load(folder, device, "float32")
+        load(folder, device)
     after = {name: (weight.device, weight.data_ptr()) for name, weight in checkpoint.model.named_parameters()}
     assert after == before
     assert torch.equal(checkpoint.model(ids).logits, logits)
@@ -45,46 +56,44 @@ def test_a_model_in_use_stays_as_it_is_and_its_memory_is_free_when_its_last_user
 def test_a_model_that_nobody_uses_is_gone_before_another_one_is_loaded(folders, monkeypatch):
     opened, alive = [], []
 
-    def load(folder, device, dtype):
+    def load_another(folder, device, dtype):
         alive.append(sum(each() is not None for each in opened))
         checkpoint = load_checkpoint(folder, device, dtype)
         opened.append(weakref.ref(checkpoint.model))
         return checkpoint
 
-    monkeypatch.setattr(engine, "load_checkpoint", load)
+    monkeypatch.setattr(models, "load_checkpoint", load_another)
     for folder in folders:
-        engine.load(folder, "cpu", "float32")
+        load(folder)
     assert alive == [0, 1, 1, 1, 1]
 
 
 def test_a_model_is_loaded_once_and_again_when_a_file_of_it_or_of_its_twin_is_another(folders):
     folder = folders[0]
-    first = engine.load(folder, "cpu", "float32")
+    first = load(folder)
     (folder / "link.json").symlink_to(folder / "gone.json")
-    assert engine.load(folder, "cpu", "float32") is first
+    assert load(folder) is first
     (folder / "chat_template.jinja").write_text("{{ messages[0]['content'] }}!")
-    second = engine.load(folder, "cpu", "float32")
+    second = load(folder)
     assert second is not first
     assert not second[1].is_twin
     second[1].model.save_pretrained(folder / DENSE_TWIN)
-    third = engine.load(folder, "cpu", "float32")
+    third = load(folder)
     assert third is not second and third[1].is_twin
-    assert engine.load(folder, "cpu", "float32") is third
+    assert load(folder) is third
 
 
 def test_every_device_has_a_queue_of_its_own_and_serves_in_the_order_of_asking():
     served, holding, release = [], threading.Event(), threading.Event()
 
     def hold():
-        with engine._engine().turn("cpu", silent):
+        with turn("cpu", silent):
             holding.set()
             release.wait(20)
             served.append("first")
 
     def ask(name, device):
-        with engine._engine().turn(
-            device, lambda share, stage, **values: waiting.append((name, stage, values["ahead"]))
-        ):
+        with turn(device, lambda share, stage, **values: waiting.append((name, stage, values["ahead"]))):
             served.append(name)
 
     waiting = []
@@ -109,28 +118,53 @@ def test_a_run_that_is_stopped_while_it_waits_leaves_the_queue():
     def stop(share, stage, **values):
         raise InterruptedError
 
-    with engine._engine().turn("cpu", silent), pytest.raises(InterruptedError), engine._engine().turn("cpu", stop):
+    with turn("cpu", silent), pytest.raises(InterruptedError), turn("cpu", stop):
         pass
-    with engine._engine().turn("cpu", stop):  # nobody is ahead
+    with turn("cpu", stop):  # nobody is ahead
         pass
 
 
-def source_of(folder):
-    return engine.Source("the cat sat on the mat", False, "tiny", folder, "cpu", "float32")
+def test_a_model_is_loaded_in_the_turn_of_its_device(folders):
+    """Whoever loads takes a device's memory, as a run does: it stands in the same queue."""
+    seen, holding, release = [], threading.Event(), threading.Event()
+
+    def hold():
+        with turn("cpu", silent):
+            holding.set()
+            release.wait(20)
+
+    def look(share, stage, **values):
+        seen.append(stage)
+        if stage == "waiting":
+            release.set()
+
+    first = threading.Thread(target=hold)
+    first.start()
+    assert holding.wait(20)
+    spec_of(folders[0]).load(look)
+    first.join(20)
+    assert seen[0] == "waiting" and seen[-1] == "loading"
+    with turn("cpu", silent):
+        spec_of(folders[0]).load(lambda *_, **__: pytest.fail("a model that is known needs no turn"))
 
 
-def text_of(source, **fields):
-    checkpoint, _ = source.load()
-    return engine.Text(source, read_prompt(source.text, checkpoint.tokenizer, 512), Sampling(**fields), (), False)
+def recipe_of(folder):
+    return engine.Recipe("the cat sat on the mat", False, spec_of(folder))
+
+
+def text_of(recipe, **fields):
+    checkpoint, _ = recipe.model.load()
+    prompt = read_prompt(recipe.text, checkpoint.tokenizer, 512)
+    return engine.Text(recipe.model, prompt, Sampling(**fields), (), False)
 
 
 def test_a_text_goes_on_from_its_recipe_whoever_wrote_it_before(folders):
-    text = text_of(source_of(folders[0]))
+    text = text_of(recipe_of(folders[0]))
     *_, (whole,) = engine.write([text], 8, silent)
     *_, (start,) = engine.write([text], 3, silent)
     other = engine.branch(start, 2, 7, silent)
     assert [token.id for token in other.tokens] == [*(token.id for token in start.tokens[:2]), 7]
-    engine._engine().texts.keep(lambda _: False)  # what lay on the device is gone
+    texts._live().values.keep(lambda _: False)  # what lay on the device is gone
     *_, (again,) = engine.write([start], 5, silent)
     assert [token.id for token in again.tokens] == [token.id for token in whole.tokens]
     assert again.tokens[:3] == start.tokens
@@ -138,11 +172,13 @@ def test_a_text_goes_on_from_its_recipe_whoever_wrote_it_before(folders):
 
 
 def test_traces_are_known_by_everything_that_changes_them(folders):
-    source = source_of(folders[0])
+    recipe = recipe_of(folders[0])
 
     def run(**changes):
         options = changes.pop("options", RunOptions(0, False))
-        *_, (trace, _) = engine.run(replace(source, **changes), options, silent, truncate=False, limit=512)
+        of_model = {name: changes.pop(name) for name in ("checkpoint", "dtype") if name in changes}
+        other = replace(recipe, model=replace(recipe.model, **of_model), **changes)
+        *_, (trace, _) = engine.run(other, options, silent, truncate=False, limit=512)
         return trace
 
     first = run()
@@ -150,7 +186,7 @@ def test_traces_are_known_by_everything_that_changes_them(folders):
     for changes in (
         {"text": "the cat"},
         {"chat": True},
-        {"choice": "other"},
+        {"checkpoint": "other"},
         {"dtype": "bfloat16"},
         {"options": RunOptions(1, False)},
     ):
@@ -158,27 +194,27 @@ def test_traces_are_known_by_everything_that_changes_them(folders):
 
 
 def test_what_an_engine_keeps_of_a_model_goes_with_the_model(folders):
-    source = source_of(folders[0])
-    *_, (trace, _) = engine.run(source, RunOptions(0, False), silent, truncate=False, limit=512)
-    list(engine.edited(source, trace, "", [Edit("dense", 1)], silent, 512))
-    engine.finished(text_of(source), silent)
-    model = weakref.ref(source.load()[0].model)
+    recipe = recipe_of(folders[0])
+    *_, (trace, _) = engine.run(recipe, RunOptions(0, False), silent, truncate=False, limit=512)
+    list(engine.edited(recipe.model, trace, "", [Edit("dense", 1)], silent, 512))
+    engine.finished(text_of(recipe), silent)
+    model = weakref.ref(recipe.model.load()[0].model)
     for folder in folders[1:]:
-        engine.load(folder, "cpu", "float32")
+        load(folder)
     gc.collect()
     assert model() is None
 
 
 def test_an_edited_run_in_depth_is_the_edited_run(folders):
-    source = source_of(folders[0])
-    *_, (trace, _) = engine.run(source, RunOptions(0, False), silent, truncate=False, limit=512)
+    recipe = recipe_of(folders[0])
+    *_, (trace, _) = engine.run(recipe, RunOptions(0, False), silent, truncate=False, limit=512)
     dropped = int((~trace.routing.kept[0]).nonzero()[0][0])
-    *_, outcome = engine.edited(source, trace, "", [Edit("keep", 1, str(dropped))], silent, 512)
-    found, _ = engine.follow(source, outcome.trace, dropped, silent)
+    *_, outcome = engine.edited(recipe.model, trace, "", [Edit("keep", 1, str(dropped))], silent, 512)
+    found, _ = engine.follow(recipe.model, outcome.trace, dropped, silent)
     assert found.processed.tolist() == outcome.trace.routing.processed[:, dropped].tolist()
     added = outcome.trace.routing.contribution_norm[0, dropped]
     assert (found.contributions[0] ** 2).sum() ** 0.5 == pytest.approx(added, rel=1e-3)
-    confident = engine.read_off_all(source, outcome.trace, 60, silent).blocks.confidence
+    confident = engine.read_off_all(recipe.model, outcome.trace, 60, silent).blocks.confidence
     assert (~np.isnan(confident)).tolist() == outcome.trace.routing.processed.tolist()
-    attended = engine.attention(source, outcome.trace, dropped, silent)
+    attended = engine.attention(recipe.model, outcome.trace, dropped, silent)
     assert (~np.isnan(attended[:, 0]).all(1)).tolist() == outcome.trace.routing.processed[:, dropped].tolist()

@@ -113,11 +113,11 @@ def test_new_tokens_are_counted_by_what_was_kept_whatever_their_scores():
 def runs(tiny_checkpoint):
     """A session with a run and with one that has edits."""
     own = Session()
-    source = engine.Source(TEXT, False, "tiny", tiny_checkpoint, "cpu", "float32")
-    *_, (trace, _) = engine.run(source, RunOptions(new_tokens=4), silent, truncate=False, limit=512)
-    *_, outcome = engine.edited(source, trace, "", parse_edits("drop 1-12@1; dense@2"), silent, 512)
-    own.remember(outcome.trace, source, shown=False)
-    own.remember(trace, source)
+    recipe = engine.Recipe(TEXT, False, engine.ModelSpec("tiny", tiny_checkpoint, "cpu", "float32"))
+    *_, (trace, _) = engine.run(recipe, RunOptions(new_tokens=4), silent, truncate=False, limit=512)
+    *_, outcome = engine.edited(recipe.model, trace, "", parse_edits("drop 1-12@1; dense@2"), silent, 512)
+    own.remember(outcome.trace, recipe, shown=False)
+    own.remember(trace, recipe)
     return own
 
 

@@ -10,7 +10,8 @@ import pytest
 import app.settings
 from app.settings import DEMO, SMALL, Settings, checkpoint_option
 from subllm import CheckpointError, ConfigurationError
-from subllm.checkpoints.load import load_checkpoint, load_dense
+from subllm.checkpoints.dense import load_dense
+from subllm.checkpoints.load import load_checkpoint
 from subllm.demo import home
 
 _ODD = ["tiny\0", "x" * 5000, "\ud800", "evil\n2026-01-01 ERROR app: x/../tiny"]

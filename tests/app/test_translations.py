@@ -26,7 +26,8 @@ ROOMS = {  # whose errors a visitor can cause
     Path(app.__file__).parent: ("*.py", "views/**/*.py", "engine/*.py", "components/**/*.py"),
     Path(analysis.__file__).parent: ("*.py", "debug/*.py", "training/*.py", "cost/*.py", "trace/tokenize.py"),
     Path(subllm.__file__).parent: (
-        "errors.py", "structure.py", "configuration.py", "demo.py", "checkpoints/load.py", "runs/routing_snapshot.py",
+        "errors.py", "structure.py", "configuration.py", "demo.py", "runs/routing_snapshot.py",
+        *(f"checkpoints/{name}.py" for name in ("load", "dense", "device", "files")),
     ),
 }  # fmt: skip
 FILES = {path for folder, patterns in ROOMS.items() for pattern in patterns for path in folder.glob(pattern)}

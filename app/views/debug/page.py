@@ -10,6 +10,7 @@ from app.settings import Settings
 from app.state import session
 from app.strings import say
 from app.views import chooser, history
+from app.views.chooser import Choice
 from app.views.debug import steps, whatif, why
 from app.views.trace import pairs as beside
 from subllm import SubllmError
@@ -22,9 +23,9 @@ def show() -> None:
     st.write(say("debug_intro"))
     linked = state.open_link(settings)
     with st.sidebar:
-        choice, device, dtype = chooser.checkpoint(settings)
+        choice = chooser.model(settings)
         chooser.language_switch()
-    _read_prompt(settings, choice, device, dtype, linked=linked)
+    _read_prompt(settings, choice, linked=linked)
     run = history.choose("debugged", "debug")
     if run is None:
         st.info(say("debug_nothing"), icon=":material/info:")
@@ -39,15 +40,13 @@ def show() -> None:
     state.write_link(run)
 
 
-def _read_prompt(settings: Settings, choice: str, device: str, dtype: str, *, linked: bool) -> None:
+def _read_prompt(settings: Settings, choice: Choice, *, linked: bool) -> None:
     """A prompt to debug; those of the first page are there already."""
     own = session()
     with st.expander(say("debug_new"), expanded=not own.runs, icon=":material/edit:"):
-        if own.typed is None:
-            first = next(iter(chooser.examples().values()))
-            own.typed = (first["text"], first["chat"], first["name"])
-        st.session_state.setdefault("debug prompt", own.typed[0])
-        st.session_state.setdefault("debug chat", own.typed[1])
+        form = own.form = own.form or chooser.first_form()
+        st.session_state.setdefault("debug prompt", form.text)
+        st.session_state.setdefault("debug chat", form.chat)
         text = st.text_area(say("prompt"), key="debug prompt", height=100, persist_state="session")
         left, right = st.columns([1, 4], vertical_alignment="center")
         pressed = left.button(say("debug_read"), type="primary", icon=":material/play_arrow:", width="stretch")
@@ -57,10 +56,10 @@ def _read_prompt(settings: Settings, choice: str, device: str, dtype: str, *, li
         return
     try:
         with progress:
-            source = engine.Source(text, chat, choice, settings.locate(choice, progress), device, dtype)
+            recipe = engine.Recipe(text, chat, choice.locate(settings, progress))
             options = RunOptions(0, False, settings.max_seconds)
-            for trace, _ in engine.run(source, options, progress, truncate=False, limit=settings.max_tokens):
-                own.remember(trace, source)
+            for trace, _ in engine.run(recipe, options, progress, truncate=False, limit=settings.max_tokens):
+                own.remember(trace, recipe)
     except (SubllmError, AnalysisError) as error:
         show_error(error)
         return

@@ -11,7 +11,7 @@ import streamlit as st
 from transformers import PreTrainedTokenizerBase
 
 from analysis import AnalysisError, Trace
-from analysis.debug.generation import NewToken, Sampling, parting
+from analysis.debug.generation import NewToken, Sampling, first_difference
 from analysis.figures import debug as debug_figures
 from analysis.figures import trace as figures
 from analysis.guard import silent
@@ -96,13 +96,13 @@ def _sampling() -> Sampling:
 
 def _texts(run: Run, sampling: Sampling, settings: Settings, progress: ProgressBar) -> list[Text]:
     """The texts that are written: by the SUBLLM, and beside it by the dense model."""
-    own, trace, source = session(), run.trace, run.source
+    own, trace, recipe = session(), run.trace, run.recipe
     left, middle, right = st.columns([2, 3, 2], vertical_alignment="bottom")
     chat = left.toggle(say("chat"), key="steps chat", help=say("chat_help"), persist_state="session")
-    system = middle.text_input(say("system"), key="system", disabled=not chat or source.chat, persist_state="session")
+    system = middle.text_input(say("system"), key="system", disabled=not chat or recipe.chat, persist_state="session")
     beside = right.toggle(say("steps_dense"), key="steps dense", help=say("steps_dense_help"), persist_state="session")
     edits = tuple(whatif.in_force(run))
-    if chat and not source.chat:  # another prompt, in which tokens have other numbers
+    if chat and not recipe.chat:  # another prompt, in which tokens have other numbers
         edits = tuple(edit for edit in edits if not edit.tokens[:1].isdecimal())
     if edits:
         st.caption(plain(say("steps_edits", edits="; ".join(map(str, edits)))))
@@ -112,13 +112,14 @@ def _texts(run: Run, sampling: Sampling, settings: Settings, progress: ProgressB
         return known
     try:
         with progress:
-            progress(0.0, "loading")
-            checkpoint, _ = source.load()
+            checkpoint, _ = recipe.model.load(progress)
             prompt = trace.prompt
-            if chat and not source.chat:
+            if chat and not recipe.chat:
                 limit = min(settings.max_tokens, checkpoint.model.config.max_position_embeddings)
-                prompt = read_prompt(source.text, checkpoint.tokenizer, limit, chat=True, system=system)
-            texts = [Text(source, prompt, sampling, edits, dense) for dense in ([False, True] if beside else [False])]
+                prompt = read_prompt(recipe.text, checkpoint.tokenizer, limit, chat=True, system=system)
+            texts = [
+                Text(recipe.model, prompt, sampling, edits, dense) for dense in ([False, True] if beside else [False])
+            ]
             for text in texts:
                 engine.finished(text, progress)
     except (SubllmError, AnalysisError) as error:
@@ -158,7 +159,7 @@ def _branch(length: int, token: int) -> None:
 
 def _text(place: Any, texts: Sequence[Text], run: Run) -> None:
     """Both texts so far; tokens that a level dropped are marked in the table below."""
-    tokenizer = run.source.load()[0].tokenizer
+    tokenizer = run.recipe.model.load()[0].tokenizer
     with place.container():
         columns = st.columns(len(texts))
         for column, text, name in zip(columns, texts, ("SUBLLM", say("dense")), strict=False):
@@ -169,7 +170,7 @@ def _text(place: Any, texts: Sequence[Text], run: Run) -> None:
                 rate = len(text.tokens) / sum(token.seconds for token in text.tokens)
                 column.caption(say("steps_rate", n=len(text.tokens), rate=f"{rate:.1f}"))
         if len(texts) > 1:
-            at = parting(*([token.id for token in text.tokens] for text in texts))
+            at = first_difference(*([token.id for token in text.tokens] for text in texts))
             st.caption(say("steps_same") if at is None else say("steps_parting", n=at))
 
 
@@ -177,7 +178,7 @@ def _tokens(run: Run, texts: Sequence[Text]) -> None:
     """Every new token, and what could have come instead."""
     words, ours = table(language()), texts[0].tokens
     dense = texts[1].tokens if len(texts) > 1 else ()
-    tokenizer = run.source.load()[0].tokenizer
+    tokenizer = run.recipe.model.load()[0].tokenizer
     pieces = decode_pieces(np.asarray([token.id for token in ours]), tokenizer)
     frame = pd.DataFrame([_row(run.trace, number, token, str(pieces[number])) for number, token in enumerate(ours)])
     event = st.dataframe(

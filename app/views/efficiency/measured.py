@@ -17,12 +17,27 @@ from app.messages import ProgressBar, plain, plot, show_error
 from app.settings import Settings, checkpoint_option
 from app.state import session
 from app.strings import language, say, table
+from app.views.chooser import Choice
 from subllm import SubllmConfig, SubllmError
 
 _BATCHES = (1, 2, 4, 8, 16, 32, 64)
 _SHARES = (0.0, 0.25, 0.4, 0.5, 0.64, 0.75, 0.9, 1.0)
 _LARGEST_FILE = 8  # MB, of measurements to open
-_Key = tuple[str, str, str, int, str]  # checkpoint, device, dtype, repeats, baseline
+
+
+@dataclass(frozen=True)
+class Measured:
+    """What all rows of a sweep have in common, apart from facts about the machine.
+
+    Attributes:
+        choice: checkpoint, device and dtype.
+        repeats: timed passes of each model.
+        baseline: one of `BASELINES`, or the name of a LLaMA.
+    """
+
+    choice: Choice
+    repeats: int
+    baseline: str
 
 
 @dataclass(frozen=True, eq=False)
@@ -44,14 +59,12 @@ class Sweep:
         return [self.rows[setting] for setting in sorted(self.rows)]
 
 
-def show(settings: Settings, choice: str, device: str, dtype: str) -> None:
+def show(settings: Settings, choice: Choice) -> None:
     """The tab.
 
     Args:
         settings: what the operator allows.
-        choice: of checkpoint.
-        device: to run on.
-        dtype: to run in.
+        choice: checkpoint, device and dtype to measure.
     """
     st.caption(say("measured_help"))
     left, right = st.columns(2)
@@ -67,18 +80,18 @@ def show(settings: Settings, choice: str, device: str, dtype: str) -> None:
         help=say("baseline_help"), persist_state="session",
     )  # fmt: skip
     repeats = left.slider(say("repeats"), 1, 9, 3, key="repeats", help=say("repeats_help"), persist_state="session")
+    measured = Measured(choice, repeats, against)
     asked = settings_of(lengths, batches, shares)
-    st.code(_command(choice, device, dtype, lengths, batches, shares, against, repeats), language="bash")
+    st.code(_command(measured, lengths, batches, shares), language="bash")
     pressed = st.button(say("measure"), type="primary", icon=":material/speed:", disabled=not asked)
-    key = (choice, device, dtype, repeats, against)
-    sweeps: dict[_Key, Sweep] = session().found.setdefault("measured", (None, {}))[1]
+    sweeps: dict[Measured, Sweep] = session().found.setdefault("measured", (None, {}))[1]
     if pressed:
-        _measure(settings, key, asked, sweeps)
-    sweep = sweeps.get(key)
+        _measure(settings, measured, asked, sweeps)
+    sweep = sweeps.get(measured)
     if sweep is not None:
         rows = sweep.sorted()
         report(sweep.facts, rows, "")
-        _check(sweep.config, device, dtype, rows)
+        _check(sweep.config, choice, rows)
         st.download_button(
             say("save_measured"), lambda: to_parquet(sweep.facts, rows), "efficiency.parquet",
             icon=":material/download:", on_click="ignore",
@@ -143,29 +156,27 @@ def report(facts: dict[str, str], rows: Sequence[Comparison], key: str) -> None:
     st.caption(plain(" · ".join(f"{name}: {value}" for name, value in facts.items())))
 
 
-def _measure(settings: Settings, key: _Key, asked: Sequence[Setting], sweeps: dict[_Key, Sweep]) -> None:
+def _measure(settings: Settings, measured: Measured, asked: Sequence[Setting], sweeps: dict[Measured, Sweep]) -> None:
     """Measure what is not known yet, or all of it again; what was measured stays when one stops."""
-    choice, device, dtype, repeats, against = key
+    against = measured.baseline
     try:
         with ProgressBar("stop measuring") as progress:
-            folder = settings.locate(choice, progress)
+            model = measured.choice.locate(settings, progress)
             baseline = against if against in BASELINES else str(settings.locate(against, progress))
-            progress(0.0, "loading")
-            source = engine.Source("", False, choice, folder, device, dtype)
-            checkpoint, _ = source.load()
-            facts = facts_of(checkpoint, against, repeats)
-            known = sweeps.get(key)
+            checkpoint, _ = model.load(progress)
+            facts = facts_of(checkpoint, against, measured.repeats)
+            known = sweeps.get(measured)
             rows = known.rows if known is not None and known.facts == facts else {}
             for setting in [one for one in asked if one not in rows] or asked:
-                rows[setting] = engine.compare_setting(source, setting, baseline, repeats, progress)
-                sweeps[key] = Sweep(facts, checkpoint.model.config, rows)
+                rows[setting] = engine.compare_setting(model, setting, baseline, measured.repeats, progress)
+                sweeps[measured] = Sweep(facts, checkpoint.model.config, rows)
     except (SubllmError, AnalysisError) as error:
         show_error(error)
 
 
-def _check(config: SubllmConfig, device: str, dtype: str, rows: Sequence[Comparison]) -> None:
+def _check(config: SubllmConfig, choice: Choice, rows: Sequence[Comparison]) -> None:
     """Measured against predicted for this machine, with the error."""
-    own = session()
+    own, device, dtype = session(), choice.device, choice.dtype
     pressed = st.button(say("check"), icon=":material/balance:", help=say("check_help"))
     progress = ProgressBar("stop checking")
     if pressed:
@@ -239,23 +250,16 @@ def _pays(rows: Sequence[Comparison]) -> str:
     return say("pays_from", tokens=f"{length:,}") if length else say("pays_always")
 
 
-def _command(
-    choice: str,
-    device: str,
-    dtype: str,
-    lengths: Sequence[int],
-    batches: Sequence[int],
-    shares: Sequence[float],
-    against: str,
-    repeats: int,
-) -> str:
+def _command(measured: Measured, lengths: Sequence[int], batches: Sequence[int], shares: Sequence[float]) -> str:
+    choice = measured.choice
+
     def listed(option: str, values: Sequence[object]) -> str:
         return f" --{option} {' '.join(map(str, values))}" if values else ""
 
     return (
-        f"subllm efficiency{checkpoint_option(choice)}{listed('lengths', lengths)}"
-        f"{listed('batches', batches)}{listed('retentions', shares)} --baseline {shlex.quote(against)} "
-        f"--repeats {repeats} --device {device} --dtype {dtype} --out results --resume"
+        f"subllm efficiency{checkpoint_option(choice.checkpoint)}{listed('lengths', lengths)}"
+        f"{listed('batches', batches)}{listed('retentions', shares)} --baseline {shlex.quote(measured.baseline)} "
+        f"--repeats {measured.repeats} --device {choice.device} --dtype {choice.dtype} --out results --resume"
     )
 
 

@@ -16,31 +16,31 @@ def show() -> None:
     st.title(say("efficiency_title"))
     st.write(say("efficiency_intro"))
     with st.sidebar:
-        choice, device, dtype = chooser.checkpoint(settings)
+        choice = chooser.model(settings)
         chooser.language_switch()
     here, what_if = st.tabs([say("measured_tab"), say("predicted_tab")], on_change="rerun", key="efficiency")
     if here.open:
         with here:
-            measured.show(settings, choice, device, dtype)
+            measured.show(settings, choice)
     if what_if.open:
         with what_if:
-            config = _configuration(settings, choice)
+            config = _configuration(settings, choice.checkpoint)
             if config is not None:
-                predicted.show(config, choice)
+                predicted.show(config, choice.checkpoint)
 
 
-def _configuration(settings: Settings, choice: str) -> SubllmConfig | None:
+def _configuration(settings: Settings, checkpoint: str) -> SubllmConfig | None:
     """A checkpoint's configuration; None, and a button, where it would have to be fetched for it."""
-    config = settings.configuration(choice)
+    config = settings.configuration(checkpoint)
     if config is not None:
         return config
-    st.info(plain(say("fetch_first", name=choice)), icon=":material/cloud_download:")
+    st.info(plain(say("fetch_first", name=checkpoint)), icon=":material/cloud_download:")
     pressed = st.button(say("fetch"), type="primary", icon=":material/download:")
     progress = ProgressBar("stop fetching")
     if pressed:
         try:
             with progress:
-                settings.locate(choice, progress)
+                settings.locate(checkpoint, progress)
         except SubllmError as error:
             show_error(error)
         else:

@@ -31,12 +31,12 @@ _NAMES = {
 }
 
 
-def show(config: SubllmConfig, choice: str) -> None:
+def show(config: SubllmConfig, checkpoint: str) -> None:
     """Sliders, and times and memory that follow from them.
 
     Args:
         config: of the chosen checkpoint; its sizes are kept, its structure and retention can be changed.
-        choice: of checkpoint.
+        checkpoint: id of the checkpoint.
     """
     st.caption(say("predicted_help"))
     own: list[dict[str, object]] = session().found.setdefault("own hardware", (None, []))[1]
@@ -60,7 +60,7 @@ def show(config: SubllmConfig, choice: str) -> None:
     st.caption(plain(say("hardware_source", name=hardware.name, source=hardware.source)))
     listed = " --table hardware.json" if hardware.name in [entry["name"] for entry in own] else ""
     st.code(
-        f"subllm predict{checkpoint_option(choice)} --hardware {shlex.quote(hardware.name)}{listed} "
+        f"subllm predict{checkpoint_option(checkpoint)} --hardware {shlex.quote(hardware.name)}{listed} "
         f"--dtype {dtype} --tokens {tokens} --batch {batch} --structure {shlex.quote(structure)} "
         f"--retention {percent / 100}",
         language="bash",

@@ -111,6 +111,6 @@ def lens_cost(run: Run) -> float:
     Args:
         run: of a prompt.
     """
-    config = configuration(run.source.folder)
+    config = configuration(run.recipe.model.folder)
     tokens = run.trace.routing.block_tokens.tolist()
     return lens_operations(config, tokens) / prefill_operations(config, tokens)

@@ -34,7 +34,7 @@ def show(run: Run, shown: Shown) -> None:
     if pressed:
         try:
             with progress:
-                own.found["lens"] = (key, engine.follow(run.source, trace, token, progress))
+                own.found["lens"] = (key, engine.follow(run.recipe.model, trace, token, progress))
         except (SubllmError, AnalysisError) as error:
             show_error(error)
     known = own.recall("lens", key)

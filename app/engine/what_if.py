@@ -1,0 +1,97 @@
+"""Prompts that were read once, and what edits to the routing change in them."""
+
+from collections.abc import Iterator, Sequence
+
+import streamlit as st
+
+from analysis import Trace
+from analysis.debug.edits import Edit
+from analysis.debug.intervene import Outcome, UneditedRun, run_unedited, stages
+from analysis.debug.search import Effects, estimate_effects, measure_effects
+from analysis.guard import Progress
+from analysis.trace.tokenize import read_answer
+
+from .models import ModelSpec, ModelStore
+from .queue import turn
+
+_MOST = 2  # prompts that are kept with all that their prefill left on a device
+
+
+@st.cache_resource(show_spinner=False)
+def _unedited_runs() -> ModelStore[UneditedRun]:
+    return ModelStore(_MOST)
+
+
+def _unedited_run(model: ModelSpec, trace: Trace, answer: str, progress: Progress, limit: int) -> UneditedRun:
+    """A trace's prompt read without edits, and what may follow it; known, or read now."""
+    checkpoint, _ = model.load(progress)
+    most = min(limit, checkpoint.model.config.max_position_embeddings)
+    answer_ids = read_answer(answer, checkpoint.tokenizer, most - trace.num_tokens)
+    prompt = trace.prompt
+    key = (id(checkpoint.model), model.checkpoint, prompt.text, prompt.token_ids.tobytes(), tuple(answer_ids))
+    unedited = _unedited_runs().values.get(key)
+    if unedited is None:
+        with turn(model.device, progress):
+            unedited = _unedited_runs().values.get(key)  # by now, another user may have read it
+            if unedited is None:
+                _unedited_runs().values.make_room()
+                unedited = run_unedited(checkpoint, prompt, answer_ids, model.checkpoint)
+                _unedited_runs().put(key, unedited)
+    return unedited
+
+
+def edited(
+    model: ModelSpec, trace: Trace, answer: str, edits: Sequence[Edit], progress: Progress, limit: int
+) -> Iterator[Outcome]:
+    """What edits change: at once after the prompt, then at every position.
+
+    Args:
+        model: of the trace.
+        trace: of a prompt, untouched.
+        answer: text whose probability is watched.
+        edits: in force.
+        progress: told if others are ahead.
+        limit: most tokens that the operator allows.
+
+    Yields:
+        As `analysis.debug.intervene.stages`.
+
+    Raises:
+        PromptError: if the answer cannot be taken.
+        AnalysisError: if an edit does not fit.
+    """
+    found = stages(_unedited_run(model, trace, answer, progress, limit), edits)
+    while True:
+        with turn(model.device, progress):  # no turn is held while a caller, who may be interrupted, draws
+            outcome = next(found, None)
+        if outcome is None:
+            return
+        yield outcome
+
+
+def effects(
+    model: ModelSpec, trace: Trace, answer: str, level: int, most: int, progress: Progress, limit: int
+) -> Iterator[Effects]:
+    """Single decisions by how much they move the answer, as they are measured.
+
+    Args:
+        model: of the trace.
+        trace: of a prompt, untouched.
+        answer: text whose probability is watched.
+        level: number of the level.
+        most: candidates that are measured exactly, those with the strongest estimates.
+        progress: told how many are done; may raise to stop.
+        limit: most tokens that the operator allows.
+
+    Yields:
+        Effects; first the estimates alone.
+    """
+    unedited = _unedited_run(model, trace, answer, progress, limit)
+    with turn(model.device, progress):
+        found: Effects | None = estimate_effects(unedited, level)
+    assert found is not None
+    measured = measure_effects(unedited, found, found.order()[:most].tolist(), progress)
+    while found is not None:
+        yield found
+        with turn(model.device, progress):
+            found = next(measured, None)
