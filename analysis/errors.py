@@ -1,13 +1,13 @@
-"""What a user of the package can cause, beyond what `subllm.errors` names.
+"""Errors that a user of the package can cause, beyond those of `subllm.errors`.
 
 AnalysisError
 ├── TraceError    a trace file that cannot be read
-└── RunStopped    a run that met its time limit or was stopped
+└── RunStopped    a run that reached its time limit, ran out of memory, or was stopped
 """
 
 
 class AnalysisError(Exception):
-    """Base class of what a user of the package can cause; its message is kept like that of a `SubllmError`."""
+    """Base class of errors that a user can cause; the message and its values are kept apart as in `SubllmError`."""
 
     def __init__(self, message: str = "", /, **values: object) -> None:
         super().__init__(message.format(**values) if values else message)
@@ -19,4 +19,4 @@ class TraceError(AnalysisError, ValueError):
 
 
 class RunStopped(AnalysisError, RuntimeError):  # noqa: N818 - it is no fault
-    """A run that met its time limit, ran out of memory, or was stopped."""
+    """A run that reached its time limit, ran out of memory, or was stopped."""

@@ -1,4 +1,4 @@
-"""What keeps a run in bounds: its progress, its deadline, the memory it may take, and weights that stay as they are."""
+"""What keeps a run within bounds: its progress, its deadline, its memory, and weights that ask for no gradients."""
 
 import time
 from collections.abc import Iterator
@@ -7,33 +7,35 @@ from typing import Protocol
 
 import torch
 
+from subllm.errors import first_line
+
 from .errors import RunStopped
 
 
 class Progress(Protocol):
-    """Told what a run is doing."""
+    """A function that receives the progress of a run. It may raise to stop the run."""
 
     def __call__(self, share: float, stage: str, **values: object) -> None:
-        """Take note.
+        """Receive the progress.
 
         Args:
-            share: done, 0 to 1.
-            stage: "reading", "continuing", "memory", "timing", "predictions" or "lens".
-            **values: numbers that say how far the stage is, by name.
+            share: share of the work that is done, 0 to 1.
+            stage: name of the stage, such as "reading", "continuing", "timing" or "lens".
+            **values: numbers for the stage's message, by name.
         """
 
 
 def silent(share: float, stage: str, **values: object) -> None:
-    """Progress that nobody looks at."""
+    """Ignore the progress."""
 
 
 def check_time(deadline: float, where: str, **values: object) -> None:
-    """Stop a run that takes too long.
+    """Stop a run at its time limit.
 
     Args:
-        deadline: by `time.monotonic`.
-        where: the run is, as a part of the message with `str.format` placeholders.
-        **values: for the placeholders.
+        deadline: time limit, by `time.monotonic`.
+        where: the place that the run has reached, a part of the message with `str.format` placeholders.
+        **values: values of the placeholders.
 
     Raises:
         RunStopped: after the deadline.
@@ -48,10 +50,9 @@ def check_time(deadline: float, where: str, **values: object) -> None:
 
 @contextmanager
 def frozen(model: torch.nn.Module) -> Iterator[None]:
-    """A model whose weights ask for no gradients, so that only what lies between is kept for a backward pass.
+    """Turn off the gradients of all weights while the context is open.
 
-    Args:
-        model: left as it was found.
+    A backward pass then keeps only what lies between its input and output. The weights are left as they were found.
     """
     asked = [parameter for parameter in model.parameters() if parameter.requires_grad]
     for parameter in asked:
@@ -64,11 +65,8 @@ def frozen(model: torch.nn.Module) -> Iterator[None]:
 
 
 @contextmanager
-def out_of_memory_said(tokens: int) -> Iterator[None]:
-    """Turn a failed allocation into a message.
-
-    Args:
-        tokens: of the prompt.
+def out_of_memory_reported(tokens: int) -> Iterator[None]:
+    """Turn a failed allocation into a message that names the number of tokens.
 
     Raises:
         RunStopped: when memory runs out.
@@ -81,6 +79,6 @@ def out_of_memory_said(tokens: int) -> Iterator[None]:
                 "Memory ran out on a prompt of {tokens:,} tokens ({error}). "
                 "Shorten the prompt, or choose a smaller dtype.",
                 tokens=tokens,
-                error=str(error).splitlines()[0],
+                error=first_line(error),
             ) from error
         raise

@@ -18,12 +18,13 @@ from torch import Tensor
 from transformers import DynamicCache
 
 from subllm import SubllmCache
-from subllm.checkpoints.load import Checkpoint, DenseModel
+from subllm.checkpoints.dense import DenseModel
+from subllm.checkpoints.load import Checkpoint
 
 from .cost.measure import alternate, peak_bytes, timed
 from .cost.operations import head_dim, key_value_heads
 from .debug.generation import Generation, NewToken, end_tokens
-from .guard import Progress, check_time, out_of_memory_said, silent
+from .guard import Progress, check_time, out_of_memory_reported, silent
 from .trace.agreement import agree
 from .trace.parts import Continuation, Cost, Costs, Likelihood, Prompt
 from .trace.prefill import predictions_of, prefill, provenance_of
@@ -97,7 +98,7 @@ def trace_stages(
         prompt = read_prompt(prompt, checkpoint.tokenizer, model.config.max_position_embeddings)
     deadline = time.monotonic() + options.seconds
     ids = torch.tensor(prompt.token_ids, device=model.device)[None]
-    with out_of_memory_said(len(prompt)):
+    with out_of_memory_reported(len(prompt)):
         cache = SubllmCache(model.config)
         read = prefill(model, ids, cache=cache, deadline=deadline, progress=progress)
         logits = model.lm_head(read.hidden_states[-1])

@@ -1,4 +1,4 @@
-"""What one token attends to in every block: inside a level only its own tokens, mapped back to the prompt."""
+"""Attention of one token in every block. Inside a level only kept tokens are seen, at their places in the prompt."""
 
 from typing import Any
 
@@ -11,23 +11,24 @@ from subllm import Event, Probe, Ran, SubllmForCausalLM
 from subllm.model.levels import Tokens
 from subllm.routing import Override
 
-from ..guard import out_of_memory_said
+from ..guard import out_of_memory_reported
 
 
 @torch.inference_mode()
 def attention_of(
     model: SubllmForCausalLM, token_ids: np.ndarray, token: int, override: Override | None = None
 ) -> np.ndarray:
-    """Attention of one token, computed from the queries and keys of a real forward.
+    """Attention of one token, computed from the queries and keys of a real forward pass.
 
     Args:
-        model: in evaluation mode.
+        model: a model in evaluation mode.
         token_ids: (T,) the prompt.
-        token: index into it.
-        override: decides in place of the routers, as of `Probe`.
+        token: index of the token.
+        override: decides in place of the routers, as in `Probe`.
 
     Returns:
-        (L, H, T) float32; NaN where the block did not process the token, 0 at tokens that it could not see.
+        (L, H, T) float32 for L blocks and H heads; NaN where the block did not process the token, 0 at tokens that it
+        could not attend to.
 
     Raises:
         RunStopped: when memory runs out.
@@ -46,13 +47,13 @@ def attention_of(
             found[event.block][:, places[: at[0] + 1]] = rows.cpu().numpy()
 
     ids = torch.tensor(token_ids[: token + 1], device=model.device)[None]
-    with out_of_memory_said(len(token_ids)):
+    with out_of_memory_reported(len(token_ids)):
         model.model(ids, use_cache=False, probe=Probe(observe=observe, override=override))
     return found
 
 
 def _rows(block: Any, tokens: Tokens, at: int) -> Tensor:
-    """(H, at + 1) attention in a block of the token in slot `at` to those up to it."""
+    """(H, at + 1) attention in a block, from the token in slot `at` to itself and those before it."""
     attention, (cos, sin) = block.self_attn, tokens.rotary
     shape = (1, at + 1, -1, attention.head_dim)
     hidden = block.input_layernorm(tokens.hidden_states[:, : at + 1])

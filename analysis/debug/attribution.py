@@ -16,7 +16,7 @@ from subllm.checkpoints.device import dtype_name
 from ..cost.measure import free_bytes, peak_bytes
 from ..cost.roofline import activation_bytes, dense, level_tokens
 from ..errors import AnalysisError
-from ..guard import Progress, frozen, out_of_memory_said, silent
+from ..guard import Progress, frozen, out_of_memory_reported, silent
 from .attribution_methods import METHODS, Method, Problem
 from .conductance import Conductance
 from .target import Baseline, Held, Question, Target, baseline_of
@@ -107,7 +107,7 @@ def attribute(
 
     peak = 0
     started = time.perf_counter()
-    with frozen(model), out_of_memory_said(len(token_ids)), torch.set_grad_enabled(chosen.needs_gradients):
+    with frozen(model), out_of_memory_reported(len(token_ids)), torch.set_grad_enabled(chosen.needs_gradients):
         if measure_memory:
             peak = peak_bytes(run, inputs.device)
         else:

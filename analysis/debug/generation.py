@@ -1,4 +1,4 @@
-"""Generation step by step: which levels kept every new token, what it cost, and what else could have come."""
+"""Generation token by token: which levels kept each new token, what it cost, and what else was likely."""
 
 import math
 import time
@@ -22,7 +22,7 @@ from subllm import Probe, RoutingRecord, SubllmCache, SubllmForCausalLM
 from subllm.routing import routing_arrays
 
 from ..errors import AnalysisError
-from ..guard import out_of_memory_said
+from ..guard import out_of_memory_reported
 from ..trace.parts import Prompt
 from .edit_override import EditOverride
 from .edits import Edit, check
@@ -35,11 +35,11 @@ class Sampling:
     """How the next token is chosen.
 
     Attributes:
-        temperature: 0 takes the likeliest.
-        top_p: smallest set of tokens that together have this probability; 1 for all.
-        top_k: so many of the likeliest; 0 for all.
-        repetition_penalty: of tokens that were there before; 1 for none.
-        seed: of the random numbers; every token has its own, so that a branch draws what a fresh run would.
+        temperature: 0 takes the likeliest token.
+        top_p: samples from the smallest set of tokens that together have this probability; 1 for all tokens.
+        top_k: samples from this many of the likeliest tokens; 0 for all.
+        repetition_penalty: penalty of tokens that occurred before; 1 for none.
+        seed: random seed. Every token has a generator of its own, so that a branch draws what a new run would.
     """
 
     temperature: float = 0.0
@@ -61,12 +61,7 @@ class Sampling:
                 )
 
     def choose(self, ids: Sequence[int], logits: Tensor) -> tuple[int, Tensor]:
-        """The next token, and the probabilities that it was chosen by.
-
-        Args:
-            ids: of the text so far.
-            logits: (V,) of the next token.
-        """
+        """Choose the token after `ids`, from logits (V,); also returns the probabilities (V,) that it was chosen by."""
         processors = LogitsProcessorList()
         if self.repetition_penalty != 1:
             processors.append(RepetitionPenaltyLogitsProcessor(self.repetition_penalty))
@@ -87,20 +82,19 @@ class Sampling:
 
 @dataclass(frozen=True)
 class NewToken:
-    """One token that was written and read back.
+    """One token that was generated and fed back. Tuples over levels start at Level 1, and are empty for a LLaMA.
 
     Attributes:
-        id: of the token.
+        id: id of the token.
         chosen: False if a person chose it in place of the model.
-        alternatives: (id, probability) of the likeliest tokens in its place, this one included.
-        reached: whether it reached each level's router. This and the next three are of the levels from 1 on, and empty
-            for a LLaMA.
+        alternatives: (id, probability) of the likeliest tokens in its place, including this one.
+        reached: whether it reached each level's router.
         kept: whether each level's blocks processed it.
-        weights: as used; 0 where nothing was added.
-        scores: importance; None where it did not reach the router, or the router does not score.
-        blocks: that processed it.
-        seconds: that reading it back took.
-        level_bytes: cache of every level after it.
+        weights: the weights that were used; 0 where nothing was added.
+        scores: importance scores; None where it did not reach the router, or the router does not score.
+        blocks: number of blocks that processed it.
+        seconds: time of feeding it back.
+        level_bytes: cache of every level after it, the whole sequence first.
     """
 
     id: int
@@ -120,12 +114,16 @@ class Generation:
     """A text that grows token by token, and can be taken back.
 
     Attributes:
-        model: a SUBLLM or a LLaMA, in evaluation mode.
-        prompt: tokenised.
+        model: a SUBLLM or a LLaMA in evaluation mode.
+        prompt: the tokenised prompt.
         sampling: how tokens are chosen.
-        edits: to the routing of a SUBLLM, in force for the prompt and, thresholds and bypasses, for what follows.
-        tokens: written so far.
+        edits: edits to the routing of a SUBLLM. All apply to the prompt; those that name no tokens also to new tokens.
+        tokens: tokens generated so far.
         prefilled: cache and logits (V,) after the prompt, if the prompt was run already.
+
+    Raises:
+        AnalysisError: if the prompt is empty or fills all positions, or an edit does not fit.
+        RunStopped: when memory runs out.
     """
 
     model: Any
@@ -159,12 +157,12 @@ class Generation:
 
     @property
     def ids(self) -> list[int]:
-        """Of the whole text."""
+        """Ids of prompt and new tokens."""
         return [*self.prompt.token_ids.tolist(), *(token.id for token in self.tokens)]
 
     @property
     def finished(self) -> bool:
-        """Whether the text has ended, or there are no positions left."""
+        """Whether the text has ended, or no positions are left."""
         full = len(self.prompt) + len(self.tokens) >= self.model.config.max_position_embeddings
         return full or bool(self.tokens and self.tokens[-1].id in end_tokens(self.model))
 
@@ -174,10 +172,10 @@ class Generation:
         return int(self._logits.argmax())
 
     def step(self, choice: int | None = None) -> NewToken:
-        """Write one token, and read it back.
+        """Generate one token, and feed it back.
 
         Args:
-            choice: token to write, in place of the model's.
+            choice: id of a token to use in place of the model's choice.
 
         Raises:
             AnalysisError: if the text has ended.
@@ -209,11 +207,7 @@ class Generation:
         return token
 
     def take_back(self, length: int) -> None:
-        """Forget all tokens but the first ones.
-
-        Args:
-            length: of those that stay.
-        """
+        """Remove all new tokens but the first `length`."""
         length = max(length, 0)
         removed = len(self.tokens) - length
         if removed <= 0:
@@ -224,12 +218,12 @@ class Generation:
         self._logits = self._feed([last])[0]
 
     def restore(self, tokens: Sequence[NewToken]) -> None:
-        """Stand where a text stood that was written before, by this object or by another one.
+        """Return to a text that was generated earlier, by this object or another one.
 
         Args:
-            tokens: that were written after the same prompt; what they have in common with those here is not read again.
+            tokens: new tokens after the same prompt. Those that this text begins with already are not run again.
         """
-        at = parting([token.id for token in self.tokens], [token.id for token in tokens])
+        at = first_difference([token.id for token in self.tokens], [token.id for token in tokens])
         common = min(len(self.tokens), len(tokens)) if at is None else at
         self.take_back(common)
         self.tokens[:] = tokens[:common]
@@ -239,29 +233,24 @@ class Generation:
             self.tokens.extend(rest)
 
     def branch(self, length: int, choice: int) -> NewToken:
-        """Go back, and write another token.
-
-        Args:
-            length: tokens that stay.
-            choice: token that follows them.
-        """
+        """Keep the first `length` new tokens, and continue with the token `choice`."""
         self.take_back(length)
         return self.step(choice)
 
     @torch.inference_mode()
     def _feed(self, ids: list[int]) -> tuple[Tensor, tuple[RoutingRecord, ...], float]:
-        """Logits (V,) after these tokens, their routing, seconds."""
+        """Feed tokens; returns the logits (V,) after them, their routing, and the time in seconds."""
         options: dict[str, Any] = {"probe": self._probe} if self._sparse else {}
         row = torch.tensor([ids], device=self.model.device)
         started = time.perf_counter()
-        with out_of_memory_said(len(ids)):
+        with out_of_memory_reported(len(ids)):
             output = self.model(row, past_key_values=self._cache, logits_to_keep=1, **options)
             logits = output.logits[0, -1]
             logits[0].item()  # wait for the device
         return logits, output.routing if self._sparse else (), time.perf_counter() - started
 
     def _blocks(self, present: list[bool]) -> int:
-        """Blocks that ran on a token that is present at these levels, level 0 first."""
+        """Number of blocks that run on a token, by whether it is present at each level, level 0 first."""
         if not self._sparse:
             return self.model.config.num_hidden_layers
         return sum(present[level] for level in self.model.config.parsed_structure.block_levels)
@@ -278,13 +267,8 @@ def end_tokens(model: PreTrainedModel) -> tuple[int, ...]:
     return () if ends is None else tuple(ends) if isinstance(ends, list) else (ends,)
 
 
-def parting(first: Sequence[int], second: Sequence[int]) -> int | None:
-    """Where two continuations part: the first index at which they differ, or None while they are equal.
-
-    Args:
-        first: ids.
-        second: ids.
-    """
+def first_difference(first: Sequence[int], second: Sequence[int]) -> int | None:
+    """First index at which two sequences of ids differ; None if one begins with the other."""
     for index, (one, other) in enumerate(zip(first, second, strict=False)):
         if one != other:
             return index

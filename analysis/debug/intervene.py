@@ -21,7 +21,7 @@ from subllm.structure import BLOCK
 from ..cost.measure import timed
 from ..cost.operations import prefill_operations
 from ..cost.roofline import cache_bytes
-from ..guard import out_of_memory_said
+from ..guard import out_of_memory_reported
 from ..trace.agreement import agree, divergence_of
 from ..trace.parts import UNTOUCHED, Likelihood, Prompt, Routing
 from ..trace.prefill import NEXT_TOKENS, Prefill, predictions_of, prefill, provenance_of
@@ -147,7 +147,7 @@ def run_unedited(checkpoint: Checkpoint, prompt: Prompt, answer_ids: Sequence[in
     model = checkpoint.model
     ids = torch.tensor([[*prompt.token_ids.tolist(), *answer_ids]], device=model.device)
     started = time.perf_counter()
-    with out_of_memory_said(ids.shape[1]):
+    with out_of_memory_reported(ids.shape[1]):
         whole = prefill(model, ids, length=len(prompt), probe=Probe(keep_snapshots=True))
     whole.hidden_states.sum().item()  # wait for the device
     seconds = time.perf_counter() - started
@@ -187,7 +187,7 @@ def stages(unedited: UneditedRun, edits: Sequence[Edit]) -> Iterator[Outcome]:
         def run() -> None:
             found.append(prefill(model, unedited.ids, length=length, probe=probe, known=unedited.prefill))
 
-        with out_of_memory_said(length):
+        with out_of_memory_reported(length):
             seconds = timed(run, model.device).seconds
         (edited,) = found
         share = _share_again(unedited, first)

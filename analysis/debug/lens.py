@@ -1,4 +1,4 @@
-"""The logit lens: what the model would predict if it were read off after each block, and what each bypass added."""
+"""The logit lens: what the model would predict from the stream after each block, and what each bypass added."""
 
 import math
 import time
@@ -13,24 +13,24 @@ from subllm import Closed, Event, Probe, Ran, SubllmForCausalLM
 from subllm.model.levels import Tokens
 from subllm.routing import Override
 
-from ..guard import Progress, check_time, out_of_memory_said, silent
+from ..guard import Progress, check_time, out_of_memory_reported, silent
 
 _CHUNK = 256  # positions whose logits exist at once: (chunk, V)
 
 
 @dataclass(frozen=True, eq=False)
 class Lens:
-    """A token's way through the model. L blocks, S levels, D width.
+    """Predictions from one token's stream, block by block. L blocks, S levels, D width.
 
     Attributes:
-        processed: (L,) True where the block ran on the token; elsewhere its stream passed unchanged.
+        processed: (L,) True where the block processed the token; elsewhere its stream passed unchanged.
         ids: (L + 1,) most likely next token after the embedding and after each block, by the final norm and head.
-        probabilities: (L + 1,) of those.
-        target_probabilities: (L + 1,) of the token that really follows; NaN at the end of the prompt.
-        contributions: (S, D) what each level's bypass added to the token's stream; NaN where it did not
-            reach the level's router.
+        probabilities: (L + 1,) probabilities of those.
+        target_probabilities: (L + 1,) probability of the actual next token; NaN at the end of the prompt.
+        contributions: (S, D) what each level's bypass added to the token's stream; NaN where the token did not reach
+            the level's router.
         norms: (S, 3) L2 norm of the token's stream before the level, after the level's last block, and after the
-            bypass; NaN where it did not get there.
+            bypass; NaN where the token was not there.
     """
 
     processed: np.ndarray
@@ -42,14 +42,14 @@ class Lens:
 
 
 @torch.inference_mode()
-def read_off(model: SubllmForCausalLM, token_ids: np.ndarray, token: int, override: Override | None = None) -> Lens:
-    """Follow one token. The model is causal, so only the prompt up to the token is read.
+def logit_lens(model: SubllmForCausalLM, token_ids: np.ndarray, token: int, override: Override | None = None) -> Lens:
+    """Apply the logit lens to one token. The model is causal, so only the prompt up to the token is run.
 
     Args:
-        model: in evaluation mode.
+        model: a model in evaluation mode.
         token_ids: (T,) the prompt.
-        token: index into it.
-        override: decides in place of the routers, as of `Probe`.
+        token: index of the token.
+        override: decides in place of the routers, as in `Probe`.
     """
     structure, config = model.config.parsed_structure, model.config
     ids = torch.tensor(token_ids[: token + 1], device=model.device)[None]
@@ -57,10 +57,10 @@ def read_off(model: SubllmForCausalLM, token_ids: np.ndarray, token: int, overri
     processed: list[bool] = []
     contributions = np.full((structure.num_levels, config.hidden_size), np.nan, dtype=np.float32)
     norms = np.full((structure.num_levels, 3), np.nan, dtype=np.float32)
-    current: Tensor | None = None  # (D,) the token's stream where it was last
+    current: Tensor | None = None  # (D,) the token's stream after the last block that processed it
 
     def own(tokens: Tokens) -> Tensor | None:
-        """The token's stream; it is the last of the row, if it is there at all."""
+        """The token's stream, the last of the row; None if the token is not there."""
         here = tokens.hidden_states.shape[1] and int(tokens.positions[0, -1]) == token
         return tokens.hidden_states[0, -1].clone() if here else None
 
@@ -103,14 +103,16 @@ def confidence(
     progress: Progress = silent,
     override: Override | None = None,
 ) -> np.ndarray:
-    """Read off every token after every block: a head's work per token and block, often more than the forward itself.
+    """Apply the logit lens to every token after every block.
+
+    It takes a head's work per token and block, which is often more than the forward pass itself.
 
     Args:
-        model: in evaluation mode.
+        model: a model in evaluation mode.
         token_ids: (T,) the prompt.
         seconds: time limit.
-        progress: told what is being done.
-        override: decides in place of the routers, as of `Probe`.
+        progress: receives the progress.
+        override: decides in place of the routers, as in `Probe`.
 
     Returns:
         (L, T) float16, probability of the most likely next token; NaN where the block did not process the token.
@@ -134,6 +136,6 @@ def confidence(
             found[block, positions[chunk]] = (logits.amax(-1) - logits.logsumexp(-1)).exp().cpu().numpy()
 
     ids = torch.tensor(token_ids, device=model.device)[None]
-    with out_of_memory_said(len(token_ids)):
+    with out_of_memory_reported(len(token_ids)):
         model.model(ids, use_cache=False, probe=Probe(observe=observe, override=override))
     return found

@@ -21,7 +21,7 @@ from subllm.routing import LevelTokens, Override, Router
 from ..cost.measure import free_bytes
 from ..cost.roofline import dense, level_tokens, prefill_bytes
 from ..errors import AnalysisError
-from ..guard import Progress, frozen, out_of_memory_said, silent
+from ..guard import Progress, frozen, out_of_memory_reported, silent
 from .intervene import UneditedRun, objective
 
 _MOST_ROWS = 8
@@ -123,7 +123,7 @@ def measure_effects(
         part = list(wanted[start : start + rows])
         flipped = torch.tensor(effects.tokens[part], device=model.device)[:, None]
         probe = Probe(override=_flipping(level, flipped), resume=unedited.prefill.snapshots[level])
-        with torch.inference_mode(), out_of_memory_said(len(part) * unedited.ids.shape[1]):
+        with torch.inference_mode(), out_of_memory_reported(len(part) * unedited.ids.shape[1]):
             output = model.model(unedited.ids.expand(len(part), -1), use_cache=False, probe=probe)
             after = objective(unedited, output.last_hidden_state)
         exact[part] = after.float().cpu().numpy() - before
@@ -159,7 +159,7 @@ def _derivative(unedited: UneditedRun, at: int, *, all_kept: bool) -> tuple[np.n
         return replace(selection, kept=kept, weights=own[tokens.positions])
 
     probe = Probe(override=decide, resume=unedited.prefill.snapshots[at])
-    with frozen(model), torch.enable_grad(), out_of_memory_said(length):
+    with frozen(model), torch.enable_grad(), out_of_memory_reported(length):
         output = model.model(unedited.ids.clone(), use_cache=False, probe=probe)
         value = objective(unedited, output.last_hidden_state)[0]
         (derivative,) = torch.autograd.grad(value, own)

@@ -94,7 +94,7 @@ def through_blocks(flow: Conductance, words: Words = ENGLISH) -> go.Figure:
 
 
 def past_level(trace: Trace, flow: Conductance, level: int, words: Words = ENGLISH) -> go.Figure:
-    """Conductance past a level, at the tokens where it is highest: through the unchanged stream and the level's addition."""
+    """Conductance past a level at the tokens where it is highest: unchanged stream, and what the level added."""
     carried, added = flow.carried[level - 1], flow.added[level - 1]
     strength = np.abs(carried) + np.abs(added)
     strongest = np.argsort(-strength)[: min(_SHOWN, max(np.count_nonzero(strength), 1))]

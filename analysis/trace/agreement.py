@@ -1,4 +1,4 @@
-"""How far two models' predictions over one text are apart."""
+"""Agreement of two models: their next-token distributions compared at every position of a text."""
 
 from collections.abc import Callable
 
@@ -25,15 +25,15 @@ def agree(
     """Compare next-token distributions at every position.
 
     Args:
-        head: from hidden states (N, D) to logits (N, V), of the model.
+        head: head of the model, from hidden states (N, D) to logits (N, V).
         hidden: (T, D) last hidden states of the model.
-        other_head: of the reference.
-        other_hidden: (T, D) of the reference.
-        ids: (T,) the tokens read.
-        reference: name of the reference, as `Agreement` has it.
+        other_head: head of the reference.
+        other_hidden: (T, D) last hidden states of the reference.
+        ids: (T,) ids of the text.
+        reference: name of the reference, as in `Agreement`.
 
     Returns:
-        (T,) float32 surprisal of the model in nats, NaN at the first token; and its agreement with the reference.
+        (T,) float32 surprisal under the model in nats, NaN at the first token; and its agreement with the reference.
     """
     surprisal, other_surprisal, divergence = (np.full(len(ids), np.nan, dtype=np.float32) for _ in range(3))
     agrees = np.zeros(len(ids), dtype=bool)

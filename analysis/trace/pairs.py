@@ -1,4 +1,4 @@
-"""Two traces side by side: tokens aligned, and where their routing and predictions differ."""
+"""Two traces compared: which tokens are the same, and where their routing differs."""
 
 from dataclasses import dataclass
 from difflib import SequenceMatcher
@@ -12,11 +12,11 @@ from .statistics import jaccard
 
 @dataclass(frozen=True, eq=False)
 class Pairing:
-    """Which tokens of two prompts are the same; N of them.
+    """N pairs of equal tokens in two prompts.
 
     Attributes:
         first: (N,) indices into the first prompt, ascending.
-        second: (N,) indices into the second.
+        second: (N,) indices into the second prompt.
     """
 
     first: np.ndarray
@@ -24,14 +24,9 @@ class Pairing:
 
 
 def pair(first: Prompt, second: Prompt) -> Pairing:
-    """Align the tokens of two prompts, by the longest runs that they share.
+    """Align the tokens of two prompts that have the same text, by the longest runs that they share.
 
-    Args:
-        first: as one model reads it.
-        second: the same prompt or another, as the same model or another reads it.
-
-    Returns:
-        Tokens with the same text, in order.
+    The prompts may differ, or be tokenised for different models.
     """
     a, b = first.pieces.tolist(), second.pieces.tolist()
     if a == b:
@@ -44,16 +39,11 @@ def pair(first: Prompt, second: Prompt) -> Pairing:
 
 
 def overlap(first: Routing, second: Routing, pairing: Pairing) -> pd.DataFrame:
-    """How alike the routing of paired tokens is, a row for every level that both have.
-
-    Args:
-        first: of one prompt.
-        second: of another.
-        pairing: of their tokens.
+    """Overlap of the routing of paired tokens, with a row for every level that both models have.
 
     Returns:
-        The index is the level. Columns: `kept_first` and `kept_second` (share kept, of all paired tokens), `both`
-        (Jaccard index: kept by both over kept by either), `differ` (tokens that one keeps and the other does not),
+        The index is the level. Columns: `kept_first` and `kept_second` (share of the paired tokens that is kept),
+        `both` (Jaccard index: kept by both over kept by either), `differ` (number of tokens that only one keeps),
         `correlation` (Pearson's, of the scores of tokens that reached the level in both; NaN if a router does not
         score).
     """
@@ -78,17 +68,10 @@ def overlap(first: Routing, second: Routing, pairing: Pairing) -> pd.DataFrame:
 
 
 def differing(first: Routing, second: Routing, pairing: Pairing, level: int) -> np.ndarray:
-    """Indices into the pairing of tokens that only one of the two keeps at a level.
-
-    Args:
-        first: of one prompt.
-        second: of another.
-        pairing: of their tokens.
-        level: number of a level that both have, from 1.
-    """
+    """Indices into the pairing of tokens that only one of the two models keeps at a level."""
     return np.flatnonzero(first.kept[level - 1, pairing.first] != second.kept[level - 1, pairing.second])
 
 
 def _shared(first: Routing, second: Routing) -> range:
-    """Levels that both have."""
+    """Levels that both models have."""
     return min(first.levels, second.levels, key=len)

@@ -11,7 +11,9 @@ from torch import Tensor
 from transformers import PreTrainedTokenizerBase
 
 from subllm import Event, Probe, Ran, SubllmCache, SubllmForCausalLM
-from subllm.checkpoints.load import Checkpoint, DenseModel, device_name, dtype_name
+from subllm.checkpoints.dense import DenseModel
+from subllm.checkpoints.device import device_name, dtype_name
+from subllm.checkpoints.load import Checkpoint
 from subllm.model.levels import Snapshot
 from subllm.model.probe import PLAIN
 from subllm.routing import routing_arrays
@@ -62,7 +64,7 @@ def prefill(
         probe: what overrides the routers, the snapshot to resume from, and whether snapshots are kept.
         known: an earlier pass over the same ids, whose blocks are taken over where this one resumes behind them.
         deadline: time to stop at, by `time.monotonic`.
-        progress: receives the progress of the pass.
+        progress: receives the progress.
 
     Raises:
         RunStopped: after the deadline.

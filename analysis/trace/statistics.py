@@ -1,4 +1,4 @@
-"""Numbers about a trace's routing, beyond what the trace holds."""
+"""Statistics of a trace's routing."""
 
 import math
 from dataclasses import dataclass
@@ -10,14 +10,16 @@ from .parts import Routing
 
 @dataclass(frozen=True, eq=False)
 class RuleOverlap:
-    """What a level kept, against the rule of training: the highest scores, a nominal share of the tokens.
+    """The tokens that a level kept, compared with those that the rule of training would keep.
+
+    In training a level keeps the highest scores, a nominal share of the tokens that reach it.
 
     Attributes:
-        kept: tokens that the level kept.
-        highest: tokens with the highest scores, ceil(ρT).
-        both: tokens in both sets.
+        kept: number of tokens that the level kept.
+        highest: number of tokens that the rule of training keeps, ceil(ρT).
+        both: number of tokens in both sets.
         overlap: Jaccard index of the two sets.
-        differing: (N,) tokens in only one of them, in the order of the prompt.
+        differing: (N,) tokens in only one of the sets, in the order of the prompt.
     """
 
     kept: int
@@ -28,11 +30,7 @@ class RuleOverlap:
 
 
 def rule_overlap(routing: Routing, level: int) -> RuleOverlap:
-    """How far what a level kept is from the highest scores, among the tokens that reached its router.
-
-    Args:
-        routing: of a prompt.
-        level: number of the level, from 1; its router scores (`Routing.scores_tokens`).
+    """Compare the tokens that a level kept with those of the highest scores.
 
     Raises:
         AnalysisError: if the level's router does not score.
@@ -53,12 +51,9 @@ def rule_overlap(routing: Routing, level: int) -> RuleOverlap:
 
 
 def score_rank(routing: Routing, level: int, token: int) -> tuple[int, int]:
-    """Place of a token's score among those that reached a level's router, 1 for the highest; and how many did.
+    """Rank of a token's score among those that reached a level's router, 1 for the highest; and their number.
 
-    Args:
-        routing: of a prompt.
-        level: number of the level, from 1.
-        token: index into the prompt; it reached the router.
+    The token must have reached the router.
 
     Raises:
         AnalysisError: if the level's router does not score.
@@ -68,11 +63,7 @@ def score_rank(routing: Routing, level: int, token: int) -> tuple[int, int]:
 
 
 def run_lengths(routing: Routing, level: int) -> tuple[np.ndarray, np.ndarray]:
-    """Lengths of the unbroken runs of kept tokens, and of the gaps between them, among those that reached a level.
-
-    Args:
-        routing: of a prompt.
-        level: number of the level, from 1.
+    """Lengths of the unbroken runs of kept and of dropped tokens, among those that reached a level's router.
 
     Returns:
         Two arrays of lengths, in the order of the prompt.
@@ -88,11 +79,6 @@ def run_lengths(routing: Routing, level: int) -> tuple[np.ndarray, np.ndarray]:
 
 
 def jaccard(first: np.ndarray, second: np.ndarray) -> np.ndarray:
-    """Tokens that both sets have over those that either has, along the last axis; 1 where both are empty.
-
-    Args:
-        first: (..., N) bool.
-        second: (..., N) bool.
-    """
+    """Jaccard index of two sets (..., N) of bool, along the last axis; 1 where both are empty."""
     either = (first | second).sum(-1)
     return np.where(either, (first & second).sum(-1) / np.maximum(either, 1), 1.0)

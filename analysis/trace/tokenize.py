@@ -1,4 +1,4 @@
-"""From text to token ids, with where each token stands in the text; or a message of why that text cannot be read."""
+"""From text to token ids and their places in the text, or to a message that says why the text cannot be used."""
 
 from itertools import groupby
 
@@ -9,7 +9,7 @@ from subllm import PromptError, PromptTooLongError
 
 from .parts import Prompt
 
-_CHARACTERS = 1024, 128  # of a text that is tokenised: so many, and so many more per token that is allowed
+_CHARACTERS = 1024, 128  # allowed in a text: a constant, and more for each allowed token
 
 
 def read_prompt(
@@ -24,15 +24,15 @@ def read_prompt(
     """Tokenise a prompt.
 
     Args:
-        text: any text; right-to-left scripts, emoji and NUL characters are text like any other.
-        tokenizer: a fast tokenizer, which knows where tokens stand in the text.
-        limit: most tokens allowed.
+        text: any text; right-to-left scripts, emoji and NUL characters are allowed.
+        tokenizer: a fast tokenizer, which knows the places of tokens in the text.
+        limit: largest number of tokens allowed.
         chat: put the text into the tokenizer's chat template, as the user's turn.
-        system: the turn before it, in a chat.
+        system: system message of the chat.
         truncate: cut a longer prompt to its first `limit` tokens.
 
     Raises:
-        PromptError: if the text is empty, white space only, not encodable, or not for the chat template.
+        PromptError: if the text is empty, white space only, not encodable, or not accepted by the chat template.
         PromptTooLongError: if it has more tokens than the limit and is not to be cut.
     """
     if not text:
@@ -80,15 +80,15 @@ def read_prompt(
 
 
 def read_answer(text: str, tokenizer: PreTrainedTokenizerBase, room: int) -> list[int]:
-    """Token ids of what may follow a prompt.
+    """Token ids of a text that may follow a prompt; none for an empty text.
 
     Args:
-        text: of the answer; may be empty.
-        tokenizer: of the model.
-        room: most tokens that fit behind the prompt.
+        text: the answer.
+        tokenizer: the model's tokenizer.
+        room: number of tokens that fit after the prompt.
 
     Raises:
-        PromptError: if it is not encodable, or longer.
+        PromptError: if the text is not encodable, or longer.
     """
     if not text:
         return []
@@ -104,12 +104,12 @@ def read_answer(text: str, tokenizer: PreTrainedTokenizerBase, room: int) -> lis
 
 
 def _most_characters(tokens: int) -> int:
-    """Characters of a text that may have so few tokens; what is longer is not even tokenised."""
+    """Length up to which a text can have this many tokens; a longer text is not even tokenised."""
     return _CHARACTERS[0] + _CHARACTERS[1] * tokens
 
 
 def _check_text(text: str, what: str, limit: int | None = None) -> None:
-    """See that a text can be tokenised, and is no longer than so many tokens can be."""
+    """Check that a text can be encoded, and is not longer than the limit of tokens can be."""
     if limit is not None and len(text) > _most_characters(limit):
         raise PromptError(
             "The {what} has {characters:,} characters; {limit:,} tokens fit here. Shorten it.",
@@ -133,10 +133,10 @@ def decode_pieces(ids: np.ndarray, tokenizer: PreTrainedTokenizerBase) -> np.nda
 
     Args:
         ids: (N,) token ids.
-        tokenizer: of the model.
+        tokenizer: the model's tokenizer.
 
     Returns:
-        (N,) strings; a token that is part of a character shows its bytes as the tokenizer spells them.
+        (N,) texts; a token that is part of a character shows its bytes as the tokenizer spells them.
     """
     pieces = []
     for token in ids.tolist():
@@ -146,7 +146,7 @@ def decode_pieces(ids: np.ndarray, tokenizer: PreTrainedTokenizerBase) -> np.nda
 
 
 def _array(pieces: list[str]) -> np.ndarray:
-    """Strings as an array; numpy would lose NUL characters at the end, so they become their picture."""
+    """Texts as an array. NumPy would strip trailing NUL characters, so they become the symbol "␀"."""
     return np.asarray([piece.replace("\0", "␀") for piece in pieces], dtype=np.str_)
 
 

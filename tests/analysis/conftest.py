@@ -4,7 +4,8 @@ import pytest
 
 from analysis.run import RunOptions, record_trace
 from analysis.trace.tokenize import read_prompt
-from subllm.checkpoints.load import load_checkpoint, load_dense
+from subllm.checkpoints.dense import load_dense
+from subllm.checkpoints.load import load_checkpoint
 
 TEXT = "the cat sat on the mat 🦙 and then\nthe dog 你好 sat on the cat"
 

@@ -9,7 +9,7 @@ from analysis import RunStopped
 from analysis.run import RunOptions, record_trace, trace_stages
 from analysis.trace.tokenize import read_prompt
 from subllm import PromptTooLongError
-from subllm.checkpoints.load import load_dense
+from subllm.checkpoints.dense import load_dense
 
 from .conftest import TEXT
 

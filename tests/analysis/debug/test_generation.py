@@ -7,7 +7,7 @@ import torch
 from analysis import AnalysisError
 from analysis.debug.edit_override import EditOverride
 from analysis.debug.edits import Edit
-from analysis.debug.generation import Generation, Sampling, parting
+from analysis.debug.generation import Generation, Sampling, first_difference
 from subllm import Probe
 from subllm.checkpoints.dense import routing_off
 from subllm.routing import ROUTERS, routing_arrays
@@ -152,5 +152,5 @@ def test_a_text_that_ended_takes_no_more(model):
 
 
 def test_where_two_texts_part():
-    assert parting([1, 2, 3], [1, 2, 4]) == 2
-    assert parting([1, 2], [1, 2, 4]) is None
+    assert first_difference([1, 2, 3], [1, 2, 4]) == 2
+    assert first_difference([1, 2], [1, 2, 4]) is None

@@ -5,7 +5,7 @@ import pytest
 import torch
 
 from analysis import RunStopped
-from analysis.debug.lens import confidence, read_off
+from analysis.debug.lens import confidence, logit_lens
 from tests.conftest import tiny_model
 
 
@@ -18,7 +18,7 @@ def test_the_lens_ends_where_the_model_does_and_contributions_are_the_traces(tra
         "last": np.arange(trace.num_tokens) == trace.num_tokens - 1,
     }[which].nonzero()[0]
     token = int(candidates[-1])
-    lens = read_off(checkpoint.model, trace.prompt.token_ids, token)
+    lens = logit_lens(checkpoint.model, trace.prompt.token_ids, token)
     np.testing.assert_array_equal(lens.processed, trace.routing.processed[:, token])
     with torch.inference_mode():
         expected = checkpoint.model(torch.tensor(trace.prompt.token_ids)[None]).logits[0, token].softmax(-1)
@@ -38,7 +38,7 @@ def test_the_lens_ends_where_the_model_does_and_contributions_are_the_traces(tra
 
 def test_a_dropped_token_reads_the_same_through_the_level(trace, checkpoint):
     token = int((~trace.routing.kept[0]).nonzero()[0][-1])
-    lens = read_off(checkpoint.model, trace.prompt.token_ids, token)
+    lens = logit_lens(checkpoint.model, trace.prompt.token_ids, token)
     inside = (trace.routing.block_levels > 0).nonzero()[0]
     assert len(set(lens.ids[inside + 1])) == 1
     np.testing.assert_allclose(lens.probabilities[inside + 1], lens.probabilities[inside[0]], rtol=1e-5)
@@ -49,7 +49,7 @@ def test_a_token_dropped_by_the_second_of_two_levels_shows_what_the_first_made_o
     with torch.inference_mode():
         records = model(torch.tensor(ids)[None], output_routing=True).routing
     token = int((records[0].kept[0] & ~records[1].kept[0]).nonzero()[-1])
-    lens = read_off(model, ids, token)
+    lens = logit_lens(model, ids, token)
     with torch.inference_mode():
         expected = model(torch.tensor(ids)[None]).logits[0, token].softmax(-1)
     np.testing.assert_allclose(lens.probabilities[-1], expected.max(), atol=1e-5)
@@ -64,7 +64,7 @@ def test_confidence_is_what_the_lens_reads_off_every_token(trace, checkpoint):
     np.testing.assert_array_equal(~np.isnan(found), trace.routing.processed)
     for token in range(trace.num_tokens):
         on = trace.routing.processed[:, token]
-        expected = read_off(checkpoint.model, trace.prompt.token_ids, token).probabilities[1:]
+        expected = logit_lens(checkpoint.model, trace.prompt.token_ids, token).probabilities[1:]
         np.testing.assert_allclose(found[on, token], expected[on], atol=2e-3)
     assert seen == sorted(seen)
     with pytest.raises(RunStopped, match="after the predictions of 0 of 6 blocks"):

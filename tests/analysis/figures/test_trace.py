@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from analysis import AnalysisError
-from analysis.debug.lens import read_off
+from analysis.debug.lens import logit_lens
 from analysis.figures import trace as figures
 from analysis.run import RunOptions, record_trace
 from analysis.trace.tokenize import read_prompt
@@ -99,7 +99,7 @@ def test_runs_scales_and_the_lens_show_what_was_found(trace, checkpoint):
     for line, scales in zip(figures.bypass_scales(trace).data, routing.bypass_scale, strict=True):
         np.testing.assert_array_equal(line.y, np.sort(scales))
     token = int(routing.kept[1].nonzero()[0][-1])
-    found = read_off(checkpoint.model, trace.prompt.token_ids, token)
+    found = logit_lens(checkpoint.model, trace.prompt.token_ids, token)
     best, target = figures.lens(found, np.asarray(["<b>"] * len(found.ids))).data
     np.testing.assert_array_equal(best.y, found.probabilities)
     np.testing.assert_array_equal(target.y, found.target_probabilities)
