@@ -28,7 +28,7 @@ from transformers import logging
 
 from .assets import ASSETS
 from .checkpoints.base import load_base
-from .checkpoints.load import DENSE_TWIN
+from .checkpoints.files import DENSE_TWIN
 from .command import Arguments, command
 from .convert.learned import learned_digest, merge_learned
 from .errors import CheckpointError, ConfigurationError, SubllmError

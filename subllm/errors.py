@@ -89,3 +89,8 @@ class TrainingStopped(TrainingError):  # noqa: N818 - it ends a run in good orde
 
     def __init__(self, step: int) -> None:
         super().__init__("Stopped at step {step:,}; run the same command again to resume.", step=step)
+
+
+def first_line(error: BaseException) -> str:
+    """The first line of what an error says, or the name of its type if it says nothing."""
+    return (str(error).strip() or type(error).__name__).splitlines()[0]

@@ -5,7 +5,8 @@ from functools import partial
 from pathlib import Path
 
 from subllm import SubllmError
-from subllm.checkpoints.load import Checkpoint, load_checkpoint, pick_device, pick_dtype
+from subllm.checkpoints.device import pick_device, pick_dtype
+from subllm.checkpoints.load import Checkpoint, load_checkpoint
 from subllm.command import command
 
 from ..debug.edits import Edit, EditKind

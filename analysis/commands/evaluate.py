@@ -11,7 +11,7 @@ import sys
 from dataclasses import asdict
 from pathlib import Path
 
-from subllm.checkpoints.load import load_dense
+from subllm.checkpoints.dense import load_dense
 from subllm.command import Arguments
 from subllm.convert.evaluate import evaluate
 

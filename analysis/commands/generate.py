@@ -5,7 +5,7 @@ import sys
 
 import numpy as np
 
-from subllm.checkpoints.load import load_dense
+from subllm.checkpoints.dense import load_dense
 from subllm.command import Arguments
 
 from ..debug.generation import Generation, Sampling

@@ -4,7 +4,7 @@ import argparse
 import sys
 from pathlib import Path
 
-from subllm.checkpoints.load import load_dense
+from subllm.checkpoints.dense import load_dense
 from subllm.command import Arguments
 
 from ..run import RunOptions, record_trace

@@ -7,7 +7,7 @@ import argparse
 import sys
 from pathlib import Path
 
-from subllm.checkpoints.load import pick_device
+from subllm.checkpoints.device import pick_device
 from subllm.command import Arguments
 from subllm.train import TrainConfig
 

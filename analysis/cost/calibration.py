@@ -5,7 +5,7 @@ from statistics import median
 
 import torch
 
-from subllm.checkpoints.load import device_name
+from subllm.checkpoints.device import device_name
 
 from ..errors import AnalysisError
 from .measure import timed

@@ -11,12 +11,15 @@ from torch import Tensor
 from transformers import DynamicCache, LlamaForCausalLM
 
 from subllm import Probe, RoutingRecord, SubllmCache, SubllmConfig, SubllmForCausalLM
-from subllm.checkpoints.load import DENSE_TWIN, Checkpoint, dtype_name, load_llama, routing_off
+from subllm.checkpoints.dense import load_llama, routing_off, sharing_weights
+from subllm.checkpoints.device import dtype_name
+from subllm.checkpoints.files import DENSE_TWIN
+from subllm.checkpoints.load import Checkpoint
 from subllm.routing import AtRetention
 from subllm.structure import BLOCK
 
 from ..errors import AnalysisError
-from ..guard import Progress, out_of_memory_said, silent
+from ..guard import Progress, out_of_memory_reported, silent
 from ..trace.prefill import prefill
 from .measure import Took, alternate, anatomy, free_bytes, peak_bytes, resident_bytes
 from .operations import decode_operations, prefill_operations
@@ -226,7 +229,7 @@ def compare(
     def before(done: int) -> None:
         progress(done / total, "passes", done=done, total=total, tokens=setting.words)
 
-    with out_of_memory_said(prompt.numel()):
+    with out_of_memory_reported(prompt.numel()):
         before(0)
         peaks, resident = [], []
         for index, name in enumerate(("subllm", "dense")):
@@ -244,7 +247,7 @@ def compare(
         records = read(model, cache, probe=recording).routing
         read(dense, dense_cache)
         sizes, level_sizes = [cache.used_bytes, _used(dense_cache)], cache.level_bytes
-        lengths = [level.lengths for level in cache.levels]
+        lengths = [level.rows for level in cache.levels]
         decode, blocks, limit, growth = _decode(model, dense, cache, dense_cache, rest, plain)
     ours = [[int(n) for n in block_tokens(config, row)] for row in zip(*lengths, strict=True)]
     theirs = batch * prefill_operations(dense.config, [setting.tokens] * dense.config.num_hidden_layers)
@@ -341,14 +344,14 @@ def _decode(
     growth: list[list[int]] = []
     for index in range(rest.shape[1]):
         token = rest[:, index, None]
-        before = [list(level.lengths) for level in cache.levels]
+        before = [level.rows for level in cache.levels]
         passes = {
             "subllm decode": lambda token=token: model(token, past_key_values=cache, probe=probe),
             "dense decode": lambda token=token: dense(token, past_key_values=dense_cache),
         }
         for name, each in alternate(passes, 1, model.device).items():
             took[name] += each
-        after = [list(level.lengths) for level in cache.levels]
+        after = [level.rows for level in cache.levels]
         growth.append([cache.used_bytes, _used(dense_cache)])
         blocks.append(sum(after[place] != before[place] for place in places))
         for row in range(rest.shape[0]):
@@ -392,12 +395,7 @@ def _dense_structure(dense: LlamaForCausalLM, config: SubllmConfig) -> SubllmFor
     """Our model with a structure without brackets, sharing the dense model's weights."""
     plain_config = dense_config(config)
     plain_config._attn_implementation = config._attn_implementation
-    with torch.device("meta"):
-        model = SubllmForCausalLM(plain_config)
-    model.load_state_dict(dense.state_dict(), strict=False, assign=True)
-    model.tie_weights()
-    model.model.rotary_emb = dense.model.rotary_emb
-    return model.eval()
+    return sharing_weights(SubllmForCausalLM, plain_config, dense.state_dict(), dense.device)
 
 
 def _kept_share(record: RoutingRecord) -> float:

@@ -18,7 +18,9 @@ import pyarrow.parquet
 import torch
 import transformers
 
-from subllm.checkpoints.load import Checkpoint, device_name, dtype_name
+from subllm.checkpoints.device import device_name, dtype_name
+from subllm.checkpoints.load import Checkpoint
+from subllm.errors import first_line
 
 from ..errors import AnalysisError
 from .comparison import Comparison, Setting
@@ -126,10 +128,9 @@ def from_parquet(data: bytes) -> tuple[dict[str, str], list[Comparison]]:
         TypeError,
         ValueError,
     ) as error:
-        words = (str(error) or type(error).__name__).splitlines()[0]
         raise AnalysisError(
             "This is not a Parquet file of measurements saved by this app or by the command above ({words}).",
-            words=words,
+            words=first_line(error),
         ) from error
     return {str(key): str(value) for key, value in facts.items()}, rows
 

@@ -14,7 +14,9 @@ import torch
 from torch import Tensor
 
 from subllm import Probe, SubllmForCausalLM
-from subllm.checkpoints.load import Checkpoint, DenseModel, pick_device, pick_dtype
+from subllm.checkpoints.dense import DenseModel
+from subllm.checkpoints.device import pick_device, pick_dtype
+from subllm.checkpoints.load import Checkpoint
 from subllm.convert.evaluate import Evaluation
 from subllm.routing import AtRetention
 from subllm.text.data import META, SPLITS, Blocks, Packed

@@ -4,14 +4,15 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from torch import Tensor
 from transformers import AutoConfig, AutoTokenizer, LlamaForCausalLM, PreTrainedTokenizerBase
 
 from ..configuration import SubllmConfig
-from ..errors import CheckpointError
+from ..errors import CheckpointError, first_line
 from ..model.modeling import SubllmForCausalLM
-from ..routing.schedule import TrainingSchedule
+from .dense import sharing_weights
+from .files import check_fit
 from .gguf import GgufFile
-from .load import check_fit
 
 _NOT_COPIED = ("architectures", "dtype", "model_type", "num_hidden_layers", "transformers_version")
 
@@ -38,8 +39,9 @@ def load_base(name: str, dtype: torch.dtype = torch.bfloat16) -> tuple[LlamaForC
     try:
         config = AutoConfig.from_pretrained(name)
     except (OSError, ValueError) as error:
-        reason = str(error).splitlines()[0]
-        raise CheckpointError(f"{name!r} is no GGUF file, checkpoint folder or reachable hub name: {reason}") from error
+        raise CheckpointError(
+            f"{name!r} is no GGUF file, checkpoint folder or reachable hub name: {first_line(error)}"
+        ) from error
     if config.model_type != "llama":
         raise CheckpointError(f"{name!r} is a {config.model_type!r} model; only 'llama' can become a SUBLLM.")
     try:
@@ -48,7 +50,7 @@ def load_base(name: str, dtype: torch.dtype = torch.bfloat16) -> tuple[LlamaForC
         )
         tokenizer = AutoTokenizer.from_pretrained(name)
     except (OSError, ValueError) as error:
-        raise CheckpointError(f"{name!r} cannot be loaded: {str(error).splitlines()[0]}") from error
+        raise CheckpointError(f"{name!r} cannot be loaded: {first_line(error)}") from error
     model, report = found
     check_fit(name, report)
     return model.eval(), tokenizer
@@ -79,17 +81,14 @@ def from_llama(
         balancer_steps=0,  # a conversion does not train from scratch
         bypass_steps=0,
     )
-    with torch.device("meta"):
-        model = SubllmForCausalLM(config)
-    model.load_state_dict(dense.state_dict(), strict=False, assign=True)
-    model.tie_weights()
-    model.model.rotary_emb = type(model.model.rotary_emb)(config).to(dense.device)
-    for module in model.modules():
-        if isinstance(module, TrainingSchedule):
-            module.step = torch.zeros((), dtype=torch.long, device=dense.device)
-    for subsampler, bypass in zip(model.model.subsamplers, model.model.bypasses, strict=True):
-        subsampler.weight = torch.nn.Parameter(torch.zeros(config.hidden_size, device=dense.device))
-        bypass.scale = torch.nn.Parameter(torch.ones(config.hidden_size, device=dense.device))
+    levels, width, device = config.parsed_structure.num_levels, config.hidden_size, dense.device
+    own: dict[str, Tensor] = {}
+    for number in range(levels):
+        own[f"model.subsamplers.{number}.weight"] = torch.zeros(width, device=device)
+        own[f"model.bypasses.{number}.scale"] = torch.ones(width, device=device)
+        for schedule in (f"subsamplers.{number}.balancing", f"bypasses.{number}.minimum"):
+            own[f"model.{schedule}.step"] = torch.zeros((), dtype=torch.long, device=device)
+    model = sharing_weights(SubllmForCausalLM, config, dense.state_dict() | own, device)
     model.config.dtype = dense.dtype
     model.generation_config = dense.generation_config
-    return model.eval()
+    return model

@@ -13,6 +13,7 @@ from torch import Tensor
 from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerBase, PreTrainedTokenizerFast
 
 from ..errors import CheckpointError
+from .dense import sharing_weights
 from .gguf_rotary import FACTORS, LONG, SHORT, rope_parameters
 
 _LAYER_NAMES = {
@@ -166,8 +167,7 @@ class GgufFile:
             "attn_k": config.num_key_value_heads or config.num_attention_heads,
         }
         with torch.device("meta"):
-            model = LlamaForCausalLM(config)
-        expected = {name: tensor.shape for name, tensor in model.state_dict().items()}
+            expected = {name: tensor.shape for name, tensor in LlamaForCausalLM(config).state_dict().items()}
         weights: dict[str, Tensor] = {}
         for name in self._tensors:
             if name not in (FACTORS, SHORT, LONG):
@@ -187,11 +187,9 @@ class GgufFile:
         missing = sorted(expected.keys() - weights.keys())
         if missing:
             raise self._refused(f"it lacks {len(missing)} of {len(expected)} tensors ({', '.join(missing[:3])})")
-        model.load_state_dict(weights, assign=True)
-        model.tie_weights()
-        model.model.rotary_emb = type(model.model.rotary_emb)(config)
+        model = sharing_weights(LlamaForCausalLM, config, weights, torch.device("cpu"))
         model.config.dtype = dtype
-        return model.eval()
+        return model
 
     def _target(self, name: str) -> str:
         """What transformers calls a tensor."""

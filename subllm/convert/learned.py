@@ -23,7 +23,7 @@ from transformers import LlamaForCausalLM
 
 from ..checkpoints.base import from_llama
 from ..configuration import SubllmConfig
-from ..errors import CheckpointError
+from ..errors import CheckpointError, first_line
 from ..model.modeling import SubllmForCausalLM
 
 ADAPTER_FILE, ROUTING_FILE = "adapter_model.safetensors", "routing.safetensors"
@@ -122,7 +122,7 @@ def _misfit_said(folder: Path) -> Iterator[None]:
     try:
         yield
     except (SafetensorError, RuntimeError, ValueError, OSError) as error:
-        raise CheckpointError(f"{folder} does not fit this base: {str(error).splitlines()[0]}") from error
+        raise CheckpointError(f"{folder} does not fit this base: {first_line(error)}") from error
 
 
 def _config(folder: Path) -> SubllmConfig:

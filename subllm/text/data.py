@@ -30,7 +30,7 @@ from tqdm import tqdm
 from transformers import AutoTokenizer, PreTrainedTokenizerBase, PreTrainedTokenizerFast
 
 from ..command import Arguments, command
-from ..errors import DataError
+from ..errors import DataError, first_line
 from .sources import HELD_OUT, is_held_out, read_pieces
 
 END = "<|endoftext|>"
@@ -292,7 +292,7 @@ def _pack(arguments: argparse.Namespace) -> None:
     try:
         tokenizer = AutoTokenizer.from_pretrained(arguments.tokenizer)
     except (OSError, ValueError) as error:
-        raise DataError(f"{arguments.tokenizer} is not a tokenizer: {str(error).splitlines()[0]}") from error
+        raise DataError(f"{arguments.tokenizer} is not a tokenizer: {first_line(error)}") from error
     packed = pack(arguments.text, tokenizer, arguments.out, held_out=arguments.held_out)
     for name, split in packed.splits.items():
         print(f"{name}: {split.tokens:,} tokens of {split.documents:,} documents")  # noqa: T201

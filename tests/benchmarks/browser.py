@@ -22,7 +22,7 @@ from playwright.sync_api import Page, sync_playwright
 from transformers import PreTrainedTokenizerFast
 
 from analysis.cost.sweep import machine
-from subllm.checkpoints.load import routing_off
+from subllm.checkpoints.dense import routing_off
 from subllm.convert.scorers import calibrate, fit_scorers
 from tests.browser.server import FLAGS, executable, serve
 from tests.conftest import byte_tokenizer, tiny_model

@@ -16,13 +16,13 @@ def test_round_trip_keeps_what_makes_a_subllm(tmp_path):
 @pytest.mark.parametrize(
     ("fields", "message"),
     [
-        ({"num_hidden_layers": 4}, "has 3 blocks but num_hidden_layers is 4"),
+        ({"num_hidden_layers": 4}, "is 3, but num_hidden_layers is 4"),
         ({"retention_ratio": 0.0}, r"must lie in \(0, 1\]"),
         ({"retention_ratio": 1.5}, "1.5"),
-        ({"retention_ratio": [0.5, 0.5]}, "2 values .* 1 level"),
+        ({"retention_ratio": [0.5, 0.5]}, "values in retention_ratio is 2, but the number of levels .* is 1"),
         ({"positions": "absolute"}, "'absolute'"),
         ({"router": "dice"}, "no router 'dice'; routers are even, random, subllm"),
-        ({"router": ["subllm", "even"]}, "2 names .* 1 level"),
+        ({"router": ["subllm", "even"]}, "names in router is 2, but the number of levels .* is 1"),
         ({"bypass_minimum": [0.9]}, "two numbers"),
         ({"balancer_steps": -1}, "0 or more"),
     ],

@@ -290,8 +290,8 @@ def test_a_base_that_lacks_weights_and_learned_files_that_lack_some_are_refused(
     with pytest.raises(CheckpointError, match=r"other tensors .* \(model.subsamplers.0.weight\)"):
         merge_learned(load_base(str(base))[0], tiny_llama / "learned")
     for name, tensor, said in [
-        ("model.layers.2.mlp.up_proj.weight", None, "lacks model.layers.2.mlp.up_proj.weight"),
-        ("model.norm.weight", torch.ones(8), "another shape for model.norm.weight"),
+        ("model.layers.2.mlp.up_proj.weight", None, "Missing tensors: model.layers.2.mlp.up_proj.weight"),
+        ("model.norm.weight", torch.ones(8), "another shape: model.norm.weight"),
     ]:
         changed = {key: value for key, value in (weights | {name: tensor}).items() if value is not None}
         save_file(changed, base / "model.safetensors", {"format": "pt"})
@@ -302,7 +302,7 @@ def test_a_base_that_lacks_weights_and_learned_files_that_lack_some_are_refused(
 def test_mistakes_are_one_line_and_a_non_zero_exit(tiny_llama):
     for extra, message in [
         (["--model", tiny_llama / "nowhere", "--structure", "T(TT)T"], "nowhere"),
-        (["--model", tiny_llama / "llama", "--structure", "T(T)T"], "has 3 blocks but num_hidden_layers is 4"),
+        (["--model", tiny_llama / "llama", "--structure", "T(T)T"], "is 3, but num_hidden_layers is 4"),
         (["--model", tiny_llama / "llama", "--structure", "T(TT"], "never closed"),
     ]:
         done = convert("llama", *extra, "--text", tiny_llama / "text.jsonl", "--out", tiny_llama / "out")

@@ -14,7 +14,8 @@ import pytest
 import torch
 
 from subllm import CheckpointError
-from subllm.checkpoints.load import load_checkpoint, load_dense
+from subllm.checkpoints.dense import load_dense
+from subllm.checkpoints.load import load_checkpoint
 from subllm.convert.evaluate import evaluate
 from subllm.convert.learned import FILES, merge_learned
 from subllm.demo import SHIPPED, demo_folder, is_built

@@ -27,7 +27,7 @@ from analysis.cost.roofline import (
     training_work,
 )
 from subllm import SubllmCache
-from subllm.checkpoints.load import routing_off
+from subllm.checkpoints.dense import routing_off
 from subllm.routing import ROUTERS
 from tests.conftest import tiny_config, tiny_model
 

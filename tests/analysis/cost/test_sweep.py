@@ -12,7 +12,7 @@ from analysis.cost.operations import attention_operations, decode_operations, li
 from analysis.cost.sweep import facts_of, from_parquet, settings_of, to_parquet
 from analysis.errors import AnalysisError
 from analysis.figures.cost import measured_break_even
-from subllm.checkpoints.load import routing_off
+from subllm.checkpoints.dense import routing_off
 from tests.conftest import tiny_model
 
 

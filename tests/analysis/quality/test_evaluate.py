@@ -12,7 +12,8 @@ import torch
 
 from analysis import AnalysisError
 from analysis.quality.evaluate import at_retention, held_out_blocks, needle_prompt, needles, run_tasks
-from subllm.checkpoints.load import load_checkpoint, load_dense, routing_off
+from subllm.checkpoints.dense import load_dense, routing_off
+from subllm.checkpoints.load import load_checkpoint
 from subllm.convert.evaluate import evaluate
 from subllm.routing import ROUTERS
 from subllm.text.data import pack

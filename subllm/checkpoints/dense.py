@@ -1,0 +1,116 @@
+"""The dense model that a checkpoint is compared with, and models that share the weights of others.
+
+The dense twin is the LLaMA that a checkpoint was converted from; it lies in a folder of the checkpoint. Routing off is
+something else: the LLaMA with the checkpoint's own weights, which drops nothing.
+"""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TypeVar
+
+import torch
+from torch import Tensor
+from transformers import LlamaConfig, LlamaForCausalLM, PretrainedConfig, PreTrainedModel
+
+from ..configuration import OWN_FIELDS
+from ..errors import CheckpointError, first_line
+from ..model.modeling import SubllmForCausalLM
+from .device import dtype_name
+from .files import DENSE_TWIN, load_model, read_json, weight_files
+from .load import Checkpoint
+
+_Model = TypeVar("_Model", bound=PreTrainedModel)
+
+
+@dataclass(frozen=True, eq=False)
+class DenseModel:
+    """The dense model that a checkpoint is compared with.
+
+    Attributes:
+        model: transformers' own LLaMA, on the checkpoint's device and in its dtype.
+        is_twin: True for the LLaMA that the checkpoint was converted from, False for the checkpoint's own weights
+            with routing off.
+    """
+
+    model: LlamaForCausalLM
+    is_twin: bool
+
+    @property
+    def description(self) -> str:
+        """What a comparison with it compares with: "twin", or "routing off"."""
+        return "twin" if self.is_twin else "routing off"
+
+
+def load_dense(checkpoint: Checkpoint) -> DenseModel:
+    """The dense model that a checkpoint is compared with, on the same device, in the same dtype, with the same kernel.
+
+    Args:
+        checkpoint: loaded. Without a `dense_twin` folder, its own weights are used, shared and not copied.
+
+    Raises:
+        CheckpointError: if the twin's folder is broken.
+    """
+    twin = checkpoint.folder / DENSE_TWIN
+    if not twin.is_dir():
+        return DenseModel(routing_off(checkpoint.model), is_twin=False)
+    return DenseModel(load_llama(twin, checkpoint.model), is_twin=True)
+
+
+def load_llama(folder: Path, beside: SubllmForCausalLM) -> LlamaForCausalLM:
+    """A LLaMA, to be compared with a SUBLLM.
+
+    Args:
+        folder: with config.json and *.safetensors.
+        beside: model whose device, dtype and attention kernel it gets.
+
+    Raises:
+        CheckpointError: if it is no LLaMA, or cannot be loaded.
+    """
+    try:
+        kind = read_json(folder / "config.json").get("model_type")
+    except (OSError, ValueError, AttributeError) as error:
+        raise CheckpointError(
+            "{folder} is not a checkpoint: its config.json cannot be read ({error}).",
+            folder=folder,
+            error=first_line(error),
+        ) from error
+    if kind != LlamaConfig.model_type:
+        raise CheckpointError(
+            "{folder} holds a {kind!r} model; a baseline must be a 'llama'.", folder=folder, kind=kind
+        )
+    weight_files(folder)
+    config, dtype = LlamaConfig.from_pretrained(folder), dtype_name(beside)
+    attention = str(beside.config._attn_implementation)
+    return load_model(LlamaForCausalLM, folder, config, str(beside.device), dtype, attention)
+
+
+def routing_off(model: SubllmForCausalLM) -> LlamaForCausalLM:
+    """LlamaForCausalLM with a SUBLLM's weights, shared: the same model with nothing dropped."""
+    own = (*OWN_FIELDS, "model_type", "architectures", "transformers_version")
+    config = LlamaConfig(**{key: value for key, value in model.config.to_dict().items() if key not in own})
+    config._attn_implementation = model.config._attn_implementation
+    return sharing_weights(LlamaForCausalLM, config, model.state_dict(), model.device)
+
+
+def sharing_weights(
+    kind: type[_Model], config: PretrainedConfig, weights: Mapping[str, Tensor], device: torch.device
+) -> _Model:
+    """A model in evaluation mode whose weights are the given tensors, without a copy; no memory is taken before.
+
+    Args:
+        kind: class of the model.
+        config: configuration of the model.
+        weights: tensors by name; those that the model does not have are left out.
+        device: device of the weights.
+
+    Raises:
+        KeyError: if a tensor of the model is missing.
+    """
+    with torch.device("meta"):
+        model = kind(config)
+    model.load_state_dict({name: weights[name] for name in model.state_dict()}, assign=True)
+    model.tie_weights()
+    inner = model.model
+    inner.rotary_emb = type(inner.rotary_emb)(config).to(device)  # its buffers are no part of the weights
+    return model.eval()
