@@ -4,6 +4,7 @@ import pytest
 from streamlit.testing.v1 import AppTest
 
 from app.engine import what_if
+from app.settings import SMALL
 
 SCRIPT = "from app.views.debug import page as debug\ndebug.show()\n"
 TEXT = "the cat sat on the mat and then the dog sat on the cat"
@@ -94,3 +95,19 @@ def test_the_first_edit_of_a_session_stays_in_force(tiny_checkpoint, monkeypatch
     next(button for button in page.button if button.label == "Add").click().run()
     assert not page.exception and in_force(page) == ["dense@1"]
     assert "dense@1" in page.query_params["edits"]
+
+
+def test_a_link_with_the_old_name_of_a_checkpoint_opens_it(monkeypatch, tmp_path):
+    """Links once carried the English name that was on screen; now they carry an id."""
+    monkeypatch.setenv("SUBLLM_ROOTS", str(tmp_path))
+    page = AppTest.from_string(SCRIPT, default_timeout=120)
+    page.query_params.update({"checkpoint": "Small: 10 million parameters, trained from scratch", "prompt": TEXT})
+    page.run()
+    assert not page.exception and not page.error
+    assert page.session_state["session"].run().recipe.model.checkpoint == SMALL
+    address = {key: values[0] if isinstance(values, list) else values for key, values in page.query_params.items()}
+    assert address["checkpoint"] == SMALL
+    page.session_state["language"] = "zh"
+    page.run()
+    chosen = page.selectbox(key="checkpoint")
+    assert chosen.value == SMALL and "小模型：1000 万参数，从头训练" in chosen.options and not page.error

@@ -11,6 +11,7 @@ from analysis.debug.edits import parse_edits
 from analysis.guard import silent
 from analysis.run import RunOptions
 from app import engine
+from app.messages import ProgressBar
 from app.state import Session
 from tests.analysis.trace.test_trace import PARTS, make_trace
 
@@ -66,6 +67,12 @@ def depth(run, shown):
     from app.views.trace import token
 
     token.show(run, shown)
+
+
+def steps_of(run, settings):
+    from app.views.debug import steps
+
+    steps.show(run, settings)
 
 
 def why_of(run, settings):
@@ -167,3 +174,22 @@ def test_an_edited_run_is_not_explained_by_one_without_edits(runs):
     assert "Explain" not in [button.label for button in refused.button]
     next(button for button in refused.button if "attention" in button.label).click().run()
     assert not refused.exception and not refused.error
+
+
+def test_a_branch_is_generated_in_a_run_of_the_page_with_its_progress(runs, monkeypatch):
+    """A callback has no place on the page: what ran in one could not be stopped and showed nothing."""
+    told, real = [], engine.branch
+    monkeypatch.setattr(engine, "branch", lambda *given: told.append(given[3]) or real(*given))
+    found = page(steps_of, runs, run=runs.runs[0], settings=None)
+    next(button for button in found.button if button.label == "One token").click().run()
+    own = found.session_state["session"]
+    key, (text,) = own.found["texts"]
+    other = next(each for each, _ in text.tokens[0].alternatives if each != text.tokens[0].id)
+    own.found["branch"] = (key, (0, other))  # as the button of that token notes it
+    found.run()
+    assert not found.exception and not found.error
+    (token,) = own.found["texts"][1][0].tokens
+    assert token.id == other and not token.chosen
+    assert [type(progress) for progress in told] == [ProgressBar]
+    found.run()
+    assert len(told) == 1, "it is generated once"

@@ -108,7 +108,7 @@ def test_a_text_is_written_taken_back_and_branched(debug, pictures):
     debug.get_by_text(re.compile("^1 token,")).first.wait_for(state="detached")
     debug.get_by_role("button", name="Continue").click()
     debug.get_by_text(re.compile("^40 tokens|The model has ended its text")).first.wait_for()
-    debug.get_by_text(re.compile("They part at new token|Both have written the same")).wait_for()
+    debug.get_by_text(re.compile("They diverge at new token|Both models have generated the same")).wait_for()
     debug.wait_for_timeout(500)
     debug.screenshot(path=pictures / "steps.png")
     debug.get_by_role("button", name="Start over").click()

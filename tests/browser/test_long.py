@@ -50,7 +50,7 @@ def test_the_first_stage_is_shown_while_the_rest_is_made_and_can_be_stopped(page
     text = make_text(byte_tokenizer(), 3000)
     run(page, text)
     shown(page, text[:200])
-    page.get_by_text(re.compile("Continuing|Measuring|Timing|Comparing")).wait_for()
+    page.get_by_text(re.compile("New tokens generated|Measuring|Timing|Comparing")).wait_for()
     page.locator(".st-key-stop button").first.click()
     page.get_by_role("heading", name="Time, memory and agreement").wait_for()
     page.get_by_text("Nothing was measured").wait_for()

@@ -1,4 +1,4 @@
-"""Step by step: a continuation that can be paused, taken back and branched, with the dense model beside it."""
+"""Step by step: a continuation that can be paused, taken back and branched, next to the dense model's."""
 
 import time
 from collections.abc import Sequence
@@ -14,7 +14,6 @@ from analysis import AnalysisError, Trace
 from analysis.debug.generation import NewToken, Sampling, first_difference
 from analysis.figures import debug as debug_figures
 from analysis.figures import trace as figures
-from analysis.guard import silent
 from analysis.trace.tokenize import decode_pieces, read_prompt
 from app import engine
 from app.engine import Text
@@ -25,7 +24,7 @@ from app.strings import language, say, table
 from app.views.debug import whatif
 from subllm import SubllmError
 
-_MOST = 400  # tokens written at one press
+_MOST = 400  # tokens generated per click
 
 
 def show(run: Run, settings: Settings) -> None:
@@ -41,6 +40,7 @@ def show(run: Run, settings: Settings) -> None:
     texts = _texts(run, sampling, settings, beginning)
     if not texts:
         return
+    texts = _branched(texts, beginning)
     ended = _ended(texts, beginning)
     many = _buttons(texts[0], ended=ended)
     progress, place = ProgressBar("stop writing"), st.empty()
@@ -71,7 +71,7 @@ def _keep(texts: Sequence[Text]) -> None:
 
 
 def _ended(texts: Sequence[Text], progress: ProgressBar) -> bool:
-    """Whether the first text has ended; asked anew only when it has grown."""
+    """Whether the first text has ended; the model is asked only when the text has changed."""
     own, ours = session(), texts[0]
     key = (own.found["texts"][0], tuple(token.id for token in ours.tokens))
     known = own.recall("ended", key)
@@ -95,7 +95,7 @@ def _sampling() -> Sampling:
 
 
 def _texts(run: Run, sampling: Sampling, settings: Settings, progress: ProgressBar) -> list[Text]:
-    """The texts that are written: by the SUBLLM, and beside it by the dense model."""
+    """The texts of the SUBLLM and, if it is wanted, of the dense model."""
     own, trace, recipe = session(), run.trace, run.recipe
     left, middle, right = st.columns([2, 3, 2], vertical_alignment="bottom")
     chat = left.toggle(say("chat"), key="steps chat", help=say("chat_help"), persist_state="session")
@@ -152,9 +152,30 @@ def _take_back(length: int) -> None:
     _keep([replace(text, tokens=text.tokens[:length]) for text in session().found["texts"][1]])
 
 
-def _branch(length: int, token: int) -> None:
-    texts = session().found["texts"][1]
-    _keep([engine.branch(text, length, token, silent) if len(text.tokens) >= length else text for text in texts])
+def _ask_for_branch(length: int, token: int) -> None:
+    """Note which token is to follow how many others; the page's next run generates it, where it can be stopped."""
+    found = session().found
+    found["branch"] = (found["texts"][0], (length, token))
+
+
+def _branched(texts: list[Text], progress: ProgressBar) -> list[Text]:
+    """The texts, with the token that was chosen instead of another one."""
+    own = session()
+    asked = own.recall("branch", own.found["texts"][0])
+    own.found.pop("branch", None)
+    if asked is None:
+        return texts
+    length, token = asked
+    try:
+        with progress:
+            texts = [
+                engine.branch(text, length, token, progress) if len(text.tokens) >= length else text for text in texts
+            ]
+    except (SubllmError, AnalysisError) as error:
+        show_error(error)
+    else:
+        _keep(texts)
+    return texts
 
 
 def _text(place: Any, texts: Sequence[Text], run: Run) -> None:
@@ -224,5 +245,5 @@ def _alternatives(number: int, token: NewToken, tokenizer: PreTrainedTokenizerBa
     for index, (each, probability) in enumerate(token.alternatives):
         columns[index % 4].button(
             f"{plain(repr(str(pieces[index])))} {probability:.1%}", key=f"branch {number} {each}", width="stretch",
-            disabled=each == token.id, on_click=_branch, args=(number, each),
+            disabled=each == token.id, on_click=_ask_for_branch, args=(number, each),
         )  # fmt: skip
