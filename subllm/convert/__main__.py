@@ -19,8 +19,10 @@ from ..checkpoints.base import from_llama, load_base
 from ..command import Arguments, command
 from ..errors import CheckpointError, SubllmError
 from ..runs.trainer import full_disk_said
+from ..text.blocks import DrawnBlocks
 from ..text.chats import append_chats, find_topics, write_chats
-from ..text.documents import TokenBlocks, read_documents
+from ..text.documents import Documents
+from ..text.sources import read_pieces
 from ..train.config import PRECISIONS
 from .adapt import adapt
 from .card import model_card
@@ -56,10 +58,10 @@ def _llama(arguments: argparse.Namespace) -> None:
     dense, tokenizer = load_base(arguments.model, dtype)
     ratio = arguments.retention[0] if len(arguments.retention) == 1 else arguments.retention
     model = from_llama(dense, arguments.structure, ratio)
-    documents = read_documents(arguments.text)
-    blocks = TokenBlocks(documents, tokenizer, length=options.length, held_out=False, seed=options.seed)
-    rest = TokenBlocks(documents, tokenizer, length=options.length, held_out=True, seed=options.seed)
-    held_out = torch.stack([rest.block(index) for index in range(arguments.held_out_blocks)])
+    documents = Documents(arguments.text)
+    blocks = DrawnBlocks(documents, tokenizer, length=options.length, held_out=False, seed=options.seed)
+    rest = DrawnBlocks(documents, tokenizer, length=options.length, held_out=True, seed=options.seed)
+    held_out = rest.batch(0, arguments.held_out_blocks)
     fitting = [blocks.batch(10**6 + index, options.batch_size) for index in range(_FIT_BATCHES)]
     directions = fit_scorers(model, dense, fitting)
     folder = arguments.out / "training"
@@ -78,7 +80,7 @@ def _llama(arguments: argparse.Namespace) -> None:
 
 
 def _chats(arguments: argparse.Namespace) -> None:
-    topics = find_topics([text for texts in read_documents(arguments.topics).values() for text in texts])
+    topics = find_topics(piece.text for piece in read_pieces(arguments.topics))
     dense, tokenizer = load_base(arguments.model)
     if not tokenizer.chat_template:
         raise CheckpointError(f"{arguments.model} has no chat template, so it cannot write chats.")
@@ -149,6 +151,7 @@ def main(arguments: Arguments) -> None:
     chats.add_argument("--seed", type=int, default=0, help="random seed (default: 0)")
     chats.set_defaults(run=_chats)
     chosen = parser.parse_args(arguments)
+    chosen.given = sys.argv[1:] if arguments is None else [*arguments]
     logging.set_verbosity_error()
     logging.disable_progress_bar()
     warnings.simplefilter("ignore", FutureWarning)  # between libraries: peft calls what transformers renamed

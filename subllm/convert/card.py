@@ -1,44 +1,82 @@
-"""The model card of a converted checkpoint: what was done, what came out, and the command that repeats it."""
+"""The model card of a converted checkpoint: the hub's metadata, what came out, and the command that repeats it."""
 
 import argparse
+import json
+import re
 import shlex
-import sys
+from pathlib import Path
 
 from .distillation import AdaptOptions
 from .evaluate import Evaluation
+
+_HUB_NAME = re.compile(r"[A-Za-z0-9][\w.-]*/[A-Za-z0-9][\w.-]*")
 
 
 def model_card(arguments: argparse.Namespace, options: AdaptOptions, evaluations: list[tuple[int, Evaluation]]) -> str:
     """Markdown text of the card.
 
     Args:
-        arguments: of the command line.
-        options: of the training.
-        evaluations: of the run, with their steps, in order.
+        arguments: parsed command line of `subllm convert llama`; `given` holds its arguments as they were given.
+        options: settings of the training.
+        evaluations: steps and evaluations of the run, in order.
     """
     rows = "\n".join(
         f"| {step} | {step * options.batch_size * options.length:,} | {found.perplexity:.2f} | {found.divergence:.3f} "
-        f"| {found.agreement:.3f} | {', '.join(f'{share:.3f}' for share in found.retention)} |"
+        f"| {found.agreement:.3f} | {_shares(found.retention)} |"
         for step, found in evaluations
     )
     result = evaluations[-1][1]
-    command = shlex.join(["python", "-m", "subllm.convert", *sys.argv[1:]])
-    return f"""# A SUBLLM converted from {arguments.model}
+    command = shlex.join(["subllm", "convert", *arguments.given])
+    return f"""{_metadata(str(arguments.model))}
+# A SUBLLM converted from {arguments.model}
 
-Structure `{arguments.structure}`, nominal retention {arguments.retention}.
+| | |
+| --- | --- |
+| structure | `{arguments.structure}` |
+| nominal retention | {", ".join(f"{ratio:g}" for ratio in arguments.retention)} |
+| trained | rank-{options.rank} adapters, bypass scales, scorers |
+| budget | {options.steps} steps of {options.batch_size} × {options.length} tokens, seed {options.seed} |
 
-On held-out documents of the training text ({result.tokens:,} tokens): {result}.
+On held-out documents of the training text ({result.tokens:,} tokens):
+
+| | |
+| --- | ---: |
+| perplexity | {result.perplexity:.2f} |
+| perplexity of the dense model | {result.dense_perplexity:.2f} |
+| perplexity over dense | {result.perplexity_ratio:.3f} |
+| KL divergence from the dense model, nats | {result.divergence:.3f} |
+| most likely next token the same | {result.agreement:.3f} |
+| retention per level | {_shares(result.retention)} |
+
+During training:
 
 | step | tokens trained on | perplexity | KL to dense | top-1 agreement | retention per level |
 | --- | --- | --- | --- | --- | --- |
 {rows}
 
-The dense model's perplexity on the same text is {result.dense_perplexity:.2f}.
-
-Trained: rank-{options.rank} adapters, bypass scales, scorers; {options.steps} steps of
-{options.batch_size} × {options.length} tokens, seed {options.seed}. Repeat with
+Repeat with
 
 ```
 {command}
 ```
 """
+
+
+def _metadata(base: str) -> str:
+    """YAML that the hub reads. The licence is the base's, whatever that is; a base is named if it is on the hub."""
+    on_hub = _HUB_NAME.fullmatch(base) and not Path(base).exists()
+    lines = [
+        "license: other",
+        "license_name: license-of-the-base-model",
+        *([f"base_model: {json.dumps(base)}"] if on_hub else []),
+        "library_name: transformers",
+        "pipeline_tag: text-generation",
+        "tags:",
+        "  - subllm",
+        "  - token-dropping",
+    ]
+    return "\n".join(["---", *lines, "---", ""])
+
+
+def _shares(retention: list[float]) -> str:
+    return ", ".join(f"{share:.3f}" for share in retention)

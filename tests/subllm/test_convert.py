@@ -1,23 +1,29 @@
 """Conversions, run as a user runs them: through the command line, in a process of its own."""
 
+import argparse
 import json
 import os
 import pickle
+import shlex
 import subprocess
 import sys
 
 import pytest
 import torch
+from huggingface_hub import ModelCard
 from safetensors.torch import load_file, save_file
 from tokenizers import Tokenizer, models, pre_tokenizers
 from transformers import AutoTokenizer, LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
 
 from analysis.training.run import load_snapshots, read_run
 from subllm import CheckpointError, ConfigurationError, SubllmForCausalLM
+from subllm.assets import ASSETS
 from subllm.checkpoints.base import from_llama, load_base
 from subllm.checkpoints.load import load_checkpoint
 from subllm.convert import from_reference, load_weights
-from subllm.convert.distillation import add_adapters
+from subllm.convert.card import model_card
+from subllm.convert.distillation import AdaptOptions, add_adapters
+from subllm.convert.evaluate import Evaluation
 from subllm.convert.learned import merge_learned, save_learned
 from subllm.runs.folder import read_log
 from tests.conftest import GOLDEN
@@ -113,6 +119,23 @@ def tiny_llama(tmp_path):
     return tmp_path
 
 
+def test_a_card_names_a_base_that_is_on_the_hub():
+    given = ["llama", "--model", "someone/a-llama"]
+    arguments = argparse.Namespace(model="someone/a-llama", structure="T(T)T", retention=[0.64], given=given)
+    card = model_card(arguments, AdaptOptions(), [(8, Evaluation(3.0, 4.0, 0.1, 0.7, [0.6], 96))])
+    assert ModelCard(card).data.base_model == "someone/a-llama"
+    assert "| perplexity over dense | 1.333 |" in card
+
+
+@pytest.mark.parametrize("name", ["demo", "small"])
+def test_shipped_cards_have_metadata_that_the_hub_reads(name):
+    metadata = ModelCard.load(ASSETS / name / "README.md").data
+    assert (metadata.license, metadata.library_name, metadata.pipeline_tag) == (
+        "apache-2.0", "transformers", "text-generation",
+    )  # fmt: skip
+    assert "subllm" in metadata.tags and metadata.language == ["en"]
+
+
 def test_llama_command_converts_resumes_and_reports(tiny_llama):
     out = tiny_llama / "out"
     arguments = [
@@ -131,7 +154,12 @@ def test_llama_command_converts_resumes_and_reports(tiny_llama):
     run = read_run(out / "training")
     assert run.step == 30 and run.title == "SUBLLM, converted" and len(run.log["loss"].dropna()) == 30
     assert [snapshot.step for snapshot in load_snapshots(run)] == [0, 30]
-    assert "subllm.convert llama" in card
+    command = next(line for line in card.splitlines() if line.startswith("subllm convert llama "))
+    assert shlex.split(command)[2:] == [str(argument) for argument in arguments]
+    metadata = ModelCard(card).data  # as the hub reads it
+    assert (metadata.library_name, metadata.pipeline_tag, metadata.base_model) == (
+        "transformers", "text-generation", None,  # the base is a folder of this machine
+    )  # fmt: skip
     again = convert(*arguments)  # the run is complete: nothing is trained twice, the same checkpoint is written
     assert again.returncode == 0, again.stderr
     reloaded = SubllmForCausalLM.from_pretrained(out)
