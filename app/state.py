@@ -22,7 +22,7 @@ import streamlit as st
 from analysis import AnalysisError, Trace
 from analysis.debug.edits import MOST_EDITS, Edit, parse_edits, write_edits
 from analysis.guard import silent
-from app.components.routing_view import Shown
+from app.components.routing_view import Exchange, Shown
 from app.engine import Recipe
 from app.messages import plain
 from app.settings import OLD_IDS, Settings
@@ -133,6 +133,7 @@ class Session:
         runs: the last ones, the last first.
         shown_run: name (`Trace.run`) of the one that is shown.
         shown: what the text and map show, on every page and tab.
+        views: what was exchanged with the browser, by the key of the text and map.
         answer: text whose probability is watched.
         form: as it was filled in last, on any page.
         failure: why the last run failed.
@@ -142,6 +143,7 @@ class Session:
     runs: list[Run] = field(default_factory=list)
     shown_run: str | None = None
     shown: Mapping[str, Any] = field(default_factory=dict)
+    views: dict[str, Exchange] = field(default_factory=dict)
     answer: str = ""
     form: Form | None = None
     failure: Exception | None = None
@@ -220,14 +222,14 @@ class Session:
             self.edits[trace.run] = EditList([Edit.parse(text) for text in trace.provenance.edits])
         return self.edits[trace.run]
 
-    def show(self, shown: Shown, told: Shown) -> None:
-        """Note what a person changed in a view; a level or colour that this trace lacks stays for others that have it.
+    def show(self, shown: Shown, asked: Shown) -> None:
+        """Note what a visitor changed in a view; a level or colour that this trace lacks stays for others that have it.
 
         Args:
-            shown: by the view.
-            told: what it was told to show.
+            shown: by the browser.
+            asked: what it was asked to show.
         """
-        before = vars(told)
+        before = vars(asked)
         self.shown = {**self.shown, **{key: value for key, value in vars(shown).items() if value != before[key]}}
 
     def recall(self, what: str, key: Hashable) -> Any:

@@ -11,14 +11,13 @@ import streamlit as st
 from analysis import AnalysisError, Trace
 from analysis.run import RunOptions
 from app import engine, state
-from app.components.routing_view import Shown, routing_view
 from app.messages import ProgressBar, plain, show_error
 from app.settings import Settings
 from app.state import Form, Run, session
-from app.strings import language, name_of, say, table
+from app.strings import language, name_of, say
 from app.views import chooser, history
 from app.views.chooser import Choice
-from app.views.trace import costs, levels, token
+from app.views.trace import costs, levels, text_and_map, token
 from subllm import PromptTooLongError, SubllmError
 
 
@@ -133,15 +132,13 @@ def _prompt_form() -> tuple[Form, bool]:
 @st.fragment
 def _results(run: Run, settings: Settings, *, whole: bool) -> None:
     """What is known about a run; while it goes on, only what is known first."""
-    own, trace, where = session(), run.trace, run.trace.provenance
+    trace, where = run.trace, run.trace.provenance
     st.subheader(say("read"), help=say("read_help"))
     st.caption(
         plain(f"{name_of(where.checkpoint)} · {where.structure} · {where.device} · {where.dtype} · {where.attention}")
     )
     costs.headline(trace)
-    told = Shown.parse(own.shown, trace)
-    shown = routing_view(trace, told, table(language()), key="routing")
-    own.show(shown, told)
+    shown = text_and_map.show(trace, key="routing")
     state.write_link(run)
     if not whole:
         return

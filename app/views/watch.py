@@ -10,14 +10,14 @@ from analysis import AnalysisError, Trace
 from analysis.figures import trace as figures
 from analysis.figures import training as training_figures
 from analysis.training.run import Run, snapshot_trace
-from app.components.routing_view import Shown, routing_view
+from app.components.routing_view import Shown
 from app.files import Recorded, recorded, training_run
 from app.messages import plain, plot, show_error
 from app.settings import SHIPPED_BESIDE, SHIPPED_RUN, Settings
 from app.state import session
 from app.strings import language, name_of, say, table
 from app.views import chooser
-from app.views.trace import levels
+from app.views.trace import levels, text_and_map
 from app.views.trace import pairs as beside
 
 _SECONDS = 5  # between two looks at a run that goes on
@@ -162,9 +162,9 @@ def _view(trace: Trace) -> None:
     """Text and map. Level and colour are those of every page; tokens are not, since the prompts are others."""
     own = session()
     tokens = own.recall("watched tokens", trace.prompt.text) or {"selected": None, "until": None}
-    told = Shown.parse({**own.shown, **tokens}, trace)
-    said = routing_view(trace, told, table(language()), key="watch view")
-    if said == told:  # a look changes nothing, not even where this run has no such level or colour
+    asked = Shown.parse({**own.shown, **tokens}, trace)
+    shown = text_and_map.draw(trace, asked, key="watch view")
+    if shown == asked:  # a look changes nothing, not even where this run has no such level or colour
         return
-    own.found["watched tokens"] = (trace.prompt.text, {"selected": said.selected, "until": said.until})
-    own.show(replace(said, selected=told.selected, until=told.until), told)
+    own.found["watched tokens"] = (trace.prompt.text, {"selected": shown.selected, "until": shown.until})
+    own.show(replace(shown, selected=asked.selected, until=asked.until), asked)

@@ -200,8 +200,9 @@ place = st.radio("Place", ["first", "second"])
 if st.button("Select token 7"):
     shown = Shown(2, 7, 8, "weight")
 key = "one" if place == "first" else "two"
-shown = routing_view(edited if st.toggle("Edit") else trace, shown, table("en"), key=key)
-st.session_state["shown"] = shown
+views = st.session_state.setdefault("views", {})
+views[key] = routing_view(edited if st.toggle("Edit") else trace, shown, views.get(key), table("en"), key)
+shown = st.session_state["shown"] = views[key].received
 st.text(f"{place}: {shown.level} {shown.selected} {shown.until} {shown.colour}")
 """
 

@@ -72,29 +72,38 @@ class Shown:
         return [channel.key for channel in _channels(trace)]
 
 
-def routing_view(trace: Trace, shown: Shown, words: Mapping[str, str], key: str) -> Shown:
+@dataclass(frozen=True)
+class Exchange:
+    """What was exchanged with the browser about one element, which is kept for the next run of the page.
+
+    Attributes:
+        subject: `Trace.subject` of the trace that was shown.
+        sent: what the browser was asked to show.
+        received: what the browser shows since then.
+    """
+
+    subject: str
+    sent: Shown
+    received: Shown
+
+
+def routing_view(trace: Trace, shown: Shown, before: Exchange | None, words: Mapping[str, str], key: str) -> Exchange:
     """Show a trace.
 
     Args:
         trace: of a prompt.
-        shown: what is to be shown. The browser takes it over if it is not what this element said last.
+        shown: what is to be shown. The browser takes it over if it is not what it shows already.
+        before: what was exchanged in the last run of the page; None if the element is new.
         words: labels by key.
         key: of the element.
-
-    Returns:
-        What the browser shows now.
     """
-    memory = f"{key} told"  # of this element, like a widget's value: what it was told to show, and what it said last
-    subject, told, said = st.session_state.get(memory, ("", shown, shown))
-    if subject != trace.subject or shown != said or key not in st.session_state:  # nor is it on a page opened again
-        told = shown
-    # the same bytes at every rerun that changes nothing, which Streamlit then does not send again
-    result = _component()(data=view_data(trace, told, words), key=key, height="content", on_shown_change=lambda: None)
+    sent = shown
+    if before and before.subject == trace.subject and before.received == shown and key in st.session_state:
+        sent = before.sent  # the same bytes as before, which Streamlit does not send again; a reopened page has no key
+    result = _component()(data=view_data(trace, sent, words), key=key, height="content", on_shown_change=lambda: None)
     answer = result.shown if isinstance(result.shown, Mapping) else {}
-    heard = answer.get("id") == trace.subject and answer.get("told") == vars(told)
-    said = Shown.parse(answer, trace) if heard else told
-    st.session_state[memory] = (trace.subject, told, said)
-    return said
+    current = answer.get("id") == trace.subject and answer.get("told") == vars(sent)
+    return Exchange(trace.subject, sent, Shown.parse(answer, trace) if current else sent)
 
 
 @st.cache_resource(show_spinner=False)

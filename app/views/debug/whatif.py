@@ -19,11 +19,12 @@ from analysis.guard import Progress
 from analysis.trace.parts import Likelihood
 from analysis.trace.token_classes import CLASSES
 from app import engine, state
-from app.components.routing_view import Shown, routing_view
+from app.components.routing_view import Shown
 from app.messages import ProgressBar, plain, plot, show_error
 from app.settings import Settings, checkpoint_option
 from app.state import EditList, Run, session
 from app.strings import explain, language, say, table
+from app.views.trace import text_and_map
 from subllm import SubllmError
 
 _MEASURED = 16  # candidates of a search
@@ -79,9 +80,7 @@ def show(run: Run, settings: Settings) -> None:
         return
     with place:
         st.caption(say("whatif_help"))
-        told = Shown.parse(own.shown, outcome.trace)
-        shown = routing_view(outcome.trace, told, table(language()), key="whatif")
-        own.show(shown, told)
+        shown = text_and_map.show(outcome.trace, key="whatif")
     _controls(trace, known, shown)
     _forces(trace, known, edits)
     _warnings(outcome, known, edits)

@@ -15,12 +15,11 @@ from analysis.figures import debug as debug_figures
 from analysis.figures import trace as figures
 from analysis.trace.token_classes import words_of
 from app import engine
-from app.components.routing_view import Shown, routing_view
 from app.messages import ProgressBar, plot, show_error
 from app.settings import Settings
 from app.state import Run, session
 from app.strings import language, say, table
-from app.views.trace import token
+from app.views.trace import text_and_map, token
 from subllm import SubllmError
 
 _STRONGEST = 10  # tokens in a table
@@ -33,11 +32,9 @@ def show(run: Run, settings: Settings) -> None:
         run: of the prompt.
         settings: what the operator allows.
     """
-    own, trace = session(), run.trace
+    trace = run.trace
     st.caption(say("why_help"))
-    told = Shown.parse(own.shown, trace)
-    shown = routing_view(trace, told, table(language()), key="why view")
-    own.show(shown, told)
+    shown = text_and_map.show(trace, key="why view")
     if shown.selected is None:
         st.info(say("why_select"), icon=":material/touch_app:")
         return
