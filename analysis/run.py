@@ -8,7 +8,7 @@ print(level, trace.prompt.pieces[trace.routing.kept[level - 1]])
 
 import math
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -172,13 +172,19 @@ def _compare(
         dense.model(ids, past_key_values=DynamicCache(config=dense.model.config), logits_to_keep=1)
 
     device = model.device
+
+    def peak_of(run: Callable[[], None]) -> tuple[int, float]:
+        peaks: list[int] = []
+        seconds = timed(lambda: peaks.append(peak_bytes(run, device)), device).seconds
+        return peaks[0], seconds
+
     progress(0.6, "memory")
-    peaks = {}
-    once = 0.0
-    for key, run in (("subllm", read), ("dense", read_dense)):
-        if time.monotonic() + once > deadline:
-            return None
-        once = timed(lambda run=run, key=key: peaks.update({key: peak_bytes(run, device)}), device).seconds  # type: ignore[misc]
+    if time.monotonic() > deadline:
+        return None
+    peak, once = peak_of(read)
+    if time.monotonic() + once > deadline:
+        return None
+    dense_peak, once = peak_of(read_dense)
     repeats = max(1, min(_MOST_REPEATS, int(_ENOUGH_SECONDS / (2 * once))))
     if time.monotonic() + 2 * repeats * once > deadline:
         return None
@@ -189,6 +195,6 @@ def _compare(
     per_token = 2 * key_value_heads(config) * head_dim(config) * torch.finfo(dense.model.dtype).bits // 8
     dense_cache = ids.shape[1] * config.num_hidden_layers * per_token
     return Costs(
-        Cost(seconds["subllm"], peaks["subllm"], cache_bytes),
-        Cost(seconds["dense"], peaks["dense"], dense_cache),
+        Cost(seconds["subllm"], peak, cache_bytes),
+        Cost(seconds["dense"], dense_peak, dense_cache),
     )

@@ -177,7 +177,7 @@ def stages(unedited: UneditedRun, edits: Sequence[Edit]) -> Iterator[Outcome]:
         RunStopped: when memory runs out.
     """
     model, prompt, length = unedited.model, unedited.trace.prompt, unedited.num_tokens
-    check(edits, [router.scores_tokens for router in model.model.subsamplers], prompt)  # type: ignore[misc]
+    check(edits, [router.scores_tokens for router in model.model.subsamplers], prompt)
     edited, seconds, share = unedited.prefill, 0.0, 0.0
     if edits and unedited.trace.routing.num_levels:
         first = first_level(edits)

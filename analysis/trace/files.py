@@ -69,7 +69,7 @@ def content_of(
 def write(target: Path | IO[bytes], meta: Mapping[str, Any], arrays: Mapping[str, np.ndarray]) -> None:
     """Write the content of a trace."""
     encoded = np.frombuffer(json.dumps(meta).encode(), dtype=np.uint8)
-    np.savez_compressed(target, allow_pickle=False, **{_META: encoded}, **arrays)  # type: ignore[arg-type]
+    np.savez_compressed(target, allow_pickle=False, **{_META: encoded}, **arrays)
 
 
 def read(source: Path | IO[bytes], make: Callable[..., T]) -> T:
