@@ -1,7 +1,11 @@
 """Shared by all tests: tiny random models, and the golden cases of the reference."""
 
+import contextlib
+import io
 import json
 import shutil
+import subprocess
+import warnings
 from pathlib import Path
 
 import pytest
@@ -9,6 +13,7 @@ import torch
 from safetensors.torch import load_file
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
 from transformers import AutoTokenizer, PreTrainedTokenizerFast
+from transformers.utils import logging
 
 from subllm import SubllmConfig, SubllmForCausalLM
 
@@ -37,6 +42,19 @@ def tiny_model(structure: str, seed: int = 0, **fields) -> SubllmForCausalLM:
     for parameter in [b.scale for b in model.model.bypasses]:
         torch.nn.init.uniform_(parameter, 0.3, 1.0)
     return model
+
+
+def run_command(main, *arguments) -> subprocess.CompletedProcess:
+    """A command line in this process: starting another one takes seconds, most of them imports."""
+    said, complained = io.StringIO(), io.StringIO()
+    before = logging.get_verbosity(), logging.is_progress_bar_enabled()
+    try:
+        with contextlib.redirect_stdout(said), contextlib.redirect_stderr(complained), warnings.catch_warnings():
+            code = main([str(argument) for argument in arguments])
+    finally:  # commands choose what transformers may say
+        logging.set_verbosity(before[0])
+        (logging.enable_progress_bar if before[1] else logging.disable_progress_bar)()
+    return subprocess.CompletedProcess(arguments, code, said.getvalue(), complained.getvalue())
 
 
 @pytest.fixture(params=["dense", "one_level", "nested", "paper_24_layers"])

@@ -1,4 +1,4 @@
-"""Conversions, run as a user runs them: through the command line, in a process of its own."""
+"""Conversions, run as a user runs them: through the command line, in processes of their own where that matters."""
 
 import argparse
 import json
@@ -21,19 +21,20 @@ from subllm.assets import ASSETS
 from subllm.checkpoints.base import from_llama, load_base
 from subllm.checkpoints.load import load_checkpoint
 from subllm.convert import from_reference, load_weights
+from subllm.convert.__main__ import main
 from subllm.convert.card import model_card
 from subllm.convert.distillation import AdaptOptions, add_adapters
 from subllm.convert.evaluate import Evaluation
 from subllm.convert.learned import merge_learned, save_learned
 from subllm.runs.folder import read_log
-from tests.conftest import GOLDEN
+from tests.conftest import GOLDEN, run_command
 
 WORDS = "the a cat dog sat ran on under mat tree and then it was very happy sad".split()  # noqa: SIM905
 
 
 def convert(*arguments):
-    command = [sys.executable, "-m", "subllm.convert", *map(str, arguments)]
-    return subprocess.run(command, capture_output=True, text=True, check=False)
+    """The command line, in this process."""
+    return run_command(main, *arguments)
 
 
 @pytest.fixture
