@@ -17,7 +17,7 @@ COMMANDS = {
     "train": ("subllm.train.__main__", "train a model from scratch"),
     "training-step": ("analysis.commands.training_step", "measure training steps on this machine"),
     "convert": ("subllm.convert.__main__", "turn a LLaMA, or a reference checkpoint, into a SUBLLM"),
-    "data": ("subllm.text.data", "train a tokenizer, and pack text for training"),
+    "data": ("subllm.text.packed", "train a tokenizer, and pack text for training"),
     "corpus-text": ("subllm.text.corpus", "download text with free licences"),
     "demo": ("subllm.demo", "build the demo checkpoint"),
 }

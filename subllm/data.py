@@ -2,7 +2,7 @@
 
 import sys
 
-from .text.data import main
+from .text.packed import main
 
 if __name__ == "__main__":
     sys.exit(main())

@@ -14,7 +14,7 @@ import torch
 from transformers import PreTrainedTokenizerBase
 
 from subllm import SubllmConfig
-from subllm.text.data import train_tokenizer
+from subllm.text.tokenizer import train_tokenizer
 from subllm.train import TrainConfig
 from subllm.train.loop import build_model
 

@@ -19,7 +19,8 @@ from subllm.checkpoints.device import pick_device, pick_dtype
 from subllm.checkpoints.load import Checkpoint
 from subllm.convert.evaluate import Evaluation
 from subllm.routing import AtRetention
-from subllm.text.data import META, SPLITS, Blocks, Packed
+from subllm.text.blocks import Blocks
+from subllm.text.packed import META, SPLITS, Packed
 from subllm.text.sources import read_pieces
 
 from ..cost.comparison import prompt_of

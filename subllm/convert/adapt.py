@@ -13,7 +13,7 @@ from typing import Any
 from peft import PeftModel
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
-from torch.utils.data import Dataset
+from torch.utils.data import Subset
 from tqdm import tqdm
 from transformers import LlamaForCausalLM, TrainerCallback, TrainerControl, TrainerState, TrainingArguments
 
@@ -21,7 +21,7 @@ from ..model.modeling import SubllmForCausalLM
 from ..runs.callbacks import Journal, Snapshots
 from ..runs.folder import LOG_FILE, SNAPSHOTS, read_log
 from ..runs.trainer import SCORERS, StepTrainer, claim, divided, fast_attention, training_arguments
-from ..text.documents import TokenBlocks
+from ..text.blocks import DrawnBlocks
 from .distillation import OUTER, AdaptOptions, Distillation
 from .evaluate import Evaluation, evaluate
 from .learned import learned_digest, load_learned, save_learned
@@ -120,22 +120,11 @@ class DistillingTrainer(StepTrainer):
         self._distillation.load_state_dict(state, strict=False)
 
 
-class _Examples(Dataset[dict[str, Tensor]]):
-    def __init__(self, blocks: TokenBlocks, count: int) -> None:
-        self._blocks, self._count = blocks, count
-
-    def __len__(self) -> int:
-        return self._count
-
-    def __getitem__(self, index: int) -> dict[str, Tensor]:
-        return {"input_ids": self._blocks.block(index)}
-
-
 def adapt(
     model: SubllmForCausalLM,
     dense: LlamaForCausalLM,
     directions: list[Tensor],
-    blocks: TokenBlocks,
+    blocks: DrawnBlocks,
     held_out: Tensor,
     folder: Path,
     options: AdaptOptions,
@@ -193,7 +182,7 @@ def adapt(
         distillation, arguments, held_out, thresholds,
         rates={SCORERS: options.scorer_learning_rate / options.learning_rate, OUTER: options.loraplus_ratio},
         keep=_KEPT,
-        train_dataset=_Examples(blocks, options.steps * options.batch_size),
+        train_dataset=Subset(blocks, range(options.steps * options.batch_size)),
         callbacks=[
             Journal(folder / LOG_FILE, options.batch_size * options.length, [*shares, *Evaluation.logged(len(shares))]),
             thresholds,
@@ -208,7 +197,7 @@ def adapt(
 def _claim(
     model: SubllmForCausalLM,
     dense: LlamaForCausalLM,
-    blocks: TokenBlocks,
+    blocks: DrawnBlocks,
     held_out: Tensor,
     folder: Path,
     options: AdaptOptions,

@@ -3,7 +3,7 @@
 import json
 import random
 import re
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 
 import torch
@@ -30,7 +30,7 @@ REQUESTS = (
 _SUBJECT = re.compile(r"(.{3,60}?),? (?:is|was|are|were) ")
 
 
-def find_topics(documents: list[str]) -> list[str]:
+def find_topics(documents: Iterable[str]) -> list[str]:
     """What documents are about: the subject of their first sentence, as encyclopedias name it; others are left out.
 
     Args:

@@ -1,75 +1,70 @@
-"""Text for conversion: documents from files, tokenised and cut into blocks of equal length."""
+"""Documents that can be drawn at random; their text lies on disk, so it never has to fit in memory."""
 
-import random
+import mmap
+import tempfile
+from array import array
+from collections.abc import Iterable, Sequence
 from pathlib import Path
+from typing import overload
 
-import torch
-from torch import Tensor
-from transformers import PreTrainedTokenizerBase
-
-from ..errors import DataError
 from .sources import is_held_out, read_pieces
 
 
-def read_documents(paths: list[Path]) -> dict[str, list[str]]:
-    """Documents per file; see `subllm.text.sources.read_pieces`."""
-    documents: dict[str, list[str]] = {}
-    for piece in read_pieces(paths):
-        documents.setdefault(piece.source, []).append(piece.text)
-    return documents
+class _Part(Sequence[str]):
+    """Documents of one source that are held out, or that are not: slices of a file."""
+
+    def __init__(self) -> None:
+        self.starts, self.stops = array("q"), array("q")
+        self.file: mmap.mmap
+
+    def __len__(self) -> int:
+        return len(self.starts)
+
+    @overload
+    def __getitem__(self, index: int) -> str: ...
+
+    @overload
+    def __getitem__(self, index: slice) -> list[str]: ...
+
+    def __getitem__(self, index: int | slice) -> str | list[str]:
+        if isinstance(index, slice):
+            return [self[number] for number in range(*index.indices(len(self)))]
+        return self.file[self.starts[index] : self.stops[index]].decode()
 
 
-class TokenBlocks:
-    """Endless blocks of tokens drawn from documents, those of a block from one file, every file with the same chance.
+class Documents:
+    """Documents by source, kept in a temporary file without a name.
 
-    So a file counts by its blocks: one of short chats gets as many tokens as one of books.
+    A document of more than a million characters counts as several, as `subllm.text.sources.read_pieces` cuts it.
 
     Args:
-        documents: documents per file.
-        tokenizer: turns them into ids; documents are separated by its eos token.
-        length: tokens per block.
-        held_out: draw from the held-out documents, else from the others.
-        seed: of the drawing.
-        longest: characters read of one document at most, from a random place.
+        paths: what `subllm.text.sources.read_pieces` reads.
 
     Raises:
-        DataError: if no document belongs to the part asked for, or the tokenizer has no end of a text.
+        DataError: if something does not exist or is not text.
     """
 
-    def __init__(
-        self,
-        documents: dict[str, list[str]],
-        tokenizer: PreTrainedTokenizerBase,
-        *,
-        length: int,
-        held_out: bool,
-        seed: int,
-        longest: int = 8_000,
-    ) -> None:
-        if tokenizer.eos_token_id is None:
-            raise DataError("The tokenizer has no end-of-text token, so documents could not be told apart.")
-        parts = {f: [d for d in texts if is_held_out(d) == held_out] for f, texts in documents.items()}
-        self._files = [texts for _, texts in sorted(parts.items()) if texts]
-        if not self._files:
-            raise DataError(
-                f"The text has no document for the {'held-out' if held_out else 'training'} part "
-                f"({sum(map(len, documents.values()))} in all); give more documents."
-            )
-        self.tokenizer, self._length, self._longest = tokenizer, length, longest
-        self._seed = seed
+    def __init__(self, paths: Iterable[Path | str]) -> None:
+        parts: dict[tuple[str, bool], _Part] = {}
+        with tempfile.TemporaryFile() as file:
+            for piece in read_pieces(paths):
+                part = parts.setdefault((piece.source, is_held_out(piece.text)), _Part())
+                part.starts.append(file.tell())
+                file.write(piece.text.encode())
+                part.stops.append(file.tell())
+            file.flush()
+            mapped = mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ)
+        for part in parts.values():
+            part.file = mapped
+        self._parts = sorted(parts.items(), key=lambda entry: entry[0])
 
-    def block(self, index: int) -> Tensor:
-        """Block number `index` as (length,) token ids; the same every time."""
-        rng = random.Random(f"{self._seed}:{index}")
-        documents = rng.choice(self._files)
-        ids: list[int] = []
-        while len(ids) < self._length:
-            document = rng.choice(documents)
-            start = rng.randrange(max(len(document) - self._longest, 0) + 1)
-            ids += self.tokenizer(document[start : start + self._longest], add_special_tokens=False)["input_ids"]
-            ids.append(self.tokenizer.eos_token_id)
-        return torch.tensor(ids[: self._length])
+    def __len__(self) -> int:
+        return sum(len(part) for _, part in self._parts)
 
-    def batch(self, index: int, size: int) -> Tensor:
-        """Batch number `index` of `size` blocks: (size, length) token ids."""
-        return torch.stack([self.block(index * size + row) for row in range(size)])
+    def sources(self, held_out: bool) -> list[Sequence[str]]:
+        """Documents of each source that has any, in the order of the sources' names.
+
+        Args:
+            held_out: take the documents that are held out; else the others.
+        """
+        return [part for (_, is_out), part in self._parts if is_out == held_out]

@@ -36,7 +36,8 @@ from ..runs.trainer import (
     training_arguments,
 )
 from ..structure import CLOSE, OPEN
-from ..text.data import Blocks, Packed
+from ..text.blocks import Blocks
+from ..text.packed import Packed
 from .config import TrainConfig
 
 _ROUTER_OF = {"stride": "even", "random": "random"}  # ablations that select without learning

@@ -22,7 +22,9 @@ from subllm.routing.schedule import LinearSchedule
 from subllm.runs.folder import read_log
 from subllm.runs.routing_snapshot import RoutingSnapshot
 from subllm.runs.trainer import fast_attention, last_checkpoint
-from subllm.text.data import Blocks, Packed, pack, train_tokenizer
+from subllm.text.blocks import Blocks
+from subllm.text.packed import Packed, pack
+from subllm.text.tokenizer import train_tokenizer
 from subllm.train import TrainConfig, train
 from subllm.train.loop import build_model
 from tests.conftest import tiny_model

@@ -3,21 +3,20 @@
 import json
 import math
 import random
-import subprocess
-import sys
 from pathlib import Path
 
 import pytest
 import torch
 
 from analysis import AnalysisError
+from analysis.commands.evaluate import main
 from analysis.quality.evaluate import at_retention, held_out_blocks, needle_prompt, needles, run_tasks
 from subllm.checkpoints.dense import load_dense, routing_off
 from subllm.checkpoints.load import load_checkpoint
 from subllm.convert.evaluate import evaluate
 from subllm.routing import ROUTERS
-from subllm.text.data import pack
-from tests.conftest import tiny_model
+from subllm.text.packed import pack
+from tests.conftest import run_command, tiny_model
 
 ROOT = Path(__file__).parents[3]
 TASKS = Path(__file__).parent / "tasks"
@@ -84,13 +83,10 @@ def test_held_out_text_comes_from_packed_folders_and_from_files(loaded, tmp_path
 
 def test_the_command_reports_what_the_model_computes(tiny_checkpoint, tmp_path):
     (tmp_path / "text.txt").write_text("the cat sat on the mat and the dog saw it " * 20)
-    command = [sys.executable, "-m", "analysis.evaluate", "--checkpoint", str(tiny_checkpoint)]
+    command = ["--checkpoint", str(tiny_checkpoint)]
     out = tmp_path / "found.json"
-    done = subprocess.run(
-        [*command, "--data", str(tmp_path / "text.txt"), "--lengths", "32", "--blocks", "2",
-         "--retentions", "0", "0.5", "1", "--out", str(out)],
-        cwd=ROOT, capture_output=True, text=True,
-    )  # fmt: skip
+    done = run_command(main, *command, "--data", str(tmp_path / "text.txt"), "--lengths", "32", "--blocks", "2",
+         "--retentions", "0", "0.5", "1", "--out", str(out))  # fmt: skip
     assert done.returncode == 0, done.stderr
     found, half, everything = json.loads(out.read_text())["perplexity"]
     checkpoint = load_checkpoint(tiny_checkpoint, "cpu", "float32")
@@ -101,12 +97,9 @@ def test_the_command_reports_what_the_model_computes(tiny_checkpoint, tmp_path):
     spans = len(checkpoint.model.config.retention_ratios)
     assert half["asked"] == 0.5 and half["retention"] == pytest.approx([0.5] * spans, abs=0.04)
     assert everything["retention"] == [1.0] * spans
-    wrong = subprocess.run(
-        [*command, "--data", str(tmp_path / "text.txt"), "--lengths", "32", "--retentions", "5"],
-        cwd=ROOT, capture_output=True, text=True,
-    )  # fmt: skip
+    wrong = run_command(main, *command, "--data", str(tmp_path / "text.txt"), "--lengths", "32", "--retentions", "5")  # fmt: skip
     assert wrong.returncode == 1 and "from 0 to 1" in wrong.stderr
-    nothing = subprocess.run(command, cwd=ROOT, capture_output=True, text=True)
+    nothing = run_command(main, *command)
     assert nothing.returncode == 1 and "nothing to do" in nothing.stderr
 
 

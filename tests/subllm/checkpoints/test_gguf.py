@@ -10,7 +10,7 @@ from transformers import LlamaConfig, LlamaForCausalLM
 
 from subllm import CheckpointError
 from subllm.checkpoints.base import from_llama, load_base
-from subllm.text.data import train_tokenizer
+from subllm.text.tokenizer import train_tokenizer
 
 TEXTS = [f"Document {number} tells of the number {number * 7} and of nothing else." for number in range(200)]
 NAMES = {

@@ -1,4 +1,4 @@
-"""Text turned into what training reads: a tokenizer, and shards of packed token ids.
+"""Packed text: shards of token ids that training reads, and the command that writes them.
 
     subllm data tokenizer --text corpus --vocabulary 8192 --out tokenizer
     subllm data pack --text corpus --tokenizer tokenizer --out packed
@@ -19,48 +19,19 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import torch
-from tokenizers import Tokenizer
-from tokenizers.decoders import ByteLevel as ByteLevelDecoder
-from tokenizers.models import BPE
-from tokenizers.pre_tokenizers import ByteLevel, Digits, Sequence
-from tokenizers.trainers import BpeTrainer
-from torch import Tensor
 from tqdm import tqdm
-from transformers import AutoTokenizer, PreTrainedTokenizerBase, PreTrainedTokenizerFast
+from transformers import AutoTokenizer, PreTrainedTokenizerBase
 
 from ..command import Arguments, command
 from ..errors import DataError, first_line
 from .sources import HELD_OUT, is_held_out, read_pieces
+from .tokenizer import train_tokenizer
 
-END = "<|endoftext|>"
 SPLITS = ("train", "held_out")
 META = "packed.json"
 _FORMAT = 1
 _TOGETHER = 64  # pieces tokenised at once
 _SHARD_TOKENS = 50_000_000
-
-
-def train_tokenizer(texts: Iterable[str], vocabulary: int) -> PreTrainedTokenizerFast:
-    """A byte-level BPE tokenizer: no text is unknown to it; digits are tokens of their own.
-
-    Args:
-        texts: to learn from.
-        vocabulary: tokens, at least 257: all bytes, and the end of a text.
-
-    Raises:
-        DataError: if the vocabulary is too small.
-    """
-    if vocabulary < 257:
-        raise DataError(f"A vocabulary of {vocabulary} is too small; all bytes and the end of a text take 257.")
-    tokenizer = Tokenizer(BPE())
-    tokenizer.pre_tokenizer = Sequence([Digits(individual_digits=True), ByteLevel(add_prefix_space=False)])
-    tokenizer.decoder = ByteLevelDecoder()
-    trainer = BpeTrainer(
-        vocab_size=vocabulary, special_tokens=[END], initial_alphabet=ByteLevel.alphabet(), show_progress=False
-    )
-    tokenizer.train_from_iterator(texts, trainer)
-    return PreTrainedTokenizerFast(tokenizer_object=tokenizer, bos_token=END, eos_token=END, pad_token=END)
 
 
 @dataclass
@@ -135,6 +106,13 @@ class Packed:
     def tokenizer(self) -> PreTrainedTokenizerBase:
         """That it was packed with."""
         return AutoTokenizer.from_pretrained(self.folder, local_files_only=True)
+
+    def ids(self, split: str) -> list[np.memmap]:
+        """Token ids (N,) of each shard of a part, read from the files as they are used."""
+        return [
+            np.memmap(self.folder / Path(name).name, dtype=self.dtype, mode="r", shape=(tokens,))
+            for name, tokens in self.splits[split].shards
+        ]
 
 
 class _Writer:
@@ -229,57 +207,6 @@ def _pack_into(
     del meta["folder"]
     (folder / META).write_text(json.dumps(meta, indent=1) + "\n")
     return packed
-
-
-class Blocks(torch.utils.data.Dataset[dict[str, Tensor]]):
-    """Blocks of packed text, read from the files as they are asked for, in an order that a seed fixes.
-
-    Args:
-        packed: the text.
-        split: one of `SPLITS`.
-        length: tokens per block.
-        count: blocks; more than there are begin anew, in another order. All, once, if left out.
-        seed: of the order; None for the order of the files.
-
-    Raises:
-        DataError: if there is not even one block.
-    """
-
-    def __init__(
-        self, packed: Packed, split: str, length: int, *, count: int | None = None, seed: int | None = None
-    ) -> None:
-        self._files = [
-            np.memmap(packed.folder / Path(name).name, dtype=packed.dtype, mode="r", shape=(tokens,))
-            for name, tokens in packed.splits[split].shards
-        ]
-        blocks = [len(file) // length for file in self._files]
-        self._ends = np.cumsum(blocks)
-        self.available = sum(blocks)
-        if not self.available:
-            raise DataError(
-                f"The part {split!r} of {packed.folder} has {packed.splits[split].tokens:,} tokens, less than one "
-                f"block of {length:,}; give more text or shorter blocks."
-            )
-        self._length, self._seed = length, seed
-        self._count = self.available if count is None else count
-        self._order: tuple[int, np.ndarray] | None = None
-
-    def __len__(self) -> int:
-        return self._count
-
-    def __getitem__(self, index: int) -> dict[str, Tensor]:
-        """Block number `index` as ids, and labels for a model that shifts them itself: each (length,)."""
-        if not 0 <= index < self._count:
-            raise IndexError(index)
-        epoch, place = divmod(index, self.available)
-        if self._seed is not None:
-            if self._order is None or self._order[0] != epoch:
-                self._order = (epoch, np.random.default_rng((self._seed, epoch)).permutation(self.available))
-            place = int(self._order[1][place])
-        shard = int(np.searchsorted(self._ends, place, side="right"))
-        start = (place - (int(self._ends[shard - 1]) if shard else 0)) * self._length
-        ids = torch.from_numpy(self._files[shard][start : start + self._length].astype(np.int64))
-        return {"input_ids": ids, "labels": ids}
 
 
 def _tokenizer(arguments: argparse.Namespace) -> None:

@@ -1,0 +1,42 @@
+"""Text becomes tokens that training can trust: all of it once, in a fixed order, whatever its size."""
+
+import numpy as np
+import pytest
+
+from subllm import DataError
+from subllm.text.packed import Packed, pack
+from subllm.text.sources import is_held_out
+from tests.subllm.text.conftest import TEXTS
+
+
+def test_every_document_is_packed_once_and_can_be_read_back(corpus, tokenizer, tmp_path):
+    packed = pack([corpus], tokenizer, tmp_path / "packed", held_out=0.1, shard_tokens=1000)
+    assert packed.duplicates == 10
+    found = set()
+    for name, split in packed.splits.items():
+        ids = np.concatenate([np.fromfile(packed.folder / shard, dtype=packed.dtype) for shard, _ in split.shards])
+        assert all(count <= 1000 for _, count in split.shards) and len(ids) == split.tokens
+        texts = tokenizer.decode(ids).split(tokenizer.eos_token)[:-1]
+        assert len(texts) == split.documents
+        assert {is_held_out(text, 0.1) for text in texts} == {name == "held_out"}
+        found |= set(texts)
+    assert found == set(TEXTS)
+
+
+def test_a_folder_that_is_there_and_an_empty_part_are_reported(tmp_path, tokenizer):
+    with pytest.raises(DataError, match="is there already"):
+        pack([tmp_path], tokenizer, tmp_path)
+    (tmp_path / "one.txt").write_text("only one document")
+    with pytest.raises(DataError, match="held_out"):
+        pack([tmp_path / "one.txt"], tokenizer, tmp_path / "packed")
+    assert not list(tmp_path.glob("packed*"))
+
+
+def test_a_damaged_shard_is_reported(corpus, tokenizer, tmp_path):
+    packed = pack([corpus], tokenizer, tmp_path / "packed", held_out=0.1)
+    shard = packed.folder / packed.splits["train"].shards[0][0]
+    shard.write_bytes(shard.read_bytes()[:-3])
+    with pytest.raises(DataError, match="bytes, expected"):
+        Packed.read(packed.folder)
+    with pytest.raises(DataError, match="not packed text"):
+        Packed.read(corpus)
