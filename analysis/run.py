@@ -1,9 +1,12 @@
 """A prompt through a checkpoint, recorded as a trace: prefill, continuation, and the comparison with a dense model.
 
-checkpoint = load_checkpoint(Path("my-checkpoint"))
-trace = record_trace(checkpoint, "The harbour gate stays shut until the tide turns.")
-for level in trace.routing.levels:
-print(level, trace.prompt.pieces[trace.routing.kept[level - 1]])
+>>> from subllm.assets import ASSETS
+>>> from subllm.checkpoints.load import load_checkpoint
+>>> trace = record_trace(load_checkpoint(ASSETS / "small" / "final", "cpu", "float32"), "The tide turns.")
+>>> for level in trace.routing.levels:
+...     print(level, trace.routing.kept[level - 1].sum(), "of", trace.routing.reached[level - 1].sum())
+1 3 of 5
+2 3 of 3
 """
 
 import math

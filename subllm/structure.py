@@ -136,6 +136,12 @@ def parse_structure(text: str) -> Structure:
 
     Raises:
         StructureError: if the string is empty, has another character, or its brackets do not match.
+
+    >>> structure = parse_structure("T(T(T)T)T")
+    >>> structure.block_levels
+    (0, 1, 2, 1, 0)
+    >>> structure.level_shares([0.5, 0.5])
+    [1.0, 0.5, 0.25]
     """
     if not isinstance(text, str) or not text:
         raise StructureError(

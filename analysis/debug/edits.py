@@ -197,6 +197,9 @@ def parse_edits(text: str, first: int = 1) -> list[Edit]:
 
     Raises:
         AnalysisError: if one cannot be read, or there are too many.
+
+    >>> [edit.level for edit in parse_edits('drop 3-7,9@1; keep "harbour gate"@*')]
+    [1, None]
     """
     parts = [part for part in _split(text) if part.strip()]
     if len(parts) > MOST_EDITS:

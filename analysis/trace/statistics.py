@@ -79,6 +79,10 @@ def run_lengths(routing: Routing, level: int) -> tuple[np.ndarray, np.ndarray]:
 
 
 def jaccard(first: np.ndarray, second: np.ndarray) -> np.ndarray:
-    """Jaccard index of two sets (..., N) of bool, along the last axis; 1 where both are empty."""
+    """Jaccard index of two sets (..., N) of bool, along the last axis; 1 where both are empty.
+
+    >>> jaccard(np.array([[True, True, False]]), np.array([[True, False, False]])).tolist()
+    [0.5]
+    """
     either = (first | second).sum(-1)
     return np.where(either, (first & second).sum(-1) / np.maximum(either, 1), 1.0)

@@ -34,6 +34,9 @@ def kinds_of(pieces: Sequence[str]) -> list[str]:
 
     Args:
         pieces: texts of consecutive tokens.
+
+    >>> kinds_of([" harb", "our", " gate", "s", ".", " 12"])
+    ['beginning', 'continuation', 'beginning', 'continuation', 'punctuation', 'digit']
     """
     found = []
     for index, piece in enumerate(pieces):

@@ -61,6 +61,9 @@ def threshold_for(scores: Tensor, retention: float) -> float:
     Args:
         scores: (N,).
         retention: share, 0 to 1.
+
+    >>> threshold_for(torch.tensor([4.0, 1.0, 3.0, 2.0]), 0.5)
+    2.5
     """
     if not scores.numel():
         return 0.0
