@@ -1,4 +1,4 @@
-"""What pages read from files: once, and again when a file has changed. A rerun that changed nothing opens none."""
+"""What pages read from files, kept until a file changes; a rerun opens no file that has not changed."""
 
 import os
 from contextlib import suppress
@@ -21,9 +21,9 @@ class Recorded:
     """The routing that a training run has recorded.
 
     Attributes:
-        run: with at least one snapshot.
+        run: run with at least one snapshot.
         snapshots: all of them, in the order of their steps.
-        history: of all.
+        history: statistics of all snapshots.
     """
 
     run: Run
@@ -32,11 +32,11 @@ class Recorded:
 
 
 def stamp(folder: Path, ends: tuple[str, ...]) -> Stamp:
-    """Names, sizes and times of files; another one when one of them is. Nothing is opened.
+    """Names, sizes and times of files: a value that changes when a file changes. No file is opened.
 
     Args:
-        folder: of the files; without one there are none.
-        ends: of the names that count.
+        folder: folder of the files; it may be missing.
+        ends: suffixes of the file names that count.
     """
     found = []
     with suppress(OSError), os.scandir(folder) as entries:

@@ -1,4 +1,4 @@
-"""What the app says: plain text and figures in Streamlit's elements, which read Markdown, and its log."""
+"""Messages, progress bars and figures in Streamlit's elements, which read Markdown; and the app's log."""
 
 import logging
 import os
@@ -10,7 +10,7 @@ import streamlit as st
 
 from app.strings import explain, say
 
-REDRAW = 0.2  # least seconds between two looks of what moves: drawing takes time from what is being made
+REDRAW = 0.2  # seconds between two updates at least: drawing takes time from the run
 
 
 def plain(text: str) -> str:
@@ -31,21 +31,21 @@ def plot(where: Any, figure: Any, key: str) -> None:
     """Show a Plotly figure without its toolbar.
 
     Args:
-        where: container.
-        figure: to show.
-        key: of the element.
+        where: container for the figure.
+        figure: Plotly figure.
+        key: key of the element.
     """
     where.plotly_chart(figure, key=key, config={"displayModeBar": False})
 
 
 class ProgressBar:
-    """How far a run is, in the user's language: a `Progress` that owns its place on the page.
+    """A progress bar with text in the user's language: a `Progress` with a place on the page.
 
-    It is drawn when it is told something, and anew if it is told more after its place was cleared. As a context it says
-    at once that the run starts, and clears its place at the end.
+    It is drawn at its first call, and again if it is called after it was cleared. As a context it shows at once that a
+    run starts, and clears its place at the end.
 
-    Reserve it in every run of the script, whether or not there is something to do: what stands below it is told apart
-    by its place, and would be there twice while the bar is.
+    Create it in every run of the script, whether or not there is something to do: Streamlit tells what is below it
+    apart by position, and would show it twice while the bar is there.
     """
 
     def __init__(self, key: str | None = None) -> None:
@@ -63,7 +63,7 @@ class ProgressBar:
         self._last = ("", 0.0)
 
     def __call__(self, share: float, stage: str, **values: object) -> None:
-        """Take note; see `Progress`."""
+        """See `Progress`."""
         if stage == self._last[0] and time.monotonic() - self._last[1] < REDRAW:
             return
         self._last = (stage, time.monotonic())
@@ -90,18 +90,18 @@ class ProgressBar:
             columns[1].button(say("stop"), key=key, width="stretch", help=say("stop_help"))
 
     def clear(self) -> None:
-        """Show nothing, until it is told more."""
+        """Show nothing until the next call."""
         self._place.empty()
         self._bar, self._last = None, ("", 0.0)
 
     def move(self) -> None:
-        """Clear the place, and go on in the current container."""
+        """Clear the place, and reserve one in the current container."""
         self.clear()
         self._reserve()
 
 
 def start_logging() -> None:
-    """Give the app's own log a form and a level, once; the logs of libraries are theirs."""
+    """Give the app's log a format and a level, once; the logs of libraries stay as they are."""
     log = logging.getLogger("app")
     level = os.environ.get("SUBLLM_LOG_LEVEL", "WARNING").upper()
     log.setLevel(level if level in logging.getLevelNamesMapping() else "WARNING")  # `Settings` says what is wrong

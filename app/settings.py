@@ -1,4 +1,4 @@
-"""What the operator allows, read from the environment.
+"""What the operator allows, read from environment variables.
 
 | variable | meaning | default |
 | --- | --- | --- |
@@ -50,10 +50,10 @@ class Settings:
     """Limits and allowed checkpoints; see the module's docstring.
 
     Attributes:
-        roots: absolute folders.
-        hub_models: names.
-        max_tokens: longest prompt.
-        max_seconds: longest run.
+        roots: absolute folders below which checkpoints may be opened.
+        hub_models: names on the Hugging Face hub that may be opened.
+        max_tokens: maximum length of a prompt, in tokens.
+        max_seconds: maximum duration of a run.
     """
 
     roots: tuple[Path, ...]
@@ -100,14 +100,14 @@ class Settings:
         return found | self._search().runs
 
     def locate(self, choice: str, progress: Progress) -> Path:
-        """Folder of a chosen checkpoint; the demo is built and a hub name fetched if need be.
+        """Folder of a chosen checkpoint; the demo is built and a hub model is downloaded if necessary.
 
         Args:
-            choice: one of `choices`, or a path typed by a user.
-            progress: told what is being done; stages are those of `subllm.demo.STAGES`, and "fetching".
+            choice: one of `choices`, or a path that a visitor typed.
+            progress: receives what is being done; stages are those of `subllm.demo.STAGES`, and "fetching".
 
         Raises:
-            CheckpointError: if it is not allowed, or cannot be had.
+            CheckpointError: if it is not allowed, or cannot be built or downloaded.
         """
         if choice == DEMO:
             return build_demo(progress)
@@ -131,10 +131,10 @@ class Settings:
         )
 
     def configuration(self, choice: str) -> SubllmConfig | None:
-        """Configuration of a chosen checkpoint; None if that has to be fetched first, which `locate` does.
+        """Configuration of a chosen checkpoint; None if it has to be downloaded first, which `locate` does.
 
         Args:
-            choice: as of `locate`.
+            choice: as for `locate`.
 
         Raises:
             SubllmError: if it is not allowed, or cannot be read.
@@ -152,7 +152,7 @@ class Settings:
 
 @dataclass(frozen=True)
 class _Found:
-    """What lies below the roots, by its name there: checkpoints of either kind, and training runs."""
+    """What is below the roots, by its relative path: SUBLLM and LLaMA checkpoints, and training runs."""
 
     subllms: tuple[str, ...]
     llamas: tuple[str, ...]
@@ -161,12 +161,12 @@ class _Found:
 
 @lru_cache(maxsize=4)
 def _find(roots: tuple[Path, ...], demo: Path, when: tuple[int, ...]) -> _Found:
-    """Search the roots; what cannot be read, or is no regular file, is as if it were not there.
+    """Search the roots; what cannot be read, or is not a regular file, is ignored.
 
     Args:
         roots: absolute folders.
-        demo: folder of the demo checkpoint, which is offered anyway.
-        when: another one if the answer does not hold any more.
+        demo: folder of the demo checkpoint, which is always offered.
+        when: changes when the result is out of date.
     """
     subllms: list[str] = []
     llamas: list[str] = []
@@ -185,7 +185,7 @@ def _find(roots: tuple[Path, ...], demo: Path, when: tuple[int, ...]) -> _Found:
 
 
 def _changed(root: Path) -> int:
-    """When a folder got another entry: what is put into a root is seen at once, what lies deeper a little later."""
+    """When a folder's entries changed last: a new folder in a root is seen at once, a deeper one a little later."""
     try:
         return root.stat().st_mtime_ns
     except OSError:
@@ -193,7 +193,7 @@ def _changed(root: Path) -> int:
 
 
 def _folders_below(root: Path) -> Iterator[Path]:
-    """Folders below a root that can be shown, to a depth of `_DEPTH`."""
+    """Folders below a root whose names can be shown, to a depth of `_DEPTH`."""
     level = [root]
     for _ in range(_DEPTH):
         level = [child for folder in level for child in _folders_in(folder)]
@@ -211,7 +211,7 @@ def _folders_in(folder: Path) -> list[Path]:
 
 
 def _marks(path: Path, root: Path) -> tuple[bytes, ...]:
-    """Those of `_MARKS` at the beginning of a regular file below a root; none of what cannot be read."""
+    """The `_MARKS` at the beginning of a regular file below a root; none if it cannot be read."""
     real = _resolved(path)
     if not real.is_relative_to(root) or not os.path.isfile(real):
         return ()
@@ -224,19 +224,19 @@ def _marks(path: Path, root: Path) -> tuple[bytes, ...]:
 
 @lru_cache(maxsize=4096)
 def _marks_of(path: Path, *_: int) -> tuple[bytes, ...]:
-    """Those of `_MARKS` at the beginning of a file, which is read again when its size or time is another."""
+    """The `_MARKS` at the beginning of a file, which is read again when its size or time has changed."""
     with path.open("rb") as file:
         start = file.read(_READ)
     return tuple(mark for mark in _MARKS if mark in start)
 
 
 def _resolved(path: Path) -> Path:
-    """Absolute, and without links as far as they lead anywhere; links in a circle are no error here."""
+    """The absolute path with links resolved; circular links are not an error."""
     return Path(os.path.realpath(path))
 
 
 def checkpoint_option(choice: str) -> str:
-    """What names a chosen checkpoint in a command, after a space; nothing for the demo, which commands take anyway.
+    """The option that names a checkpoint in a command, after a space; empty for the demo, which is the default.
 
     Args:
         choice: one of `Settings.choices`.

@@ -1,4 +1,4 @@
-"""What a session remembers, and what of it the address carries: the only place that keeps anything per person.
+"""What a session remembers, and which part of it a link carries. Only this module keeps anything per visitor.
 
 | what | kept in | in the link |
 | --- | --- | --- |
@@ -6,11 +6,11 @@
 | level, selected tokens, colour | `Session.shown` | yes |
 | edits of the run that is shown, answer that is watched | `Session.edits`, `answer` | yes |
 | language | the widget's own state | yes |
-| device, number format, new tokens, comparison, sampling | the widgets' own state | no |
-| what was asked for on demand: lens, attention, attribution, effects, written text | `Session.found` | no |
+| device, dtype, new tokens, comparison, sampling | the widgets' own state | no |
+| what was asked for on demand: lens, attention, attribution, effects, generated text | `Session.found` | no |
 
-Sessions hold recipes and arrays; models and what lies on a device are the engine's (`app.engine`). Whoever wrote a link
-is a stranger: it can name what the operator offers, and nothing else.
+Sessions hold recipes and arrays; models and what lies on a device are the engine's (`app.engine`). A link comes from a
+stranger: it can name what the operator offers, and nothing else.
 """
 
 from collections.abc import Hashable, Mapping
@@ -38,12 +38,12 @@ _LONGEST_NAME = 80  # characters of a name that a message repeats
 
 @dataclass(frozen=True, eq=False)
 class Run:
-    """A run that was made.
+    """A run of the session.
 
     Attributes:
-        trace: of it.
-        recipe: of the run.
-        number: of the run in its session, from 1.
+        trace: what was measured.
+        recipe: what was run.
+        number: number in the session, from 1.
     """
 
     trace: Trace
@@ -52,7 +52,7 @@ class Run:
 
     @property
     def name(self) -> str:
-        """What it is called; its number makes that the name of no other."""
+        """The name on screen, which is unique because of the number."""
         where = self.trace.provenance
         edits = f" · {'; '.join(where.edits)}" if where.edits else ""
         prompt = repr(self.trace.prompt.text.strip()[:60])
@@ -76,7 +76,7 @@ class Form:
 
 @dataclass
 class EditList:
-    """The edits of one run, with those to go back to.
+    """The edits of one run, with undo and redo.
 
     Attributes:
         edits: in force, if they fit.
@@ -91,7 +91,7 @@ class EditList:
     _after: list[list[Edit]] = field(default_factory=list)
 
     def change(self, edits: list[Edit]) -> None:
-        """New edits in force, with the old ones to go back to."""
+        """Set the edits; the old ones can be restored."""
         self.mistake = None
         if len(edits) > MOST_EDITS:
             self.mistake = AnalysisError(
@@ -104,22 +104,22 @@ class EditList:
 
     @property
     def can_undo(self) -> bool:
-        """Whether there are edits to go back to."""
+        """Whether there is a change to undo."""
         return bool(self._before)
 
     @property
     def can_redo(self) -> bool:
-        """Whether a step back can be taken again."""
+        """Whether there is a change to redo."""
         return bool(self._after)
 
     def undo(self) -> None:
-        """Go back to the edits before."""
+        """Restore the edits before the last change."""
         if self._before:
             self._after.append(self.edits)
             self.edits = self._before.pop()
 
     def redo(self) -> None:
-        """Take a step back again."""
+        """Make the change again that was undone last."""
         if self._after:
             self._before.append(self.edits)
             self.edits = self._after.pop()
@@ -130,14 +130,14 @@ class Session:
     """One person's session; see the module's docstring.
 
     Attributes:
-        runs: the last ones, the last first.
-        shown_run: name (`Trace.run`) of the one that is shown.
+        runs: the last runs, the newest first.
+        shown_run: name (`Trace.run`) of the run that is shown.
         shown: what the text and map show, on every page and tab.
         views: what was exchanged with the browser, by the key of the text and map.
-        answer: text whose probability is watched.
-        form: as it was filled in last, on any page.
+        answer: text whose probability is measured.
+        form: the prompt's form as it was filled in last.
         failure: why the last run failed.
-        found: what was asked for on demand, by what it is: what it was found for, and what was found.
+        found: what was asked for on demand, by its name: a key of its inputs, and the result.
     """
 
     runs: list[Run] = field(default_factory=list)
@@ -161,12 +161,12 @@ class Session:
         return next((run for run in self.runs if run.trace.run == self.shown_run), None)
 
     def remember(self, trace: Trace, recipe: Recipe, *, shown: bool = True) -> None:
-        """Keep a run, in place of the one kept longest.
+        """Keep a run; the oldest one goes if there are too many.
 
         Args:
             trace: of the run.
             recipe: of the run.
-            shown: it is shown from now on; otherwise what was shown before still is.
+            shown: whether it is shown from now on.
         """
         known = next((run for run in self.runs if run.trace.run == trace.run), None)
         if known is None:
@@ -189,7 +189,7 @@ class Session:
         self.edits = {name: edits for name, edits in self.edits.items() if name in kept}
 
     def visit(self, page: str) -> int:
-        """Number of this visit to a page; it is another one whenever a person comes from another page."""
+        """Number of this visit to a page; it changes when the visitor comes from another page."""
         if self.page != page:
             self.page, self.visits = page, self.visits + 1
         return self.visits
@@ -211,13 +211,13 @@ class Session:
         self.shown = {key: value for key, value in self.shown.items() if key in ("level", "colour")}
 
     def end_link(self) -> None:
-        """Forget what a link said of a run that did not come about."""
+        """Forget what a link said about a run that failed."""
         if self.linked_edits is not None:
             self.linked_edits = None
             self._deselect()
 
     def edits_of(self, trace: Trace) -> EditList:
-        """The edits of a run; every run has its own, and one that was edited when it was kept begins with those."""
+        """The edits of a run, which begin with those that it was made with."""
         if trace.run not in self.edits:
             self.edits[trace.run] = EditList([Edit.parse(text) for text in trace.provenance.edits])
         return self.edits[trace.run]
@@ -233,11 +233,11 @@ class Session:
         self.shown = {**self.shown, **{key: value for key, value in vars(shown).items() if value != before[key]}}
 
     def recall(self, what: str, key: Hashable) -> Any:
-        """What was found on demand, if it was for the same; None otherwise.
+        """The result of what was asked for on demand; None if its inputs have changed.
 
         Args:
             what: such as "lens".
-            key: of the trace, the token, and whatever else it depends on.
+            key: everything that the result depends on.
         """
         found_for, found = self.found.get(what, (None, None))
         return found if found_for == key else None
@@ -250,10 +250,10 @@ def session() -> Session:
 
 
 def open_link(settings: Settings) -> bool:
-    """Take over what the link says that a session was opened by; True if there is a prompt to run.
+    """Read the link that opened the session; True if there is a prompt to run.
 
-    To be called before the widgets are made; later calls do nothing, since from then on the address follows the page. A
-    link for a checkpoint that is not offered is refused with a message; its prompt is filled in nevertheless.
+    Call this before the widgets are made. Later calls do nothing, since the address then follows the page. A
+    link to a checkpoint that is not offered is refused with a message; its prompt is filled in nevertheless.
 
     Args:
         settings: what the operator allows.
@@ -292,12 +292,12 @@ def open_link(settings: Settings) -> bool:
 
 
 def write_link(run: Run) -> None:
-    """Put into the address what opens this run in another browser, with its edits on the page Debug.
+    """Write the address that opens this run, with its edits, in another browser.
 
-    Nothing is put there if the prompt, or all of it, is long.
+    A run with a long prompt, or a long link, has no address.
 
     Args:
-        run: that is shown.
+        run: run that is shown.
     """
     own, recipe = session(), run.recipe
     if not carries(recipe):
@@ -317,11 +317,7 @@ def write_link(run: Run) -> None:
 
 
 def carries(recipe: Recipe) -> bool:
-    """Whether a link, or a command, has room for a prompt.
-
-    Args:
-        recipe: of the run.
-    """
+    """Whether a prompt is short enough for a link or a command."""
     return len(recipe.text) <= _LONGEST
 
 

@@ -4,8 +4,8 @@
 | --- | --- |
 | `last_used` | keeps the values used last |
 | `queue` | gives a device to one run at a time, in the order of asking |
-| `models` | loads models, keeps the last ones, and lets go of what belongs to the others |
-| `runs` | makes traces, and asks more about them |
+| `models` | loads models, keeps the last ones, and releases what belongs to the others |
+| `runs` | makes traces, and measures more of them on demand |
 | `what_if` | runs prompts with edits, and measures single decisions |
 | `texts` | continues texts token by token |
 | `measurements` | measures time and memory |

@@ -32,7 +32,7 @@ class LastUsed(Generic[_Value]):
             return self._values.pop(key, None)
 
     def put(self, key: Hashable, value: _Value) -> None:
-        """Keep a value, and let go of those used longest ago if they are too many."""
+        """Keep a value, and drop those used longest ago if there are too many."""
         with self._lock:
             self._values[key] = value
             self._values.move_to_end(key)
@@ -40,13 +40,13 @@ class LastUsed(Generic[_Value]):
                 self._values.popitem(last=False)
 
     def make_room(self) -> None:
-        """Let go of a value if one more would be too many."""
+        """Drop the oldest value if there is no room for another."""
         with self._lock:
             while len(self._values) >= self._most:
                 self._values.popitem(last=False)
 
     def keep(self, wanted: Callable[[_Value], bool]) -> None:
-        """Let go of all values but the wanted ones."""
+        """Drop all values but the wanted ones."""
         with self._lock:
             for key in [key for key, value in self._values.items() if not wanted(value)]:
                 del self._values[key]

@@ -17,7 +17,7 @@ def compare_setting(model: ModelSpec, setting: Setting, against: str, repeats: i
         setting: what to measure.
         against: baseline, as `analysis.cost.comparison.baseline` takes it.
         repeats: timed passes of each model.
-        progress: told what is being done.
+        progress: receives what is being done.
 
     Raises:
         AnalysisError: if the checkpoint or the baseline cannot read such prompts, or memory does not suffice.
@@ -36,7 +36,7 @@ def calibrate(device: str, dtype: str, progress: Progress) -> Hardware:
     Args:
         device: one of `devices`.
         dtype: one of `dtypes`.
-        progress: told if others are ahead.
+        progress: receives the number of runs ahead.
     """
     with turn(device, progress):
         return this_machine(device, dtype)

@@ -1,4 +1,4 @@
-"""The models: loaded once for all visitors, the last ones kept."""
+"""Models: each is loaded once for all visitors, and the last ones are kept."""
 
 import gc
 import threading
@@ -38,9 +38,9 @@ class ModelSpec:
 
     Attributes:
         checkpoint: id, as `Settings.locate` takes it.
-        folder: of the checkpoint.
-        device: it runs on.
-        dtype: it runs in.
+        folder: folder of the checkpoint.
+        device: device that the model runs on.
+        dtype: dtype that the model runs in.
     """
 
     checkpoint: str
@@ -54,7 +54,7 @@ class ModelSpec:
         Loading takes the device's turn, so this must not be called during a turn unless the model is in use.
 
         Args:
-            progress: told if others are ahead, and that it is loaded.
+            progress: receives the number of runs ahead, and that the model is being loaded.
 
         Raises:
             SubllmError: if it cannot be loaded.
@@ -62,12 +62,12 @@ class ModelSpec:
         return _models().load(self, progress)
 
     def files(self) -> tuple[Stamp, Stamp]:
-        """Another value when a file of the checkpoint or of its dense twin is another."""
+        """A value that changes when a file of the checkpoint or of its dense twin changes."""
         return stamp(self.folder, _FILES), stamp(self.folder / DENSE_TWIN, _FILES)
 
 
 class ModelStore(Generic[_Value]):
-    """A bounded store of what lies on a device because of a model; it is let go of together with the model.
+    """A bounded store of values that hold a model's device memory; they are released together with the model.
 
     Args:
         most: number of values that are kept.
@@ -78,15 +78,15 @@ class ModelStore(Generic[_Value]):
         _models().add(self)
 
     def put(self, key: Hashable, value: _Value) -> None:
-        """Keep a value, unless its model has been let go of."""
+        """Keep a value, unless its model has been released."""
         _models().keep(self, key, value)
 
 
 class _Models:
     """The last models.
 
-    A model is loaded once and then never touched: when it is not among the last any more, only the references to it
-    that are held here go, and its memory is free as soon as no run works with it.
+    A model is loaded once and never moved. When it is no longer among the last ones, only the references held here are
+    dropped, and its memory is freed as soon as no run uses it.
     """
 
     def __init__(self) -> None:
@@ -143,9 +143,5 @@ def devices() -> list[str]:
 
 
 def dtypes(device: str) -> list[str]:
-    """Dtypes to choose from, the default first.
-
-    Args:
-        device: one of `devices`.
-    """
+    """Dtypes to choose from, the default first."""
     return list(dict.fromkeys([pick_dtype(device), "float32", "bfloat16"]))

@@ -25,7 +25,7 @@ class DeviceQueue:
         """Wait for those who asked before; others wait until the context ends.
 
         Args:
-            progress: told how many runs are ahead; may raise to stop waiting.
+            progress: receives the number of runs ahead; may raise to stop waiting.
         """
         ticket = object()
         with self._changed:
@@ -68,6 +68,6 @@ def turn(device: str, progress: Progress) -> AbstractContextManager[None]:
 
     Args:
         device: as torch names it.
-        progress: told how many runs are ahead; may raise to stop waiting.
+        progress: receives the number of runs ahead; may raise to stop waiting.
     """
     return _queues().of(device).turn(progress)

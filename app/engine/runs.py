@@ -35,7 +35,7 @@ class Recipe:
     Attributes:
         text: the prompt as typed.
         chat: whether it goes through the chat template.
-        model: that reads it.
+        model: model that processes it.
     """
 
     text: str
@@ -53,14 +53,14 @@ def run(
 ) -> Iterator[tuple[Trace, bool]]:
     """The trace of a prompt as it grows, or at once if the same run was made before.
 
-    The device is taken until the last stage, so a caller that stops early must close the iterator.
+    The run holds the device's turn until its last stage, so a caller that stops early must close the iterator.
 
     Args:
-        recipe: of the trace.
-        options: of the run.
-        progress: told what is being done.
-        truncate: cut a prompt that is too long.
-        limit: most tokens that the operator allows.
+        recipe: what to run.
+        options: what to measure besides the prefill.
+        progress: receives what is being done.
+        truncate: whether a prompt that is too long is cut.
+        limit: maximum number of tokens that the operator allows.
 
     Yields:
         Stages of the trace, as `analysis.run.trace_stages` does, and whether that is all.
@@ -101,13 +101,13 @@ def _replay(checkpoint: Checkpoint, trace: Trace) -> Replay:
 
 
 def follow(model: ModelSpec, trace: Trace, token: int, progress: Progress) -> tuple[Lens, np.ndarray]:
-    """One token of a trace in depth, and the readable text of what would be predicted after each block.
+    """One token of a trace in depth, and the text of what each block would predict.
 
     Args:
-        model: of the trace.
-        trace: of a prompt.
-        token: index into it.
-        progress: told if others are ahead.
+        model: the model that made the trace.
+        trace: trace of a prompt.
+        token: index of the token in the prompt.
+        progress: receives the number of runs ahead.
     """
     checkpoint, _ = model.load(progress)
     with turn(model.device, progress):
@@ -119,10 +119,10 @@ def read_off_all(model: ModelSpec, trace: Trace, seconds: float, progress: Progr
     """The trace with the confidence after every block.
 
     Args:
-        model: of the trace.
-        trace: of a prompt, with its blocks.
+        model: the model that made the trace.
+        trace: trace of a prompt with its blocks.
         seconds: time limit.
-        progress: told what is being done.
+        progress: receives what is being done.
 
     Raises:
         RunStopped: at the time limit.
@@ -136,14 +136,14 @@ def read_off_all(model: ModelSpec, trace: Trace, seconds: float, progress: Progr
 
 
 def explain(model: ModelSpec, trace: Trace, question: Question, progress: Progress, **options: Any) -> Attribution:
-    """Why a score, or the next token, is what it is.
+    """The contribution of each part of the prompt to a score or to the next token.
 
     Args:
-        model: of the trace.
-        trace: of a prompt.
-        question: what is to be explained.
-        progress: told how far it is; may raise to stop.
-        **options: of `analysis.debug.attribution.attribute`.
+        model: the model that made the trace.
+        trace: trace of a prompt.
+        question: what to explain.
+        progress: receives how far the method is; may raise to stop.
+        **options: further arguments of `analysis.debug.attribution.attribute`.
     """
     checkpoint, _ = model.load(progress)
     with turn(model.device, progress):
@@ -154,10 +154,10 @@ def attention(model: ModelSpec, trace: Trace, token: int, progress: Progress) ->
     """(L, H, T) attention of one token; see `analysis.debug.attention.attention_of`.
 
     Args:
-        model: of the trace.
-        trace: of a prompt.
-        token: index into it.
-        progress: told if others are ahead.
+        model: the model that made the trace.
+        trace: trace of a prompt.
+        token: index of the token in the prompt.
+        progress: receives the number of runs ahead.
     """
     checkpoint, _ = model.load(progress)
     with turn(model.device, progress):

@@ -45,7 +45,7 @@ def _live() -> ModelStore[Generation]:
 
 @contextmanager
 def _written(text: Text, progress: Progress) -> Iterator[Generation]:
-    """A text as it stands, ready to be continued, during a turn of its device."""
+    """A text with its cache, ready to be continued, during a turn of its device."""
     checkpoint, twin = text.model.load(progress)
     model = twin.model if text.dense else checkpoint.model
     prompt = text.prompt
@@ -61,11 +61,11 @@ def _written(text: Text, progress: Progress) -> Iterator[Generation]:
 
 
 def finished(text: Text, progress: Progress) -> bool:
-    """Whether a text has ended; its prompt is read if it was not yet.
+    """Whether a text has ended; its prompt is processed if its cache is not kept.
 
     Args:
         text: to be continued.
-        progress: told if others are ahead.
+        progress: receives the number of runs ahead.
 
     Raises:
         AnalysisError: if the prompt fills the model, or an edit does not fit.
@@ -79,8 +79,8 @@ def write(texts: Sequence[Text], tokens: int, progress: Progress) -> Iterator[li
 
     Args:
         texts: to be continued; those that have ended stay as they are.
-        tokens: for each.
-        progress: told how many are done; may raise to stop.
+        tokens: number of tokens for each text.
+        progress: receives how many are done; may raise to stop.
 
     Yields:
         The texts after every token.
@@ -96,13 +96,13 @@ def write(texts: Sequence[Text], tokens: int, progress: Progress) -> Iterator[li
 
 
 def branch(text: Text, length: int, token: int, progress: Progress) -> Text:
-    """Go back in a text, and write another token.
+    """Go back in a text, and continue it with another token.
 
     Args:
         text: to be changed.
-        length: tokens that stay.
-        token: that follows them.
-        progress: told if others are ahead.
+        length: number of tokens that stay.
+        token: id of the token that follows them.
+        progress: receives the number of runs ahead.
     """
     kept = replace(text, tokens=text.tokens[:length])
     with _written(kept, progress) as live:

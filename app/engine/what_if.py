@@ -1,4 +1,4 @@
-"""Prompts that were read once, and what edits to the routing change in them."""
+"""Prompts whose unedited run is kept, and what edits to the routing change in them."""
 
 from collections.abc import Iterator, Sequence
 
@@ -23,7 +23,7 @@ def _unedited_runs() -> ModelStore[UneditedRun]:
 
 
 def _unedited_run(model: ModelSpec, trace: Trace, answer: str, progress: Progress, limit: int) -> UneditedRun:
-    """A trace's prompt read without edits, and what may follow it; known, or read now."""
+    """The run of a trace's prompt and the answer without edits; made now if it is not kept."""
     checkpoint, _ = model.load(progress)
     most = min(limit, checkpoint.model.config.max_position_embeddings)
     answer_ids = read_answer(answer, checkpoint.tokenizer, most - trace.num_tokens)
@@ -43,15 +43,15 @@ def _unedited_run(model: ModelSpec, trace: Trace, answer: str, progress: Progres
 def edited(
     model: ModelSpec, trace: Trace, answer: str, edits: Sequence[Edit], progress: Progress, limit: int
 ) -> Iterator[Outcome]:
-    """What edits change: at once after the prompt, then at every position.
+    """What edits change: first after the prompt, then at every position.
 
     Args:
-        model: of the trace.
-        trace: of a prompt, untouched.
-        answer: text whose probability is watched.
-        edits: in force.
-        progress: told if others are ahead.
-        limit: most tokens that the operator allows.
+        model: the model that made the trace.
+        trace: trace of a prompt without edits.
+        answer: text whose probability is measured.
+        edits: edits in force.
+        progress: receives the number of runs ahead.
+        limit: maximum number of tokens that the operator allows.
 
     Yields:
         As `analysis.debug.intervene.stages`.
@@ -72,16 +72,16 @@ def edited(
 def effects(
     model: ModelSpec, trace: Trace, answer: str, level: int, most: int, progress: Progress, limit: int
 ) -> Iterator[Effects]:
-    """Single decisions by how much they move the answer, as they are measured.
+    """Single decisions by how much they change the answer's log-probability, as they are measured.
 
     Args:
-        model: of the trace.
-        trace: of a prompt, untouched.
-        answer: text whose probability is watched.
+        model: the model that made the trace.
+        trace: trace of a prompt without edits.
+        answer: text whose probability is measured.
         level: number of the level.
-        most: candidates that are measured exactly, those with the strongest estimates.
-        progress: told how many are done; may raise to stop.
-        limit: most tokens that the operator allows.
+        most: number of decisions to measure, those with the strongest estimates.
+        progress: receives how many are done; may raise to stop.
+        limit: maximum number of tokens that the operator allows.
 
     Yields:
         Effects; first the estimates alone.

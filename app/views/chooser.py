@@ -50,11 +50,7 @@ class Choice:
 
 
 def model(settings: Settings) -> Choice:
-    """Selectors of checkpoint, device and dtype.
-
-    Args:
-        settings: what the operator allows.
-    """
+    """Selectors of checkpoint, device and dtype."""
     choices = settings.choices()
     typed = st.session_state.get("checkpoint")
     if typed is not None:

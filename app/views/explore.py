@@ -23,7 +23,7 @@ from subllm import PromptTooLongError, SubllmError
 
 @dataclass(frozen=True)
 class _Request:
-    """What the user asks for."""
+    """What the visitor asks for."""
 
     settings: Settings
     choice: Choice
@@ -60,7 +60,7 @@ def _nothing() -> Generator[bool]:
 
 
 def _run(request: _Request, message: Any, *, truncate: bool) -> Generator[bool]:
-    """Make the trace, stage by stage; on failure say why, and leave the last good one on screen.
+    """Make the trace, stage by stage. A failure is noted, and the last trace stays on screen.
 
     Yields:
         Whether there will be more to show.
@@ -83,7 +83,7 @@ def _run(request: _Request, message: Any, *, truncate: bool) -> Generator[bool]:
 
 
 def _show_failure(message: Any) -> bool:
-    """Say why the last run failed; True if the user wants a prompt that is too long to be cut."""
+    """Show why the last run failed; True if the visitor asks for a prompt that is too long to be cut."""
     failure = session().failure
     with message:
         if failure is not None:
@@ -105,7 +105,7 @@ def _sidebar(settings: Settings) -> tuple[Choice, RunOptions]:
 
 
 def _prompt_form() -> tuple[Form, bool]:
-    """What was typed, and whether it is to be run."""
+    """The form as it is filled in, and whether Run was clicked."""
     examples = chooser.examples()
     own = session()
     form = own.form = own.form or chooser.first_form()
@@ -131,7 +131,7 @@ def _prompt_form() -> tuple[Form, bool]:
 
 @st.fragment
 def _results(run: Run, settings: Settings, *, whole: bool) -> None:
-    """What is known about a run; while it goes on, only what is known first."""
+    """The results of a run; while it is in progress, only the first of them."""
     trace, where = run.trace, run.trace.provenance
     st.subheader(say("read"), help=say("read_help"))
     st.caption(
@@ -156,7 +156,7 @@ def _results(run: Run, settings: Settings, *, whole: bool) -> None:
 
 
 def _read_off_all(run: Run, settings: Settings) -> None:
-    """Offer the colour "confidence", which costs more than the run did."""
+    """Offer the colour "confidence", which takes more work than the run."""
     if run.trace.blocks is None or run.trace.blocks.confidence is not None:
         return
     share = f"{costs.lens_cost(run):.1f}"

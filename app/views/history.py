@@ -1,8 +1,8 @@
 """The selector of the session's runs.
 
-It follows what is shown, and changes it only in the moment that a person chooses. A browser can send the value of a
-selector that is gone, with which Streamlit calls its callback again: so each has a number of its own, there is a new
-one for every run that arrives and on every page, and only the last one counts.
+It follows the run that is shown, and changes it only when a visitor chooses another one. A browser can send the value
+of a selector that is gone, and Streamlit then calls its callback again. So every selector has a number, a new one is
+made for every new run and on every page, and only the last one counts.
 """
 
 import streamlit as st
@@ -16,7 +16,7 @@ def choose(label: str, page: str) -> Run | None:
 
     Args:
         label: key of the selector's label.
-        page: that it stands on.
+        page: page that the selector is on.
     """
     own = session()
     run = own.run()

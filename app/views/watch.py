@@ -20,7 +20,7 @@ from app.views import chooser
 from app.views.trace import levels, text_and_map
 from app.views.trace import pairs as beside
 
-_SECONDS = 5  # between two looks at a run that goes on
+_SECONDS = 5  # between two looks at a run in progress
 _FRAME = 1.2  # seconds per snapshot while playing
 
 
@@ -60,7 +60,7 @@ def show() -> None:
 
 
 def _curves(folders: dict[str, Path]) -> None:
-    """The curves of runs, by name; of one that goes on they are drawn again and again."""
+    """The curves of runs, by name; they are drawn again and again while a run is in progress."""
     try:
         _draw_curves({name: training_run(folder) for name, folder in folders.items()})
     except AnalysisError as error:
@@ -90,7 +90,7 @@ def _draw_curves(runs: dict[str, Run]) -> None:
 
 
 def _history(found: Recorded) -> None:
-    """How the routing of all prompts changed."""
+    """How the routing of all prompts changed during training."""
     words, run, snapshots, history = table(language()), found.run, found.snapshots, found.history
     st.subheader(say("watch_routing"))
     st.caption(say("watch_routing_help", n=len(run.offsets), tokens=f"{len(snapshots[0].token_ids):,}"))
@@ -159,7 +159,7 @@ def _frame(found: Recorded, prompt: int, playing: bool) -> None:
 
 
 def _view(trace: Trace) -> None:
-    """Text and map. Level and colour are those of every page; tokens are not, since the prompts are others."""
+    """Text and map. Level and colour are those of every page; the selected tokens are not, since the prompts differ."""
     own = session()
     tokens = own.recall("watched tokens", trace.prompt.text) or {"selected": None, "until": None}
     asked = Shown.parse({**own.shown, **tokens}, trace)

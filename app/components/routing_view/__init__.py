@@ -1,4 +1,4 @@
-"""The prompt as text and as a map of blocks by tokens, in the browser: arrays in, no DOM node per token."""
+"""The prompt as text and as a map of blocks by tokens, drawn in the browser from packed arrays."""
 
 import json
 from collections.abc import Mapping
@@ -46,11 +46,11 @@ class Shown:
 
     @classmethod
     def parse(cls, value: Any, trace: Trace) -> "Shown":
-        """What an event or a link says, where it lies inside of the trace; the defaults elsewhere.
+        """What an event or a link says, with defaults for what the trace does not have.
 
         Args:
             value: a mapping with the fields, as strings or numbers, or anything else.
-            trace: that it is about.
+            trace: trace that is shown.
         """
         fields = value if isinstance(value, Mapping) else {}
         colours, colour = cls.colours(trace), fields.get("colour", cls.colour)
@@ -64,11 +64,7 @@ class Shown:
 
     @staticmethod
     def colours(trace: Trace) -> list[str]:
-        """What text and map can be coloured by.
-
-        Args:
-            trace: of a prompt.
-        """
+        """What text and map can be coloured by."""
         return [channel.key for channel in _channels(trace)]
 
 
@@ -91,11 +87,11 @@ def routing_view(trace: Trace, shown: Shown, before: Exchange | None, words: Map
     """Show a trace.
 
     Args:
-        trace: of a prompt.
+        trace: trace of a prompt.
         shown: what is to be shown. The browser takes it over if it is not what it shows already.
         before: what was exchanged in the last run of the page; None if the element is new.
         words: labels by key.
-        key: of the element.
+        key: key of the element.
     """
     sent = shown
     if before and before.subject == trace.subject and before.received == shown and key in st.session_state:
@@ -112,14 +108,14 @@ def _component() -> Any:
 
 
 def view_data(trace: Trace, shown: Shown, words: Mapping[str, str]) -> bytes:
-    """What the component needs: the length of a header (uint32), the header (JSON), and the arrays one after another.
+    """The component's data: the length of a header (uint32), the header (JSON), and the arrays one after another.
 
     The header's `arrays` says of each its type ("u1", "u4", "f2", "f4", little-endian), where it begins after the
-    header, and its bytes. Its `id` stays while the prompt is read with other edits, its `version` with every array.
+    header, and its bytes. Its `id` is the same for all edits of a prompt; its `version` changes with any array.
 
     Args:
-        trace: of a prompt.
-        shown: what to begin with.
+        trace: trace of a prompt.
+        shown: what to show first.
         words: labels by key.
     """
     prompt, routing = trace.prompt, trace.routing
@@ -167,10 +163,10 @@ def view_data(trace: Trace, shown: Shown, words: Mapping[str, str]) -> bytes:
 
 @dataclass(frozen=True, eq=False)
 class _Channel:
-    """What text and map can be coloured by.
+    """A quantity that text and map can be coloured by.
 
     Attributes:
-        key: of the channel.
+        key: key of the channel.
         rows: what the rows of the values are: "levels", "blocks", or "all" for one row.
         values: (rows, T), or (T,).
         reference: what the values are measured against, where that is said.
@@ -198,7 +194,7 @@ class _Channel:
 
 
 def _channels(trace: Trace) -> list[_Channel]:
-    """Those that the trace has; the first ones have rows for levels."""
+    """The channels of a trace; those with rows for levels come first."""
     routing, blocks = trace.routing, trace.blocks
     channels = [_Channel("score", "levels", routing.scores)] if any(map(routing.scores_tokens, routing.levels)) else []
     channels += [
@@ -247,7 +243,7 @@ def _levels(trace: Trace, words: Mapping[str, str]) -> list[dict[str, Any]]:
 
 
 def _edited_levels(trace: Trace) -> set[int]:
-    """Levels that an edit changes as a whole: threshold, retention, bypass, or density."""
+    """Levels that an edit changes as a whole: threshold, retention, bypass, or routing off."""
     edits = [Edit.parse(edit) for edit in trace.provenance.edits]
     return {
         level for level in trace.routing.levels for edit in edits if not edit.kind.names_tokens and edit.applies(level)
@@ -264,7 +260,7 @@ def _with_inner(routing: Routing, level: int) -> list[int]:
 
 
 def _number(value: Any, low: int, high: int) -> int | None:
-    """A whole number inside of limits; None for anything else."""
+    """A whole number within limits; None for anything else."""
     if isinstance(value, str) and value.isascii() and value.isdigit() and len(value) <= _DIGITS:
         value = int(value)
     if isinstance(value, float) and value.is_integer():

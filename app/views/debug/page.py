@@ -1,4 +1,4 @@
-"""Why a token was kept or dropped, and what would have happened otherwise."""
+"""The page Debug: what if, why, step by step, and side by side."""
 
 import streamlit as st
 
@@ -41,7 +41,7 @@ def show() -> None:
 
 
 def _read_prompt(settings: Settings, choice: Choice, *, linked: bool) -> None:
-    """A prompt to debug; those of the first page are there already."""
+    """A form for a prompt to debug; runs of the page Explore are listed already."""
     own = session()
     with st.expander(say("debug_new"), expanded=not own.runs, icon=":material/edit:"):
         form = own.form = own.form or chooser.first_form()

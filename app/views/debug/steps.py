@@ -28,12 +28,7 @@ _MOST = 400  # tokens generated per click
 
 
 def show(run: Run, settings: Settings) -> None:
-    """The tab.
-
-    Args:
-        run: that is continued.
-        settings: what the operator allows.
-    """
+    """The tab."""
     st.caption(say("steps_intro"))
     sampling = _sampling()
     beginning = ProgressBar("stop beginning")
@@ -65,7 +60,7 @@ def show(run: Run, settings: Settings) -> None:
 
 
 def _keep(texts: Sequence[Text]) -> None:
-    """The texts as they stand; what they are of stays."""
+    """Keep the texts under the key that they were begun with."""
     found = session().found
     found["texts"] = (found["texts"][0], list(texts))
 
@@ -130,7 +125,7 @@ def _texts(run: Run, sampling: Sampling, settings: Settings, progress: ProgressB
 
 
 def _buttons(ours: Text, *, ended: bool) -> int:
-    """What is to be done; the tokens to write."""
+    """The buttons; how many tokens are to be generated."""
     columns = st.columns([2, 2, 2, 2, 3], vertical_alignment="bottom")
     step = columns[0].button(say("steps_one"), icon=":material/skip_next:", width="stretch", disabled=ended)
     go = columns[1].button(
@@ -153,7 +148,7 @@ def _take_back(length: int) -> None:
 
 
 def _ask_for_branch(length: int, token: int) -> None:
-    """Note which token is to follow how many others; the page's next run generates it, where it can be stopped."""
+    """Note the token that is to follow the first ones. The page's next run generates it, and can be stopped."""
     found = session().found
     found["branch"] = (found["texts"][0], (length, token))
 
@@ -196,7 +191,7 @@ def _text(place: Any, texts: Sequence[Text], run: Run) -> None:
 
 
 def _tokens(run: Run, texts: Sequence[Text]) -> None:
-    """Every new token, and what could have come instead."""
+    """A table of the new tokens, and alternatives to the selected one."""
     words, ours = table(language()), texts[0].tokens
     dense = texts[1].tokens if len(texts) > 1 else ()
     tokenizer = run.recipe.model.load()[0].tokenizer
@@ -237,7 +232,7 @@ def _row(trace: Trace, number: int, token: NewToken, piece: str) -> dict[str, ob
 
 
 def _alternatives(number: int, token: NewToken, tokenizer: PreTrainedTokenizerBase) -> None:
-    """Buttons that go back and write another token."""
+    """Buttons that go back and choose another token."""
     st.markdown(f"**{say('steps_instead', n=number)}**")
     ids = [each for each, _ in token.alternatives]
     pieces = decode_pieces(np.asarray(ids), tokenizer)

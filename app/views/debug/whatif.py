@@ -42,7 +42,7 @@ _ORDER = (  # of the kinds in the form
 
 
 def in_force(run: Run) -> list[Edit]:
-    """Those of a run's edits that fit it; those of a link may not."""
+    """The edits of a run that fit it; edits from a link may not."""
     return [edit for edit in session().edits_of(run.trace).edits if _fits(edit, run.trace)]
 
 
@@ -55,12 +55,7 @@ def _fits(edit: Edit, trace: Trace) -> bool:
 
 
 def show(run: Run, settings: Settings) -> None:
-    """The tab.
-
-    Args:
-        run: that is edited.
-        settings: what the operator allows.
-    """
+    """The tab."""
     own, trace = session(), run.trace
     edits, known = in_force(run), own.edits_of(trace)
     with st.container():  # always there: what stands below must keep its place
@@ -134,7 +129,7 @@ def _remove_refused(known: EditList, fitting: list[Edit]) -> None:
 
 
 def _stages(run: Run, answer: str, edits: list[Edit], progress: Progress, settings: Settings) -> Iterator[Outcome]:
-    """What `engine.edited` yields; known already if only the selection has changed."""
+    """What `engine.edited` yields, kept for reruns that change only the selection."""
     own, key = session(), (run.trace.digest, answer, tuple(edits))
     known: list[Outcome] = own.recall("outcomes", key) or []
     if len(known) == 2:
@@ -148,7 +143,7 @@ def _stages(run: Run, answer: str, edits: list[Edit], progress: Progress, settin
 
 
 def _controls(trace: Trace, known: EditList, shown: Shown) -> None:
-    """Buttons for the selected tokens, and a line to write any edit."""
+    """Buttons for the selected tokens, and a form for any edit."""
     tokens, words, edits = shown.tokens, table(language()), known.edits
     columns = st.columns([3, 2, 2, 2, 1, 1], vertical_alignment="bottom")
     names: dict[int | None, str] = {level: figures.level_name(trace, level, words) for level in trace.routing.levels}
@@ -194,7 +189,7 @@ def _controls(trace: Trace, known: EditList, shown: Shown) -> None:
 
 
 def _add(trace: Trace, known: EditList) -> None:
-    """The edit of the form; a mistake stays on screen until the next edit, however often the page runs."""
+    """Add the edit of the form. A mistake stays on screen until the next edit, however often the page runs."""
     kind, level, number, named = (
         st.session_state[f"new edit {name}"] for name in ("kind", "level", "number", "tokens")
     )
@@ -239,7 +234,7 @@ def _in_words(edit: Edit, trace: Trace) -> str:
 
 
 def _command(run: Run, edits: Sequence[Edit], answer: str) -> None:
-    """What does the same without a browser."""
+    """The command that does the same without a browser."""
     recipe = run.recipe
     model = recipe.model
     parts = [f"subllm edit{checkpoint_option(model.checkpoint)} --device {model.device} --dtype {model.dtype}"]
@@ -301,7 +296,7 @@ def _score(score: float) -> str:
 
 
 def _numbers(outcome: Outcome) -> None:
-    """Untouched and edited, in a table."""
+    """A table of the unedited and the edited run."""
     pairs: dict[str, tuple[str, str]] = {}
     agreement, likelihood = outcome.trace.agreement, outcome.trace.likelihood
     if likelihood is not None and outcome.trace.num_tokens > 1:
@@ -331,7 +326,7 @@ def _numbers(outcome: Outcome) -> None:
 
 
 def _remember(run: Run, outcome: Outcome) -> None:
-    """Keep the edited run among the runs, to be looked at side by side; called before the page lists them."""
+    """Add the edited run to the runs, for Side by side. This runs before the page lists them."""
     own, agreement = session(), outcome.trace.agreement
     if run.trace.likelihood is None and agreement is not None and not run.trace.provenance.edits:
         # how likely the untouched run finds the prompt was measured along with the edits
@@ -341,7 +336,7 @@ def _remember(run: Run, outcome: Outcome) -> None:
 
 
 def _search(run: Run, answer: str, shown: Shown, settings: Settings) -> None:
-    """Which single decision moves the answer most."""
+    """The single decisions that change the answer's log-probability most."""
     own, trace = session(), run.trace
     st.subheader(say("search_title"), help=say("search_help"))
     level = figures.level_name(trace, shown.level, table(language()))

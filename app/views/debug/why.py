@@ -1,4 +1,4 @@
-"""Why: what made a score, or the next token, what it is; what each block predicts; what a token attends to."""
+"""Why: attribution of a score or of the next token, predictions after each block, and attention."""
 
 from typing import Any
 
@@ -26,12 +26,7 @@ _STRONGEST = 10  # tokens in a table
 
 
 def show(run: Run, settings: Settings) -> None:
-    """The tab.
-
-    Args:
-        run: of the prompt.
-        settings: what the operator allows.
-    """
+    """The tab."""
     trace = run.trace
     st.caption(say("why_help"))
     shown = text_and_map.show(trace, key="why view")
@@ -48,7 +43,7 @@ def show(run: Run, settings: Settings) -> None:
 
 
 def _attribution(run: Run, token: int) -> None:
-    """Ask what made a number what it is; the answer stays until the next one."""
+    """Explain a score or the next token; the result stays until the next one."""
     own, trace = session(), run.trace
     with st.form("why form", border=True):
         question, options = _form(trace, token)
@@ -115,7 +110,7 @@ def _results(trace: Trace, question: Question, method: str, found: Attribution) 
 
 
 def _past_levels(trace: Trace, found: Conductance) -> None:
-    """What came past each level: unchanged, by dropped and by kept tokens, and what the level added."""
+    """A table of what bypassed each level, for dropped and for kept tokens, and of what the level added."""
     words = table(language())
     names = {level: figures.level_name(trace, level, words) for level in trace.routing.levels}
     if not names:
@@ -134,7 +129,7 @@ def _past_levels(trace: Trace, found: Conductance) -> None:
 
 
 def _attention(run: Run, token: int) -> None:
-    """What a token attends to, mapped back to the prompt."""
+    """What a token attends to, by its position in the prompt."""
     own, trace = session(), run.trace
     st.subheader(say("attention_title"), help=say("attention_help"))
     key = (trace.run, token)

@@ -45,7 +45,7 @@ class Sweep:
     """What was measured of one checkpoint against one baseline.
 
     Attributes:
-        facts: that all of it has in common.
+        facts: what all rows have in common, by name.
         config: of the checkpoint.
         rows: by setting.
     """
@@ -118,8 +118,8 @@ def report(facts: dict[str, str], rows: Sequence[Comparison], key: str) -> None:
     """Tables and figures of measurements.
 
     Args:
-        facts: about them.
-        rows: one per setting; at least one.
+        facts: facts that all rows have in common, by name.
+        rows: at least one.
         key: prefix for the keys of elements.
     """
     words = table(language())
@@ -157,7 +157,7 @@ def report(facts: dict[str, str], rows: Sequence[Comparison], key: str) -> None:
 
 
 def _measure(settings: Settings, measured: Measured, asked: Sequence[Setting], sweeps: dict[Measured, Sweep]) -> None:
-    """Measure what is not known yet, or all of it again; what was measured stays when one stops."""
+    """Measure the settings that are not known yet, or all of them again; finished settings stay when one stops."""
     against = measured.baseline
     try:
         with ProgressBar("stop measuring") as progress:
@@ -175,7 +175,7 @@ def _measure(settings: Settings, measured: Measured, asked: Sequence[Setting], s
 
 
 def _check(config: SubllmConfig, choice: Choice, rows: Sequence[Comparison]) -> None:
-    """Measured against predicted for this machine, with the error."""
+    """A table of measured and predicted speed-ups and peak memory on this machine, with the errors."""
     own, device, dtype = session(), choice.device, choice.dtype
     pressed = st.button(say("check"), icon=":material/balance:", help=say("check_help"))
     progress = ProgressBar("stop checking")
@@ -241,7 +241,7 @@ def _levels(row: Comparison) -> pd.DataFrame:
 
 
 def _pays(rows: Sequence[Comparison]) -> str:
-    """Where the SUBLLM begins to pay, among prompts that differ in length only."""
+    """The prompt length from which the SUBLLM is at least as fast, among settings that differ only in length."""
     longest = max(rows, key=lambda row: row.setting)
     alike = [row for row in rows if (row.batch, row.asked) == (longest.batch, longest.asked)]
     length = cost_figures.measured_break_even(alike)

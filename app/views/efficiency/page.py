@@ -1,4 +1,4 @@
-"""What dropped tokens save: measured on this machine, and predicted for others; the two are never mixed."""
+"""What dropped tokens save, measured on this machine and predicted for others; the two are never mixed."""
 
 import streamlit as st
 
@@ -30,7 +30,7 @@ def show() -> None:
 
 
 def _configuration(settings: Settings, checkpoint: str) -> SubllmConfig | None:
-    """A checkpoint's configuration; None, and a button, where it would have to be fetched for it."""
+    """A checkpoint's configuration; None, with a button on the page, if it has to be downloaded first."""
     config = settings.configuration(checkpoint)
     if config is not None:
         return config

@@ -1,4 +1,4 @@
-"""What a SUBLLM would save on hardware that is not at hand: predicted from its configuration, never measured."""
+"""What a SUBLLM would save on other hardware: predicted from its configuration, never measured."""
 
 import json
 import shlex
@@ -32,7 +32,7 @@ _NAMES = {
 
 
 def show(config: SubllmConfig, checkpoint: str) -> None:
-    """Sliders, and times and memory that follow from them.
+    """The tab.
 
     Args:
         config: of the chosen checkpoint; its sizes are kept, its structure and retention can be changed.
@@ -86,11 +86,11 @@ def _listed() -> list[roofline.Hardware]:
 
 @dataclass(frozen=True, eq=False)
 class _Prediction:
-    """All that follows from the page's choices: a second of work that reruns do not do again.
+    """All that follows from the page's choices. It takes about a second, so reruns do not do it again.
 
     Attributes:
         lines: times and memory.
-        pays: context from which on the SUBLLM pays, by phase; None if it never does.
+        pays: context length from which the SUBLLM is at least as fast, by phase; None if it never is.
         speedup, cache, modules: figures.
         paper: what the paper reports, next to predictions.
     """
@@ -121,7 +121,7 @@ def _prediction(config: SubllmConfig, hardware: roofline.Hardware, dtype: str, t
 
 
 def _own_hardware(own: list[dict[str, object]], dtype: str) -> None:
-    """A form for rows of one's own; they are kept for the session, and can be saved."""
+    """A form for custom rows, which are kept for the session and can be saved."""
     with st.popover(say("own_hardware"), icon=":material/developer_board:"):
         with st.form("own hardware row", border=False):
             st.caption(say("own_help"))

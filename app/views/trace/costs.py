@@ -1,4 +1,4 @@
-"""What a run cost and how good it was, next to the dense model; every number is of the run in front of the user."""
+"""Cost and quality of a run compared with the dense model; every number is of the run on screen."""
 
 from collections.abc import Callable
 
@@ -18,11 +18,7 @@ from app.strings import table as words
 
 
 def headline(trace: Trace) -> None:
-    """The numbers that matter first, in one row.
-
-    Args:
-        trace: of a prompt.
-    """
+    """The most important numbers, in one row."""
     routing = trace.routing
     cells = [(say("prompt_tokens"), f"{trace.num_tokens:,}", "", say("tokens_help"))]
     for level, kept, nominal in zip(routing.levels, routing.retention, routing.retention_ratios, strict=True):
@@ -43,20 +39,12 @@ def headline(trace: Trace) -> None:
 
 
 def work(trace: Trace) -> float:
-    """Tokens that blocks ran on, over those that they would run on if nothing were dropped.
-
-    Args:
-        trace: of a prompt.
-    """
+    """Number of (block, token) pairs that were computed, divided by that of the dense model."""
     return float(trace.routing.block_tokens.sum()) / max(trace.routing.num_blocks * trace.num_tokens, 1)
 
 
 def table(trace: Trace) -> None:
-    """Time, memory and agreement of the run and its reference, with how they were measured.
-
-    Args:
-        trace: of a prompt.
-    """
+    """Time, memory and agreement of the run and its reference, with how they were measured."""
     costs, agreement, likelihood = trace.costs, trace.agreement, trace.likelihood
     rows: list[tuple[str, float, float]] = []
     if costs is None:
@@ -106,11 +94,7 @@ def table(trace: Trace) -> None:
 
 
 def lens_cost(run: Run) -> float:
-    """Work of reading off every token after every block, over that of reading the prompt, both counted.
-
-    Args:
-        run: of a prompt.
-    """
+    """Operations of predicting after every block for every token, divided by those of the prefill; both are counted."""
     config = configuration(run.recipe.model.folder)
     tokens = run.trace.routing.block_tokens.tolist()
     return lens_operations(config, tokens) / prefill_operations(config, tokens)

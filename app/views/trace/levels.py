@@ -1,4 +1,4 @@
-"""The levels of a run as statistics, and what the model would say next."""
+"""Statistics of a run's levels, and the most likely continuation."""
 
 import pandas as pd
 import streamlit as st
@@ -12,12 +12,7 @@ from app.strings import language, say, table
 
 
 def show(trace: Trace, shown: Shown) -> None:
-    """Distributions of the chosen level, one tab at a time.
-
-    Args:
-        trace: of a prompt.
-        shown: in the browser.
-    """
+    """Distributions of the chosen level, one tab at a time."""
     words, level = table(language()), shown.level
     st.caption(say("level_here", level=figures.level_name(trace, level, words)))
     names = [say(f"tab_{name}") for name in ("overview", "scores", "bypass", "share", "runs", "scales", "blocks")]
@@ -47,10 +42,10 @@ def show(trace: Trace, shown: Shown) -> None:
 
 
 def no_scores(trace: Trace, level: int) -> str:
-    """Why there is nothing to say about the scores of a level.
+    """The message for a level whose router does not score tokens.
 
     Args:
-        trace: of a prompt.
+        trace: trace of a prompt.
         level: whose router does not score.
     """
     name = figures.level_name(trace, level, table(language()))
@@ -58,7 +53,7 @@ def no_scores(trace: Trace, level: int) -> str:
 
 
 def _scores(trace: Trace, level: int) -> None:
-    """The scores of a level, and how far what it kept is from the rule of training."""
+    """The scores of a level, and how its kept tokens differ from those of the training rule."""
     if not trace.routing.scores_tokens(level):
         st.info(plain(no_scores(trace, level)))
         return
@@ -77,7 +72,7 @@ def _scores(trace: Trace, level: int) -> None:
 
 
 def _overview(trace: Trace) -> pd.DataFrame:
-    """Kept tokens of every level, and how far the rule of training would be from that."""
+    """Kept tokens of every level, and their overlap with those of the training rule."""
     rows, routing = {}, trace.routing
     for level in routing.levels:
         row = level - 1
@@ -94,11 +89,7 @@ def _overview(trace: Trace) -> pd.DataFrame:
 
 
 def continuation(trace: Trace) -> None:
-    """The most likely next tokens, and the greedy continuation.
-
-    Args:
-        trace: of a prompt.
-    """
+    """The most likely next tokens, and the greedy continuation."""
     left, right = st.columns(2)
     with left:
         st.caption(say("next_tokens"))

@@ -22,12 +22,7 @@ _pair = lru_cache(maxsize=8)(pair)  # seconds for two long prompts; a rerun has 
 
 
 def show(run: Run, settings: Settings) -> None:
-    """The tab.
-
-    Args:
-        run: the first of the two.
-        settings: what the operator allows.
-    """
+    """The tab."""
     st.caption(say("beside_help"))
     others = {other.trace.run: other for other in session().runs if other.trace.run != run.trace.run}
     if not others:
@@ -39,13 +34,7 @@ def show(run: Run, settings: Settings) -> None:
 
 
 def compare(first: Trace, second: Trace, names: tuple[str, str]) -> None:
-    """Two traces in numbers and figures.
-
-    Args:
-        first: a trace.
-        second: another.
-        names: of both.
-    """
+    """Two traces in numbers and figures."""
     pairing = _pair(first.prompt, second.prompt)
     st.caption(
         plain(
@@ -69,7 +58,7 @@ def compare(first: Trace, second: Trace, names: tuple[str, str]) -> None:
 
 
 def _summary(trace: Trace) -> dict[str, str]:
-    """What a run keeps, costs and predicts; what was not measured of it is said to be so."""
+    """What a run keeps, costs and predicts; a cell says so if it was not measured."""
     predictions, likelihood, continuation = trace.predictions, trace.likelihood, trace.continuation
     nothing = say("unmeasured")
     likeliest = nothing
@@ -118,7 +107,7 @@ def _levels(first: Trace, second: Trace, pairing: Pairing) -> None:
 
 
 def _differing(first: Trace, second: Trace, pairing: Pairing, level: int) -> None:
-    """Tokens that only one of the two keeps, with what stands around them."""
+    """Tokens that only one of the two keeps, with their context."""
     tokens = differing(first.routing, second.routing, pairing, level)
     prompt, rows = first.prompt, []
     for index in tokens[:_SHOWN]:
@@ -140,6 +129,6 @@ def _differing(first: Trace, second: Trace, pairing: Pairing, level: int) -> Non
 
 
 def _score(trace: Trace, level: int, token: int) -> str:
-    """The score of a token; none where it did not reach the level, or the router does not score."""
+    """The score of a token; a dash if it did not reach the level, or if the router does not score."""
     score = trace.routing.scores[level - 1, token]
     return "–" if np.isnan(score) else f"{score:+.3f}"

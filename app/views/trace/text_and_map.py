@@ -10,8 +10,8 @@ def show(trace: Trace, key: str) -> Shown:
     """Show a trace as the session asks, and note what the visitor changed.
 
     Args:
-        trace: of a prompt.
-        key: of the element.
+        trace: trace of a prompt.
+        key: key of the element.
     """
     own = session()
     asked = Shown.parse(own.shown, trace)
@@ -24,9 +24,9 @@ def draw(trace: Trace, asked: Shown, key: str) -> Shown:
     """Show a trace; what the browser shows of it.
 
     Args:
-        trace: of a prompt.
+        trace: trace of a prompt.
         asked: what is to be shown.
-        key: of the element.
+        key: key of the element.
     """
     views = session().views
     views[key] = routing_view(trace, asked, views.get(key), table(language()), key)

@@ -18,12 +18,7 @@ from subllm import SubllmError
 
 
 def show(run: Run, shown: Shown) -> None:
-    """The selected token, on demand: that needs the model once more.
-
-    Args:
-        run: of a prompt.
-        shown: in the browser.
-    """
+    """The selected token, on demand, since this runs the model again."""
     own, trace, token = session(), run.trace, shown.selected
     if token is None:
         st.caption(say("depth_hint"))
@@ -53,7 +48,7 @@ def show(run: Run, shown: Shown) -> None:
 
 
 def _numbers(trace: Trace, found: Lens, token: int) -> None:
-    """A row per level."""
+    """A table with a row per level."""
     routing, rows = trace.routing, []
     for level in routing.levels:
         row = level - 1
