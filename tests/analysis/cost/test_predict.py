@@ -1,15 +1,13 @@
 """Predictions from the command line, and where a SUBLLM begins to pay."""
 
-import subprocess
-import sys
-
 import pytest
 
 from analysis import AnalysisError
+from analysis.commands.predict import main
 from analysis.cost.predict import break_even, changed, find_hardware, needed_bytes, predict
 from analysis.cost.roofline import PHASES, Hardware, dense, load_hardware, parameters, phase_work, speedup
 from subllm import ConfigurationError, StructureError
-from tests.conftest import tiny_config
+from tests.conftest import run_command, tiny_config
 
 SLOW_MEMORY = Hardware("slow memory", {"float32": 1e15}, 1e9, 1e9, "a test")
 
@@ -64,15 +62,15 @@ def test_a_router_that_does_not_score_saves_the_scorer():
 
 
 def test_the_command_predicts_for_the_table_and_for_this_machine(tiny_checkpoint):
-    command = [sys.executable, "-m", "analysis.predict", "--checkpoint", str(tiny_checkpoint), "--tokens", "400"]
-    done = subprocess.run([*command, "--hardware", "NVIDIA T4"], capture_output=True, text=True, check=False)
+    command = ["--checkpoint", str(tiny_checkpoint), "--tokens", "400"]
+    done = run_command(main, *command, "--hardware", "NVIDIA T4")
     unknown = find_hardware(load_hardware(), load_hardware()[-1].name)
     assert unknown == load_hardware()[-1]
     assert done.returncode == (0 if any(row.name == "NVIDIA T4" for row in load_hardware()) else 1)
-    here = subprocess.run([*command, "--dtype", "float32"], capture_output=True, text=True, check=False)
+    here = run_command(main, *command, "--dtype", "float32")
     assert here.returncode == 0, here.stderr
     assert "measured here" in here.stdout
     assert "prefill pays from" in here.stdout
-    refused = subprocess.run([*command, "--hardware", "abacus"], capture_output=True, text=True, check=False)
+    refused = run_command(main, *command, "--hardware", "abacus")
     assert refused.returncode == 1
     assert "no hardware 'abacus'; known are" in refused.stderr

@@ -1,19 +1,17 @@
 """The benchmark: operations are counted as torch counts them, and the command reports what it measured."""
 
-import subprocess
-import sys
-
 import pytest
 import torch
 from torch.utils.flop_counter import FlopCounterMode
 
+from analysis.commands.efficiency import main
 from analysis.cost.comparison import BASELINES, Comparison, Setting, baseline, benchmark_text, compare, prompt_of
 from analysis.cost.operations import attention_operations, decode_operations, linear_operations, prefill_operations
 from analysis.cost.sweep import facts_of, from_parquet, settings_of, to_parquet
 from analysis.errors import AnalysisError
 from analysis.figures.cost import measured_break_even
 from subllm.checkpoints.dense import routing_off
-from tests.conftest import tiny_model
+from tests.conftest import run_command, tiny_model
 
 
 @pytest.mark.parametrize("structure", ["TTT", "T(T)T", "T(T(TT)T)(T)"])
@@ -120,7 +118,7 @@ def test_what_cannot_be_measured_is_refused(checkpoint, monkeypatch):
     with pytest.raises(AnalysisError, match=r"would take about [\d,.]+ GB .* are free. Use a smaller batch"):
         compare(checkpoint.model, dense, huge, 1)
     small = tiny_model("TT", vocab_size=50)
-    with pytest.raises(AnalysisError, match="The dense model knows 50 tokens"):
+    with pytest.raises(AnalysisError, match="vocabulary of the dense model has 50 tokens"):
         compare(checkpoint.model, small, prompt_of(checkpoint, 8), 1)
 
 
@@ -137,27 +135,27 @@ def test_measurements_survive_a_parquet_file(checkpoint):
 
 
 def test_a_sweep_writes_its_results_and_goes_on_on_the_same_machine(tiny_checkpoint, tmp_path):
-    command = [sys.executable, "-m", "analysis.efficiency", "--checkpoint", str(tiny_checkpoint), "--repeats", "1",
+    command = ["--checkpoint", str(tiny_checkpoint), "--repeats", "1",
                "--device", "cpu", "--out", str(tmp_path), "--resume"]  # fmt: skip
     file = tmp_path / "cpu-float32.parquet"
     written = []
-    for sweep in (["--lengths", "16"], ["--lengths", "16", "24", "--batches", "1", "2", "--retentions", "0", "0.5"]):
-        done = subprocess.run([*command, *sweep], capture_output=True, text=True, check=False)
+    for sweep in (["--lengths", "16"], ["--lengths", "16", "--batches", "1", "2", "--retentions", "0", "0.5"]):
+        done = run_command(main, *command, *sweep)
         assert done.returncode == 0, done.stderr
         written.append(from_parquet(file.read_bytes()))
     (_, before), (facts, rows) = written
     assert facts["baseline"] == "llama"
-    assert [row.setting for row in rows] == sorted(settings_of([16, 24], [1, 2], [0, 0.5]))
+    assert [row.setting for row in rows] == sorted(settings_of([16], [1, 2], [0, 0.5]))
     assert rows[0] == before[0]
     assert set(rows[0].decode_blocks) <= {3, 5, 6}, "blocks outside, in the first and in the second level"
     assert "\n16 tokens" not in "\n" + done.stderr
-    assert "| 2 × 24 at 50% |" in (tmp_path / "cpu-float32.md").read_text()
+    assert "| 2 × 16 at 50% |" in (tmp_path / "cpu-float32.md").read_text()
     file.write_bytes(to_parquet(facts | {"processor": "another"}, rows))
-    refused = subprocess.run([*command, "--lengths", "16"], capture_output=True, text=True, check=False)
+    refused = run_command(main, *command, "--lengths", "16")
     assert refused.returncode == 1
     assert "measured with another processor" in refused.stderr
     file.write_bytes(b"{")
-    refused = subprocess.run([*command, "--lengths", "16"], capture_output=True, text=True, check=False)
+    refused = run_command(main, *command, "--lengths", "16")
     assert "cannot be resumed" in refused.stderr
 
 

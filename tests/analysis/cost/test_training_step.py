@@ -2,14 +2,14 @@
 
 import json
 import re
-import subprocess
-import sys
 
 import pytest
 
 from analysis import AnalysisError
+from analysis.commands.training_step import main
 from analysis.cost.training_step import compare_steps
 from subllm.train import TrainConfig
+from tests.conftest import run_command
 from tests.subllm.test_train import MODEL
 
 CONFIG = TrainConfig(model=MODEL)
@@ -31,10 +31,10 @@ def test_steps_that_cannot_be_measured_are_refused(length, batch, repeats):
 
 def test_the_command_writes_a_table(tmp_path):
     (tmp_path / "config.json").write_text(json.dumps({"model": MODEL}))
-    command = [sys.executable, "-m", "analysis.training_step", "--config", str(tmp_path / "config.json")]
+    command = ["--config", str(tmp_path / "config.json")]
     options = ["--lengths", "32", "--tokens", "64", "--repeats", "1", "--out", str(tmp_path)]
-    done = subprocess.run([*command, *options], capture_output=True, text=True, check=False)
+    done = run_command(main, *command, *options)
     assert done.returncode == 0, done.stderr
     assert re.search(r"\| 32 \| 2 \| \d\.\d\d×", (tmp_path / "training-cpu-float32.md").read_text())
-    wrong = subprocess.run([*command, "--lengths", "4096"], capture_output=True, text=True, check=False)
+    wrong = run_command(main, *command, "--lengths", "4096")
     assert wrong.returncode == 1 and wrong.stderr.startswith("error: ") and len(wrong.stderr.splitlines()) == 1

@@ -1,8 +1,6 @@
 """Interventions: no edit changes nothing, edits do what they say, and only what follows them runs again."""
 
 import signal
-import subprocess
-import sys
 from dataclasses import fields, replace
 from pathlib import Path
 
@@ -13,6 +11,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from analysis import AnalysisError
+from analysis.commands.edit import main
 from analysis.debug.edit_override import EditOverride
 from analysis.debug.edits import Edit, parse_edits, without, write_edits
 from analysis.debug.intervene import intervene, reachable, run_unedited
@@ -25,7 +24,7 @@ from analysis.trace.trace import Trace
 from subllm import Probe
 from subllm.checkpoints.load import Checkpoint
 from subllm.structure import BLOCK
-from tests.conftest import byte_tokenizer, tiny_model
+from tests.conftest import byte_tokenizer, run_command, tiny_model
 
 STRUCTURE = "T(T(TT)T)(T)T"
 LENGTH = 40
@@ -438,10 +437,10 @@ def test_the_estimate_is_the_derivative_by_the_weight(unedited):
 
 def test_the_command_does_what_the_same_edits_do_and_says_what_changed(tiny_checkpoint, checkpoint, tmp_path):
     text = "the cat sat on the mat 12"
-    command = [sys.executable, "-m", "analysis.intervene", "--checkpoint", str(tiny_checkpoint), "--device", "cpu",
+    command = ["--checkpoint", str(tiny_checkpoint), "--device", "cpu",
                "--prompt", text, "--answer", " dog", "--out", str(tmp_path / "edited.npz")]  # fmt: skip
     options = ["--drop", "0-5@1", "--keep", "digits@*", "--threshold=-0.2@2", "--keep", "1@1"]
-    done = subprocess.run([*command, *options], capture_output=True, text=True, check=False)
+    done = run_command(main, *command, *options)
     assert done.returncode == 0, done.stderr
     assert "edits: drop 0-5@1, keep digits@*, threshold -0.2@2, keep 1@1" in done.stdout
     assert "log-probability of the answer" in done.stdout
@@ -459,6 +458,6 @@ def test_the_command_does_what_the_same_edits_do_and_says_what_changed(tiny_chec
                 np.testing.assert_allclose(shown, wanted, rtol=1e-4, atol=1e-5, err_msg=entry.name)
             else:
                 np.testing.assert_array_equal(shown, wanted, entry.name)
-    refused = subprocess.run([*command, "--drop", "1-2@9"], capture_output=True, text=True, check=False)
+    refused = run_command(main, *command, "--drop", "1-2@9")
     assert refused.returncode == 1
     assert "is for Level 9" in refused.stderr

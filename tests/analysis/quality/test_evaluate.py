@@ -97,7 +97,7 @@ def test_the_command_reports_what_the_model_computes(tiny_checkpoint, tmp_path):
     spans = len(checkpoint.model.config.retention_ratios)
     assert half["asked"] == 0.5 and half["retention"] == pytest.approx([0.5] * spans, abs=0.04)
     assert everything["retention"] == [1.0] * spans
-    wrong = run_command(main, *command, "--data", str(tmp_path / "text.txt"), "--lengths", "32", "--retentions", "5")  # fmt: skip
+    wrong = run_command(main, *command, "--data", str(tmp_path / "text.txt"), "--lengths", "32", "--retentions", "5")
     assert wrong.returncode == 1 and "from 0 to 1" in wrong.stderr
     nothing = run_command(main, *command)
     assert nothing.returncode == 1 and "nothing to do" in nothing.stderr
