@@ -20,7 +20,8 @@ def device_name(device: torch.device) -> str:
     """What a person calls a device, such as "NVIDIA H100 80GB HBM3" or "CPU, 2 threads"."""
     if device.type == "cuda":
         return torch.cuda.get_device_name(device)
-    return f"CPU, {torch.get_num_threads()} threads"
+    threads = torch.get_num_threads()
+    return f"CPU, {threads} threads" if threads != 1 else "CPU, 1 thread"
 
 
 def dtype_name(model: PreTrainedModel) -> str:
