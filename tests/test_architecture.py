@@ -30,7 +30,7 @@ LAYERS = {
         ("model",),
         ("configuration",),
         ("routing", "structure"),
-        ("assets", "command"),
+        ("assets", "atomic", "command"),
         ("errors",),
     ),
 }

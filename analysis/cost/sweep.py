@@ -18,6 +18,7 @@ import pyarrow.parquet
 import torch
 import transformers
 
+from subllm.atomic import written_whole
 from subllm.checkpoints.device import device_name, dtype_name
 from subllm.checkpoints.load import Checkpoint
 from subllm.errors import first_line
@@ -228,6 +229,5 @@ def save(folder: Path, name: str, facts: dict[str, str], rows: Sequence[Comparis
     """Write after every setting, so that a run that is stopped loses one at most."""
     folder.mkdir(parents=True, exist_ok=True)
     (folder / f"{name}.md").write_text(report(facts, rows))
-    partial = folder / f"{name}.partial"
-    partial.write_bytes(to_parquet(facts, rows))
-    partial.replace(folder / f"{name}.parquet")
+    with written_whole(folder / f"{name}.parquet") as partial:
+        partial.write_bytes(to_parquet(facts, rows))

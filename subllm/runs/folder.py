@@ -6,10 +6,11 @@ snapshots/          routing of fixed prompts, see `subllm.runs.routing_snapshot`
 """
 
 import json
-import os
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
+
+from ..atomic import written_whole
 
 RUN_FILE, LOG_FILE, SNAPSHOTS, FINAL = "run.json", "log.jsonl", "snapshots", "final"
 
@@ -47,19 +48,8 @@ def forget_after(folder: Path, step: int) -> None:
     log = folder / LOG_FILE
     if log.exists():
         kept = [entry for entry in read_log(log) if entry["step"] <= step]
-        replace_text(log, "".join(json.dumps(entry) + "\n" for entry in kept))
+        with written_whole(log) as partial:
+            partial.write_text("".join(json.dumps(entry) + "\n" for entry in kept))
     for path in (folder / SNAPSHOTS).glob("step-*"):
         if int(path.stem.rpartition("-")[2]) > step:
             path.unlink()
-
-
-def replace_text(path: Path, text: str) -> None:
-    """Write a file that nobody sees half-written.
-
-    Args:
-        path: of the file.
-        text: that it is to hold.
-    """
-    partial = path.with_suffix(".partial")
-    partial.write_text(text)
-    os.replace(partial, path)

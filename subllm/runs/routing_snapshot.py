@@ -1,6 +1,5 @@
 """Records of a model's routing on fixed prompts, made while it is trained."""
 
-import os
 import zipfile
 import zlib
 from collections.abc import Sequence
@@ -11,6 +10,7 @@ import numpy as np
 import torch
 from transformers import PreTrainedModel
 
+from ..atomic import written_whole
 from ..errors import DataError
 from ..routing import routing_arrays
 from ..routing.record import first_format
@@ -99,10 +99,8 @@ class RoutingSnapshot:
         """
         folder.mkdir(parents=True, exist_ok=True)
         path = folder / f"step-{self.step:08d}{SUFFIX}"
-        partial = path.with_suffix(".partial")
-        with partial.open("wb") as file:
+        with written_whole(path) as partial, partial.open("wb") as file:
             np.savez_compressed(file, allow_pickle=False, **{f.name: getattr(self, f.name) for f in fields(self)})
-        os.replace(partial, path)
         return path
 
     @classmethod

