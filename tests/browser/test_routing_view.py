@@ -128,11 +128,11 @@ def test_the_lane_names_the_recorded_threshold_and_none_where_there_is_none(view
     trace = make_trace(tokens=12)
     page = view(trace)
     title = page.locator(".laneTitle")
-    assert title.inner_text().endswith("dashed: threshold 0.1, Level 1")
+    assert title.inner_text().endswith("the dashed line is the threshold 0.1, Level 1")
     page.get_by_role("radio").nth(1).click()
     assert "dashed" not in title.inner_text()
     page.get_by_role("radio").nth(2).click()
-    assert title.inner_text().endswith("dashed: threshold 0, Level 3")
+    assert title.inner_text().endswith("the dashed line is the threshold 0, Level 3")
     page.locator(".colour").select_option("weight")
     assert "dashed" not in title.inner_text()
 
