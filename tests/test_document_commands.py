@@ -91,8 +91,10 @@ def first_day(tmp_path, monkeypatch):
     Path("C.json").write_text(json.dumps(case["config"]))
     save_file({k.removeprefix("weights."): v for k, v in tensors.items() if k.startswith("weights.")}, "W.safetensors")
     Path("corpus").mkdir()
-    sentences = [f"The {animal} {n} is an animal. It sat on the mat and then the dog sat on the {animal}." for n in range(60)
-                 for animal in ("cat", "hen")]  # fmt: skip
+    animals = [(animal, number) for number in range(60) for animal in ("cat", "hen")]
+    sentences = [
+        f"The {animal} {number} is an animal. It sat on the mat by the {animal}." for animal, number in animals
+    ]
     text = "".join(json.dumps({"text": f"{sentence} {sentence[::-1]}" * 4}) + "\n" for sentence in sentences)
     Path("corpus/wiki.jsonl").write_text(text)
     Path("assets/training").mkdir(parents=True)
@@ -151,6 +153,6 @@ def test_readme_commands_run_with_the_demo(name):
 
 
 def test_every_command_is_in_a_document_for_people():
-    named = {each for path in DOCUMENTS if path.name != "commands.md" for each in
-             re.findall(r"`?subllm ([a-z-]+)", path.read_text(encoding="utf-8"))}  # fmt: skip
+    texts = [path.read_text(encoding="utf-8") for path in DOCUMENTS if path.name != "commands.md"]
+    named = {name for text in texts for name in re.findall(r"subllm ([a-z-]+)", text)}
     assert COMMANDS.keys() <= named

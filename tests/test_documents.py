@@ -4,16 +4,18 @@ import importlib
 import inspect
 import json
 import re
+import tomllib
 from dataclasses import fields, is_dataclass
 
 import pytest
 
+from analysis.cost.sweep import from_parquet, report
 from analysis.debug.edits import EditKind
 from analysis.trace import format_3
 from analysis.trace.files import FORMAT, PARTS
 from subllm.routing import ROUTERS
 from subllm.runs.routing_snapshot import RoutingSnapshot
-from tests.architecture import ROOT
+from tests.architecture import PACKAGES, ROOT
 
 DOCUMENTS = sorted(
     [*ROOT.glob("*.md"), *(ROOT / "docs").glob("*.md"), *(ROOT / "assets").rglob("*.md")],
@@ -125,3 +127,23 @@ def test_documented_edits_and_their_kinds_are_the_same():
     text = FORMATS.read_text(encoding="utf-8")
     here = text[text.index("## Edits") : text.index("## Links")]
     assert re.findall(r"^\| `(\w+)", here, re.M) == [*EditKind]
+
+
+def test_every_setting_is_documented_for_those_who_host():
+    code = "".join(path.read_text(encoding="utf-8") for package in PACKAGES for path in (ROOT / package).rglob("*.py"))
+    table = re.findall(r"^\| `(SUBLLM_\w+)`", (ROOT / "docs" / "hosting.md").read_text(encoding="utf-8"), re.M)
+    assert {*table} == {*re.findall(r"SUBLLM_[A-Z_]+[A-Z]", code)}
+
+
+def test_the_version_is_one():
+    version = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]["version"]
+    assert f"version: {version}\n" in (ROOT / "CITATION.cff").read_text(encoding="utf-8")
+    newest = re.search(r"^## (\d\S*)", (ROOT / "CHANGELOG.md").read_text(encoding="utf-8"), re.M)
+    assert newest[1] == version
+
+
+@pytest.mark.parametrize("name", ["cpu-float32", "cpu-bfloat16"])
+def test_shipped_tables_say_what_was_measured(name):
+    file = ROOT / "assets" / "benchmarks" / f"{name}.parquet"
+    table = file.with_suffix(".md").read_text(encoding="utf-8")
+    assert table.strip() == report(*from_parquet(file.read_bytes())).strip()
