@@ -13,8 +13,10 @@ from subllm.checkpoints.load import read_config
 from subllm.command import Arguments
 
 from ..cost.calibration import this_machine
-from ..cost.predict import HERE, break_even, changed, find_hardware, predict
-from ..cost.roofline import BYTES, HARDWARE, PHASES, load_hardware
+from ..cost.hardware import HARDWARE, find_hardware, load_hardware
+from ..cost.predict import HERE, break_even, changed, predict
+from ..cost.roofline import PHASES
+from ..cost.sizes import BYTES
 from .arguments import analysis_command, folder_of
 
 

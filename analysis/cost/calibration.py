@@ -8,8 +8,9 @@ import torch
 from subllm.checkpoints.device import device_name
 
 from ..errors import AnalysisError
+from .hardware import Hardware
 from .measure import timed
-from .roofline import BYTES, Hardware
+from .sizes import BYTES
 
 _WIDTH = {"cpu": 1536, "cuda": 8192}  # of the square matrices
 _COPIED = {"cpu": 1 << 27, "cuda": 1 << 30}  # bytes

@@ -23,8 +23,7 @@ from ..guard import Progress, out_of_memory_reported, silent
 from ..trace.prefill import prefill
 from .measure import Took, alternate, anatomy, free_bytes, peak_bytes, resident_bytes
 from .operations import decode_operations, prefill_operations
-from .roofline import block_tokens, cache_bytes, level_tokens, prefill_bytes
-from .roofline import dense as dense_config
+from .sizes import block_tokens, cache_bytes, level_tokens, prefill_bytes, without_levels
 
 DISTURBED = 1.5  # slowest pass over the fastest, beyond which a measurement says that it was disturbed
 BASELINES = ("llama", "routing off", "twin")
@@ -285,7 +284,7 @@ def check_memory(model: SubllmForCausalLM, dense: Any, setting: Setting) -> None
     Raises:
         AnalysisError: if it does not; says what is needed and what is free.
     """
-    dtype, larger = dtype_name(model), dense_config(dense.config)
+    dtype, larger = dtype_name(model), without_levels(dense.config)
     levels = level_tokens(larger, setting.tokens)
     reading = prefill_bytes(larger, levels, setting.batch, dtype)
     writing = 3 * cache_bytes(larger, levels, setting.batch, dtype)  # two caches, and one that is copied to grow
@@ -393,7 +392,7 @@ def _check_baseline(dense: Any, ids: Tensor) -> None:
 
 def _dense_structure(dense: LlamaForCausalLM, config: SubllmConfig) -> SubllmForCausalLM:
     """Our model with a structure without brackets, sharing the dense model's weights."""
-    plain_config = dense_config(config)
+    plain_config = without_levels(config)
     plain_config._attn_implementation = config._attn_implementation
     return sharing_weights(SubllmForCausalLM, plain_config, dense.state_dict(), dense.device)
 

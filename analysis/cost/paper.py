@@ -11,7 +11,9 @@ from dataclasses import dataclass
 
 from subllm import SubllmConfig
 
-from .roofline import Hardware, cache_bytes, dense, level_tokens, speedup, training_bytes
+from .hardware import Hardware
+from .roofline import speedup
+from .sizes import cache_bytes, level_tokens, training_bytes, without_levels
 
 STRUCTURE = "TTTTT(TTTTT(TTTT)TTTTT)TTTTT"
 BATCH = 5  # sequences per GPU; the memory figures fit this (see `batch_that_saves`)
@@ -84,4 +86,4 @@ def batch_that_saves(what: str, tokens: int = 4096) -> float:
         levels = level_tokens(each, tokens)
         return sum(training_bytes(each, levels).values()) if what == "training" else cache_bytes(each, levels)
 
-    return REPORTED_BYTES[what] / (needed(dense(config)) - needed(config))
+    return REPORTED_BYTES[what] / (needed(without_levels(config)) - needed(config))

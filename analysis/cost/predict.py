@@ -1,5 +1,4 @@
-"""What a SUBLLM would save on hardware that is not at hand, from its configuration alone.
-"""
+"""Predicted time and memory of a SUBLLM and its dense model on any hardware, from the configuration alone."""
 
 from collections.abc import Sequence
 from typing import NamedTuple
@@ -7,19 +6,9 @@ from typing import NamedTuple
 from subllm import SubllmConfig
 
 from ..errors import AnalysisError
-from .roofline import (
-    BYTES,
-    PHASES,
-    Hardware,
-    cache_bytes,
-    dense,
-    level_tokens,
-    parameters,
-    phase_work,
-    prefill_bytes,
-    speedup,
-    training_bytes,
-)
+from .hardware import Hardware
+from .roofline import PHASES, phase_work, speedup
+from .sizes import BYTES, cache_bytes, level_tokens, parameters, prefill_bytes, training_bytes, without_levels
 
 LONGEST = 1 << 20  # tokens up to which a break-even length is looked for
 HERE = "this machine"
@@ -63,7 +52,7 @@ def predict(config: SubllmConfig, hardware: Hardware, dtype: str, tokens: int, b
             batch=batch,
             tokens=tokens,
         )
-    both = (config, dense(config))
+    both = (config, without_levels(config))
     levels = [level_tokens(each, tokens) for each in both]
     lines = [
         Line(
@@ -134,21 +123,3 @@ def changed(config: SubllmConfig, structure: str, retention: float | None) -> Su
     elif retention is not None:
         fields["retention_ratio"] = retention
     return SubllmConfig.from_dict(fields)
-
-
-def find_hardware(rows: Sequence[Hardware], name: str) -> Hardware:
-    """A row of the table.
-
-    Args:
-        rows: the table.
-        name: of the row.
-
-    Raises:
-        AnalysisError: if there is none of that name.
-    """
-    for row in rows:
-        if row.name == name:
-            return row
-    raise AnalysisError(
-        "There is no hardware {name!r}; known are {known}.", name=name, known=", ".join(row.name for row in rows)
-    )

@@ -21,8 +21,8 @@ from subllm.train.loop import build_model
 from ..errors import AnalysisError
 from .comparison import benchmark_text
 from .measure import Took, alternate, peak_bytes
-from .roofline import dense as without_levels
-from .roofline import level_tokens, training_work
+from .roofline import training_work
+from .sizes import level_tokens, without_levels
 
 _VOCABULARY = 8192
 

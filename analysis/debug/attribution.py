@@ -14,7 +14,7 @@ from subllm import SubllmForCausalLM
 from subllm.checkpoints.device import dtype_name
 
 from ..cost.measure import free_bytes, peak_bytes
-from ..cost.roofline import activation_bytes, dense, level_tokens
+from ..cost.sizes import activation_bytes, level_tokens, without_levels
 from ..errors import AnalysisError
 from ..guard import Progress, frozen, out_of_memory_reported, silent
 from .attribution_methods import METHODS, Method, Problem
@@ -124,7 +124,7 @@ def attribute(
 
 
 def _check_memory(model: SubllmForCausalLM, tokens: int) -> None:
-    larger, dtype = dense(model.config), dtype_name(model)
+    larger, dtype = without_levels(model.config), dtype_name(model)
     need, free = activation_bytes(larger, level_tokens(larger, tokens), 1, dtype), free_bytes(model.device)
     if need > free:
         raise AnalysisError(

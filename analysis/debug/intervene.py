@@ -13,6 +13,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from subllm.model.divergence import divergence_of
 from subllm import Probe, SubllmForCausalLM
 from subllm.checkpoints.device import dtype_name
 from subllm.checkpoints.load import Checkpoint
@@ -20,9 +21,9 @@ from subllm.structure import BLOCK
 
 from ..cost.measure import timed
 from ..cost.operations import prefill_operations
-from ..cost.roofline import cache_bytes
+from ..cost.sizes import cache_bytes
 from ..guard import out_of_memory_reported
-from ..trace.agreement import agree, divergence_of
+from ..trace.agreement import agree
 from ..trace.parts import UNTOUCHED, Likelihood, Prompt, Routing
 from ..trace.prefill import NEXT_TOKENS, Prefill, predictions_of, prefill, provenance_of
 from ..trace.tokenize import decode_pieces

@@ -19,7 +19,7 @@ from subllm.checkpoints.device import dtype_name
 from subllm.routing import LevelTokens, Override, Router
 
 from ..cost.measure import free_bytes
-from ..cost.roofline import dense, level_tokens, prefill_bytes
+from ..cost.sizes import level_tokens, prefill_bytes, without_levels
 from ..errors import AnalysisError
 from ..guard import Progress, frozen, out_of_memory_reported, silent
 from .intervene import UneditedRun, objective
@@ -168,6 +168,6 @@ def _derivative(unedited: UneditedRun, at: int, *, all_kept: bool) -> tuple[np.n
 
 def _rows(unedited: UneditedRun) -> int:
     """Number of candidates in one batch."""
-    config, dtype = dense(unedited.model.config), dtype_name(unedited.model)
+    config, dtype = without_levels(unedited.model.config), dtype_name(unedited.model)
     each = prefill_bytes(config, level_tokens(config, unedited.ids.shape[1]), 1, dtype)
     return max(1, min(_MOST_ROWS, int(free_bytes(unedited.model.device) / (2 * each))))

@@ -9,8 +9,10 @@ from subllm import SubllmConfig
 from subllm.structure import BLOCK
 
 from ..cost.comparison import Comparison
+from ..cost.hardware import Hardware
 from ..cost.predict import break_even
-from ..cost.roofline import PHASES, Hardware, cache_bytes, dense, level_tokens, phase_work, speedup
+from ..cost.roofline import PHASES, phase_work, speedup
+from ..cost.sizes import cache_bytes, level_tokens, without_levels
 from .style import DROPPED, KEPT, LAYOUT, NEUTRAL
 from .words import ENGLISH, Words
 
@@ -158,7 +160,7 @@ def predicted_cache(
     figure = go.Figure()
     for each, name, colour, dash in (
         (config, "SUBLLM", KEPT, "solid"),
-        (dense(config), words["figure_dense"], NEUTRAL, "dash"),
+        (without_levels(config), words["figure_dense"], NEUTRAL, "dash"),
     ):
         figure.add_scatter(
             x=list(lengths),
@@ -204,7 +206,7 @@ def module_times(
     """Predicted prefill time by module, SUBLLM and dense."""
     figure = go.Figure()
     names = ["SUBLLM", words["figure_dense"]]
-    works = [phase_work(each, "prefill", tokens, batch, dtype) for each in (config, dense(config))]
+    works = [phase_work(each, "prefill", tokens, batch, dtype) for each in (config, without_levels(config))]
     modules = list(dict.fromkeys(part.module for part in works[0]))
     for module, pattern in zip(modules, _PATTERNS, strict=False):
         times = [1000 * hardware.seconds([p for p in work if p.module == module], dtype) for work in works]

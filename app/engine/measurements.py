@@ -2,7 +2,7 @@
 
 from analysis.cost.calibration import this_machine
 from analysis.cost.comparison import Comparison, Setting, baseline, compare, prompt_of
-from analysis.cost.roofline import Hardware
+from analysis.cost.hardware import Hardware
 from analysis.guard import Progress
 
 from .models import ModelSpec

@@ -2,8 +2,8 @@
 
 import re
 
+from analysis.cost.hardware import load_hardware
 from analysis.cost.paper import paper_rows
-from analysis.cost.roofline import load_hardware
 
 
 def test_savings_are_measured_and_predicted(page, pictures):

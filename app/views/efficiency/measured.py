@@ -9,7 +9,9 @@ import streamlit as st
 
 from analysis import AnalysisError
 from analysis.cost.comparison import BASELINES, Comparison, Setting
-from analysis.cost.roofline import Hardware, level_tokens, prefill_bytes, speedup
+from analysis.cost.hardware import Hardware
+from analysis.cost.roofline import speedup
+from analysis.cost.sizes import level_tokens, prefill_bytes
 from analysis.cost.sweep import LENGTHS, facts_of, from_parquet, settings_of, to_parquet
 from analysis.figures import cost as cost_figures
 from app import engine

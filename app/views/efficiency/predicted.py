@@ -11,9 +11,10 @@ import pandas as pd
 import streamlit as st
 
 from analysis import AnalysisError
-from analysis.cost import roofline
+from analysis.cost.hardware import Hardware, load_hardware
 from analysis.cost.paper import BATCH, Row, batch_that_saves, paper_rows
 from analysis.cost.predict import Line, break_even, changed, needed_bytes, predict
+from analysis.cost.roofline import PHASES
 from analysis.figures import cost as cost_figures
 from app import engine
 from app.messages import ProgressBar, plain, plot, show_error
@@ -40,7 +41,7 @@ def show(config: SubllmConfig, checkpoint: str) -> None:
     """
     st.caption(say("predicted_help"))
     own: list[dict[str, object]] = session().found.setdefault("own hardware", (None, []))[1]
-    rows = {row.name: row for row in [*_listed(), *map(roofline.Hardware.parse, own)]}
+    rows = {row.name: row for row in [*_listed(), *map(Hardware.parse, own)]}
     _, added = session().found.pop("new hardware", (None, None))
     if added in rows:
         st.session_state["hardware"] = added
@@ -79,9 +80,9 @@ def show(config: SubllmConfig, checkpoint: str) -> None:
 
 
 @cache
-def _listed() -> list[roofline.Hardware]:
+def _listed() -> list[Hardware]:
     """The hardware table that ships."""
-    return roofline.load_hardware()
+    return load_hardware()
 
 
 @dataclass(frozen=True, eq=False)
@@ -103,14 +104,14 @@ class _Prediction:
     paper: list[Row]
 
 
-def _prediction(config: SubllmConfig, hardware: roofline.Hardware, dtype: str, tokens: int, batch: int) -> _Prediction:
+def _prediction(config: SubllmConfig, hardware: Hardware, dtype: str, tokens: int, batch: int) -> _Prediction:
     own, words = session(), table(language())
     key = (config.to_json_string(), repr(hardware), dtype, tokens, batch, language())
     found: _Prediction | None = own.recall("prediction", key)
     if found is None:
         found = _Prediction(
             predict(config, hardware, dtype, tokens, batch),
-            {phase: break_even(config, hardware, phase, batch, dtype) for phase in roofline.PHASES},
+            {phase: break_even(config, hardware, phase, batch, dtype) for phase in PHASES},
             cost_figures.predicted_speedup(config, hardware, dtype, _LENGTHS, batch, words),
             cost_figures.predicted_cache(config, hardware, dtype, _LENGTHS, batch, words),
             cost_figures.module_times(config, hardware, dtype, tokens, batch, words),
@@ -140,7 +141,7 @@ def _own_hardware(own: list[dict[str, object]], dtype: str) -> None:
                 entry, added = _entry(engine.calibrate(engine.devices()[0], dtype, progress)), True
         if added:
             try:
-                roofline.Hardware.parse(entry)
+                Hardware.parse(entry)
                 own[:] = [row for row in own if row["name"] != entry["name"]] + [entry]
                 session().found["new hardware"] = (None, entry["name"])  # chosen before its selector is drawn
             except AnalysisError as error:
@@ -154,7 +155,7 @@ def _own_hardware(own: list[dict[str, object]], dtype: str) -> None:
             )  # fmt: skip
 
 
-def _entry(hardware: roofline.Hardware) -> dict[str, object]:
+def _entry(hardware: Hardware) -> dict[str, object]:
     return {
         "name": hardware.name,
         "teraflops": {dtype: rate / 1e12 for dtype, rate in hardware.operations.items()},
@@ -164,7 +165,7 @@ def _entry(hardware: roofline.Hardware) -> dict[str, object]:
     }
 
 
-def _numbers(lines: Sequence[Line], hardware: roofline.Hardware) -> None:
+def _numbers(lines: Sequence[Line], hardware: Hardware) -> None:
     rows = [
         {
             "SUBLLM": f"{line.ours:,.2f}",

@@ -5,7 +5,8 @@ import torch
 
 from analysis import AnalysisError
 from analysis.cost.calibration import this_machine
-from analysis.cost.roofline import level_tokens, prefill_work
+from analysis.cost.roofline import prefill_work
+from analysis.cost.sizes import level_tokens
 from tests.conftest import tiny_config
 
 

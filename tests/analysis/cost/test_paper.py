@@ -2,8 +2,9 @@
 
 import pytest
 
+from analysis.cost.hardware import load_hardware
 from analysis.cost.paper import batch_that_saves, paper_config, paper_rows
-from analysis.cost.roofline import load_hardware, parameters
+from analysis.cost.sizes import parameters
 
 
 def test_the_assumed_model_has_the_size_and_the_share_of_tokens_that_the_paper_states():

@@ -4,8 +4,10 @@ import pytest
 
 from analysis import AnalysisError
 from analysis.commands.predict import main
-from analysis.cost.predict import break_even, changed, find_hardware, needed_bytes, predict
-from analysis.cost.roofline import PHASES, Hardware, dense, load_hardware, parameters, phase_work, speedup
+from analysis.cost.hardware import Hardware, find_hardware, load_hardware
+from analysis.cost.predict import break_even, changed, needed_bytes, predict
+from analysis.cost.roofline import PHASES, phase_work, speedup
+from analysis.cost.sizes import parameters, without_levels
 from subllm import ConfigurationError, StructureError
 from tests.conftest import run_command, tiny_config
 
@@ -47,7 +49,7 @@ def test_the_levels_of_another_structure_have_the_models_router_if_it_is_one():
     assert changed(config, "T(T(T))T(T)", 0.5).routers == ["even"] * 3
     mixed = tiny_config("T(T)T(T)", router=["even", "subllm"])
     assert changed(mixed, "T(TT)T(T)", 0.5).routers == ["even", "subllm"]
-    assert changed(mixed, "TT", None).routers == dense(mixed).routers == []
+    assert changed(mixed, "TT", None).routers == without_levels(mixed).routers == []
     with pytest.raises(ConfigurationError, match="number of names in router is 2"):
         changed(mixed, "T(T)", 0.5)
 

@@ -9,22 +9,19 @@ from hypothesis import strategies as st
 from transformers import DynamicCache
 
 from analysis import AnalysisError
+from analysis.cost.hardware import Hardware, load_hardware
 from analysis.cost.measure import peak_bytes
 from analysis.cost.operations import prefill_operations
-from analysis.cost.roofline import (
-    Hardware,
+from analysis.cost.roofline import decode_work, prefill_work, training_work
+from analysis.cost.sizes import (
     activation_bytes,
     block_tokens,
     cache_bytes,
-    decode_work,
-    dense,
     level_tokens,
-    load_hardware,
     parameters,
     prefill_bytes,
-    prefill_work,
     training_bytes,
-    training_work,
+    without_levels,
 )
 from subllm import SubllmCache
 from subllm.checkpoints.dense import routing_off
@@ -67,7 +64,7 @@ def test_levels_hold_the_nominal_share_unless_told_otherwise():
     assert level_tokens(config, 100) == [100, 50, 25, 25]
     assert level_tokens(config, 100, [1, 0.1, 0]) == [100, 100, 10, 0]
     assert block_tokens(config, [100, 50, 25, 24]) == [100, 50, 25, 50, 100, 24]
-    assert block_tokens(dense(config), [100]) == [100] * 6
+    assert block_tokens(without_levels(config), [100]) == [100] * 6
 
 
 def test_the_slower_of_arithmetic_and_memory_counts():
@@ -92,7 +89,7 @@ def test_a_token_that_is_sure_to_be_dropped_costs_a_level_nothing_when_decoding(
 
 def test_training_memory_grows_with_the_tokens_in_the_blocks():
     config = tiny_config("T(T)T", retention_ratio=0.5)
-    ours, theirs = (training_bytes(c, level_tokens(c, 64)) for c in (config, dense(config)))
+    ours, theirs = (training_bytes(c, level_tokens(c, 64)) for c in (config, without_levels(config)))
     assert ours["activations"] < theirs["activations"]
     assert ours["logits"] == theirs["logits"]
     assert ours["weights"] == 2 * parameters(config)
@@ -139,7 +136,7 @@ def test_memory_of_reading_is_what_tensors_take(structure):
             lambda: llama(ids, past_key_values=DynamicCache(config=llama.config), logits_to_keep=1), CPU
         )
     assert prefill_bytes(model.config, levels, 1, "float32", pieces=True) == pytest.approx(ours, rel=0.02)
-    assert prefill_bytes(dense(model.config), [2048], 1, "float32") == pytest.approx(theirs, rel=0.02)
+    assert prefill_bytes(without_levels(model.config), [2048], 1, "float32") == pytest.approx(theirs, rel=0.02)
 
 
 @pytest.mark.parametrize("structure", STRUCTURES)
