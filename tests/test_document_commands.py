@@ -22,6 +22,7 @@ SHORT = {  # options at the end that make a command short
     "edit": ["--checkpoint", str(ROOT / "assets" / "small" / "final")],
     "why": ["--checkpoint", str(ROOT / "assets" / "small" / "final")],
     "generate": ["--checkpoint", str(ROOT / "assets" / "small" / "final"), "--new-tokens", "2"],
+    "predict": ["--checkpoint", str(ROOT / "assets" / "small" / "final")],
     "efficiency": ["--lengths", "16", "--retentions", "0.5", "--repeats", "1"],
     "convert llama": ["--structure", "T(T)T", "--steps", "2", "--length", "32", "--held-out-blocks", "2"],
     "convert chats": ["--count", "2", "--new-tokens", "4", "--batch-size", "2"],
