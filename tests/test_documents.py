@@ -132,7 +132,7 @@ def test_documented_edits_and_their_kinds_are_the_same():
 def test_every_setting_is_documented_for_those_who_host():
     code = "".join(path.read_text(encoding="utf-8") for package in PACKAGES for path in (ROOT / package).rglob("*.py"))
     table = re.findall(r"^\| `(SUBLLM_\w+)`", (ROOT / "docs" / "hosting.md").read_text(encoding="utf-8"), re.M)
-    assert {*table} == {*re.findall(r"SUBLLM_[A-Z_]+[A-Z]", code)}
+    assert {*table} == {*re.findall(r'get\("(SUBLLM_[A-Z_]+)"', code)}
 
 
 def test_the_version_is_one():
