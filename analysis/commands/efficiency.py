@@ -7,10 +7,15 @@ import argparse
 import sys
 from pathlib import Path
 
+from torch import Tensor
+
+from subllm import Probe, SubllmCache, SubllmForCausalLM
 from subllm.command import Arguments
 
-from ..cost.comparison import BASELINES, baseline, compare, prompt_of
+from ..cost.benchmark_text import prompt_of
+from ..cost.comparison import Baseline, baseline, compare
 from ..cost.sweep import LENGTHS, facts_of, load_rows, report, save, settings_of
+from ..trace.prefill import prefill
 from .arguments import add_checkpoint, analysis_command, load
 
 
@@ -30,7 +35,7 @@ def main(arguments: Arguments) -> None:
         default=[0.0],
         help="share that each level must keep (default: its own)",
     )
-    parser.add_argument("--baseline", default="llama", help=f"{', '.join(BASELINES)}, or the folder of a LLaMA")
+    parser.add_argument("--baseline", default="llama", help=f"{', '.join(Baseline)}, or the folder of a LLaMA")
     parser.add_argument("--repeats", type=int, default=5, help="timed passes of each model per setting (default: 5)")
     parser.add_argument("--overheads", action="store_true", help="measure also what recording costs")
     parser.add_argument("--out", type=Path, help="folder for the table and the Parquet file")
@@ -44,16 +49,21 @@ def main(arguments: Arguments) -> None:
     known = load_rows(chosen.out / f"{name}.parquet", facts) if chosen.out and chosen.resume else []
     rows = {row.setting: row for row in known}
     dense = baseline(checkpoint, chosen.baseline)
+    overheads = {"trace": _trace} if chosen.overheads else None
     for setting, ids in prompts.items():
         if setting in rows:
             continue
         rows[setting] = compare(
-            checkpoint.model, dense, ids, chosen.repeats, retention=setting.retention, overheads=chosen.overheads
+            checkpoint.model, dense, ids, chosen.repeats, retention=setting.retention, overheads=overheads
         )
         print(f"{setting.words} tokens: {rows[setting].ratio('dense', 'subllm'):.2f}×", file=sys.stderr)  # noqa: T201
         if chosen.out:
             save(chosen.out, name, facts, [rows[each] for each in sorted(rows)])
     print(report(facts, [rows[each] for each in sorted(rows)]))  # noqa: T201
+
+
+def _trace(model: SubllmForCausalLM, ids: Tensor, cache: SubllmCache, probe: Probe) -> object:
+    return prefill(model, ids, cache=cache, probe=probe)
 
 
 if __name__ == "__main__":

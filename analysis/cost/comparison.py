@@ -1,7 +1,9 @@
 """One SUBLLM against one dense LLaMA: time, memory and energy, measured in turn on the same prompts."""
 
-import pydoc_data.topics
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from enum import StrEnum
+from functools import partial
 from pathlib import Path
 from statistics import median
 from typing import Any, NamedTuple
@@ -20,14 +22,32 @@ from subllm.structure import BLOCK
 
 from ..errors import AnalysisError
 from ..guard import Progress, out_of_memory_reported, silent
-from ..trace.prefill import prefill
+from .benchmark_text import NEW_TOKENS
 from .measure import Took, alternate, anatomy, free_bytes, peak_bytes, resident_bytes
 from .operations import decode_operations, prefill_operations
 from .sizes import block_tokens, cache_bytes, level_tokens, prefill_bytes, without_levels
 
 DISTURBED = 1.5  # slowest pass over the fastest, beyond which a measurement says that it was disturbed
-BASELINES = ("llama", "routing off", "twin")
-_NEW_TOKENS = 48
+Overhead = Callable[[SubllmForCausalLM, Tensor, SubllmCache, Probe], object]  # reads the prompts once more
+
+
+class Baseline(StrEnum):
+    """Dense models to compare with, besides the folder of any LLaMA; links and files hold the values."""
+
+    LLAMA = "llama"
+    ROUTING_OFF = "routing off"
+    TWIN = "twin"
+
+
+class Timed(StrEnum):
+    """What is timed of both models; files hold the values."""
+
+    SUBLLM = "subllm"
+    DENSE = "dense"
+    SUBLLM_DECODE = "subllm decode"
+    DENSE_DECODE = "dense decode"
+    RECORDING = "recording"
+    DENSE_STRUCTURE = "dense structure"
 
 
 class Setting(NamedTuple):
@@ -114,7 +134,9 @@ class Comparison:
         Times are medians of the ratios of tokens decoded in turn.
         """
         blocks = self.structure.count(BLOCK)
-        pairs = zip(self.decode_blocks, self.seconds["subllm decode"], self.seconds["dense decode"], strict=True)
+        pairs = zip(
+            self.decode_blocks, self.seconds[Timed.SUBLLM_DECODE], self.seconds[Timed.DENSE_DECODE], strict=True
+        )
         ratios: dict[int, list[float]] = {}
         for count, ours, dense in pairs:
             ratios.setdefault(count, []).append(ours / dense)
@@ -130,7 +152,7 @@ class Comparison:
 
     def throughput(self, name: str) -> float:
         """Tokens per second, all prompts together, of a pass that reads or that writes one new token."""
-        each = 1 if name.endswith("decode") else self.tokens
+        each = 1 if name in (Timed.SUBLLM_DECODE, Timed.DENSE_DECODE) else self.tokens
         return self.batch * each / median(self.seconds[name])
 
     def spread(self, name: str) -> float:
@@ -140,7 +162,7 @@ class Comparison:
     @property
     def disturbed(self) -> bool:
         """Whether passes of the same thing differ so much that something else must have run."""
-        return max(self.spread("subllm"), self.spread("dense")) > DISTURBED
+        return max(self.spread(Timed.SUBLLM), self.spread(Timed.DENSE)) > DISTURBED
 
 
 def baseline(checkpoint: Checkpoint, which: str) -> Any:
@@ -156,12 +178,12 @@ def baseline(checkpoint: Checkpoint, which: str) -> Any:
         CheckpointError: if a folder cannot be loaded.
     """
     model = checkpoint.model
-    if which == "llama":
+    if which == Baseline.LLAMA:
         return routing_off(model)
-    if which == "routing off":
+    if which == Baseline.ROUTING_OFF:
         return _dense_structure(routing_off(model), model.config)
-    folder = checkpoint.folder / DENSE_TWIN if which == "twin" else Path(which)
-    if which == "twin" and not folder.is_dir():
+    folder = checkpoint.folder / DENSE_TWIN if which == Baseline.TWIN else Path(which)
+    if which == Baseline.TWIN and not folder.is_dir():
         raise AnalysisError(
             "{name} has no dense twin (its folder {twin} is missing). Compare with 'llama' or 'routing off', or give "
             "the folder of a LLaMA.",
@@ -180,7 +202,7 @@ def compare(
     progress: Progress = silent,
     *,
     retention: float = 0.0,
-    overheads: bool = False,
+    overheads: Mapping[str, Overhead] | None = None,
 ) -> Comparison:
     """Measure prompts of equal length.
 
@@ -191,7 +213,7 @@ def compare(
         repeats: timed passes of each.
         progress: told how many passes are done.
         retention: share that every level is made to keep; 0 leaves it to the model.
-        overheads: measure also what recording costs, and our model without brackets.
+        overheads: measure also what recording costs, our model without brackets, and these passes over one prompt.
 
     Raises:
         AnalysisError: if the baseline cannot read the prompts, or memory would not suffice.
@@ -199,7 +221,7 @@ def compare(
     """
     device, config = model.device, model.config
     batch = ids.shape[0]
-    prompt, rest = ids[:, :-_NEW_TOKENS], ids[:, -_NEW_TOKENS:]
+    prompt, rest = ids[:, :-NEW_TOKENS], ids[:, -NEW_TOKENS:]
     setting = Setting(prompt.shape[1], batch, retention)
     check_memory(model, dense, setting)
     _check_baseline(dense, ids)
@@ -211,18 +233,18 @@ def compare(
     def read(which: Any, cache: Any, **options: Any) -> Any:
         return which(prompt, past_key_values=cache, logits_to_keep=1, **options)
 
-    passes = {
-        "subllm": lambda: read(model, SubllmCache(config), probe=plain),
-        "dense": lambda: read(dense, _cache(dense)),
+    passes: dict[str, Callable[[], Any]] = {
+        Timed.SUBLLM: lambda: read(model, SubllmCache(config), probe=plain),
+        Timed.DENSE: lambda: read(dense, _cache(dense)),
     }
-    if overheads:
+    if overheads is not None:
         bare = _dense_structure(routing_off(model), config)
         passes |= {
-            "recording": lambda: read(model, SubllmCache(config), probe=recording),
-            "dense structure": lambda: read(bare, SubllmCache(bare.config)),
+            Timed.RECORDING: lambda: read(model, SubllmCache(config), probe=recording),
+            Timed.DENSE_STRUCTURE: lambda: read(bare, SubllmCache(bare.config)),
         }
-        if batch == 1:
-            passes["trace"] = lambda: prefill(model, prompt, cache=SubllmCache(config), probe=plain)
+        for name, overhead in overheads.items() if batch == 1 else ():
+            passes[name] = partial(_read_once_more, overhead, model, prompt, plain)
     total = 2 + len(passes) * repeats
 
     def before(done: int) -> None:
@@ -231,7 +253,7 @@ def compare(
     with out_of_memory_reported(prompt.numel()):
         before(0)
         peaks, resident = [], []
-        for index, name in enumerate(("subllm", "dense")):
+        for index, name in enumerate((Timed.SUBLLM, Timed.DENSE)):
             peaks.append(peak_bytes(passes[name], device))
             resident.append(resident_bytes(passes[name], device))
             before(index + 1)
@@ -299,54 +321,21 @@ def check_memory(model: SubllmForCausalLM, dense: Any, setting: Setting) -> None
         )
 
 
-def prompt_of(checkpoint: Checkpoint, length: int, batch: int = 1) -> Tensor:
-    """(B, length + new tokens) ids of technical English, another part of it in every row.
-
-    Args:
-        checkpoint: whose tokenizer and positions count.
-        length: of every prompt, in tokens.
-        batch: prompts.
-
-    Raises:
-        AnalysisError: if the length or the batch is not positive, or the length exceeds the model's positions or the
-            text.
-    """
-    ids = checkpoint.tokenizer(benchmark_text(), verbose=False, return_tensors="pt")["input_ids"][0]
-    longest = min(checkpoint.model.config.max_position_embeddings, ids.shape[0] - _NEW_TOKENS)
-    if not 0 < length <= longest:
-        raise AnalysisError(
-            "A prompt of {length:,} tokens cannot be measured; allowed are 1 to {longest:,}.",
-            length=length,
-            longest=longest,
-        )
-    if batch < 1:
-        raise AnalysisError("A batch of {batch} cannot be measured; it must be 1 or more.", batch=batch)
-    whole = length + _NEW_TOKENS
-    last = ids.shape[0] - whole
-    starts = [(1000 + row * length) % (last + 1) if last else 0 for row in range(batch)]
-    return torch.stack([ids[start : start + whole] for start in starts]).to(checkpoint.model.device)
-
-
-def benchmark_text() -> str:
-    """Technical English that every Python carries: the reference manual's topics."""
-    return "\n\n".join(text for _, text in sorted(pydoc_data.topics.topics.items()))
-
-
 def _decode(
     model: SubllmForCausalLM, dense: Any, cache: SubllmCache, dense_cache: Any, rest: Tensor, probe: Probe
 ) -> tuple[dict[str, list[Took]], list[int], float, list[list[int]]]:
     """Time per new token, both models in turn, the same tokens fed to both; blocks used; limit of the ratio; growth."""
     config, places = model.config, model.config.parsed_structure.block_levels
     operations = [0, 0]
-    took: dict[str, list[Took]] = {"subllm decode": [], "dense decode": []}
+    took: dict[str, list[Took]] = {Timed.SUBLLM_DECODE: [], Timed.DENSE_DECODE: []}
     blocks: list[int] = []
     growth: list[list[int]] = []
     for index in range(rest.shape[1]):
         token = rest[:, index, None]
         before = [level.rows for level in cache.levels]
-        passes = {
-            "subllm decode": lambda token=token: model(token, past_key_values=cache, probe=probe),
-            "dense decode": lambda token=token: dense(token, past_key_values=dense_cache),
+        passes: dict[str, Callable[[], object]] = {
+            Timed.SUBLLM_DECODE: partial(model, token, past_key_values=cache, probe=probe),
+            Timed.DENSE_DECODE: partial(dense, token, past_key_values=dense_cache),
         }
         for name, each in alternate(passes, 1, model.device).items():
             took[name] += each
@@ -361,6 +350,10 @@ def _decode(
     return {n: each[first:] for n, each in took.items()}, blocks[first:], operations[1] / operations[0], growth
 
 
+def _read_once_more(overhead: Overhead, model: SubllmForCausalLM, prompt: Tensor, probe: Probe) -> object:
+    return overhead(model, prompt, SubllmCache(model.config), probe)
+
+
 def _cache(model: Any) -> Any:
     return SubllmCache(model.config) if isinstance(model, SubllmForCausalLM) else DynamicCache(config=model.config)
 
@@ -373,8 +366,8 @@ def _used(cache: Any) -> int:
 
 def _check_baseline(dense: Any, ids: Tensor) -> None:
     positions, words = dense.config.max_position_embeddings, dense.config.vocab_size
-    if ids.shape[1] - _NEW_TOKENS > positions:
-        found = ids.shape[1] - _NEW_TOKENS
+    if ids.shape[1] - NEW_TOKENS > positions:
+        found = ids.shape[1] - NEW_TOKENS
         raise AnalysisError(
             "The dense model has {positions:,} positions, too few for a prompt of {found:,} tokens. Choose a shorter "
             "prompt.",

@@ -15,11 +15,11 @@ from transformers import PreTrainedTokenizerBase
 
 from subllm import SubllmConfig
 from subllm.text.tokenizer import train_tokenizer
-from subllm.train import TrainConfig
+from subllm.train.config import TrainConfig
 from subllm.train.loop import build_model
 
 from ..errors import AnalysisError
-from .comparison import benchmark_text
+from .benchmark_text import benchmark_text
 from .measure import Took, alternate, peak_bytes
 from .roofline import training_work
 from .sizes import level_tokens, without_levels

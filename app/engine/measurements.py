@@ -1,7 +1,8 @@
 """Time and memory, measured while nobody else runs on the device."""
 
+from analysis.cost.benchmark_text import prompt_of
 from analysis.cost.calibration import this_machine
-from analysis.cost.comparison import Comparison, Setting, baseline, compare, prompt_of
+from analysis.cost.comparison import Comparison, Setting, baseline, compare
 from analysis.cost.hardware import Hardware
 from analysis.guard import Progress
 

@@ -18,7 +18,7 @@ import numpy as np
 import torch
 from playwright.sync_api import Page, sync_playwright
 
-from analysis.cost.comparison import prompt_of
+from analysis.cost.benchmark_text import prompt_of
 from analysis.cost.measure import peak_bytes
 from analysis.cost.sweep import machine
 from analysis.debug.attribution import attribute

@@ -8,7 +8,7 @@ import pandas as pd
 import streamlit as st
 
 from analysis import AnalysisError
-from analysis.cost.comparison import BASELINES, Comparison, Setting
+from analysis.cost.comparison import Baseline, Comparison, Setting
 from analysis.cost.hardware import Hardware
 from analysis.cost.roofline import speedup
 from analysis.cost.sizes import level_tokens, prefill_bytes
@@ -34,7 +34,7 @@ class Measured:
     Attributes:
         choice: checkpoint, device and dtype.
         repeats: timed passes of each model.
-        baseline: one of `BASELINES`, or the name of a LLaMA.
+        baseline: one of `Baseline`, or the name of a LLaMA.
     """
 
     choice: Choice
@@ -78,7 +78,7 @@ def show(settings: Settings, choice: Choice) -> None:
         persist_state="session",
     )  # fmt: skip
     against = right.selectbox(
-        say("baseline"), [*BASELINES, *settings.llamas()], format_func=_baseline, key="baseline",
+        say("baseline"), [*Baseline, *settings.llamas()], format_func=_baseline, key="baseline",
         help=say("baseline_help"), persist_state="session",
     )  # fmt: skip
     repeats = left.slider(say("repeats"), 1, 9, 3, key="repeats", help=say("repeats_help"), persist_state="session")
@@ -164,7 +164,7 @@ def _measure(settings: Settings, measured: Measured, asked: Sequence[Setting], s
     try:
         with ProgressBar("stop measuring") as progress:
             model = measured.choice.locate(settings, progress)
-            baseline = against if against in BASELINES else str(settings.locate(against, progress))
+            baseline = against if against in [*Baseline] else str(settings.locate(against, progress))
             checkpoint, _ = model.load(progress)
             facts = facts_of(checkpoint, against, measured.repeats)
             known = sweeps.get(measured)
@@ -270,7 +270,7 @@ def _share(share: float) -> str:
 
 
 def _baseline(which: str) -> str:
-    return say(f"baseline_{which}") if which in BASELINES else which
+    return say(f"baseline_{which}") if which in [*Baseline] else which
 
 
 def _words(setting: Setting) -> str:

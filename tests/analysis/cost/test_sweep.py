@@ -5,13 +5,19 @@ import torch
 from torch.utils.flop_counter import FlopCounterMode
 
 from analysis.commands.efficiency import main
-from analysis.cost.comparison import BASELINES, Comparison, Setting, baseline, benchmark_text, compare, prompt_of
+from analysis.cost.benchmark_text import benchmark_text, prompt_of
+from analysis.cost.comparison import Baseline, Comparison, Setting, baseline, compare
 from analysis.cost.operations import attention_operations, decode_operations, linear_operations, prefill_operations
 from analysis.cost.sweep import facts_of, from_parquet, settings_of, to_parquet
 from analysis.errors import AnalysisError
 from analysis.figures.cost import measured_break_even
+from analysis.trace.prefill import prefill
 from subllm.checkpoints.dense import routing_off
 from tests.conftest import run_command, tiny_model
+
+
+def trace(model, ids, cache, probe):
+    return prefill(model, ids, cache=cache, probe=probe)
 
 
 @pytest.mark.parametrize("structure", ["TTT", "T(T)T", "T(T(TT)T)(T)"])
@@ -70,7 +76,7 @@ def test_break_even_lies_between_the_last_slower_length_and_the_next():
 def test_every_baseline_is_the_same_dense_model(checkpoint):
     ids = prompt_of(checkpoint, 20)
     with torch.inference_mode():
-        found = [baseline(checkpoint, which)(ids).logits for which in BASELINES if which != "twin"]
+        found = [baseline(checkpoint, which)(ids).logits for which in Baseline if which != "twin"]
     torch.testing.assert_close(*found)
     with pytest.raises(AnalysisError, match="has no dense twin"):
         baseline(checkpoint, "twin")
@@ -80,7 +86,7 @@ def test_a_setting_is_measured_whole(checkpoint):
     said = []
     row = compare(
         checkpoint.model, baseline(checkpoint, "llama"), prompt_of(checkpoint, 48, 2), 2,
-        lambda share, stage, **values: said.append(share), retention=0.5, overheads=True,
+        lambda share, stage, **values: said.append(share), retention=0.5, overheads={"trace": trace},
     )  # fmt: skip
     assert row.setting == Setting(48, 2, 0.5)
     assert row.retention == pytest.approx([0.5, 0.5], abs=0.03)
@@ -126,7 +132,7 @@ def test_measurements_survive_a_parquet_file(checkpoint):
     facts = facts_of(checkpoint, "llama", 1)
     rows = [
         compare(checkpoint.model, baseline(checkpoint, "llama"), prompt_of(checkpoint, 16), 1, overheads=overheads)
-        for overheads in (True, False)
+        for overheads in ({"trace": trace}, None)
     ]
     assert from_parquet(to_parquet(facts, rows)) == (facts, rows)
     for data in (b"", b"PAR1", to_parquet(facts, [])):

@@ -8,7 +8,7 @@ import pytest
 from analysis import AnalysisError
 from analysis.commands.training_step import main
 from analysis.cost.training_step import compare_steps
-from subllm.train import TrainConfig
+from subllm.train.config import TrainConfig
 from tests.conftest import run_command
 from tests.subllm.test_train import MODEL
 
