@@ -13,7 +13,7 @@ from pathlib import Path
 
 from subllm.checkpoints.dense import load_dense
 from subllm.command import Arguments
-from subllm.convert.evaluate import evaluate
+from subllm.convert.fidelity import measure_fidelity
 
 from ..errors import AnalysisError
 from ..quality.evaluate import at_retention, held_out_blocks, needles, report, run_tasks
@@ -54,7 +54,7 @@ def main(arguments: Arguments) -> None:
         blocks = held_out_blocks(checkpoint, chosen.data, length, chosen.blocks)
         for retention in chosen.retentions:
             override = at_retention(checkpoint.model, blocks, retention)
-            evaluations[length, retention] = evaluate(checkpoint.model, dense.model, blocks, override)
+            evaluations[length, retention] = measure_fidelity(checkpoint.model, dense.model, blocks, override)
     found = [
         result
         for length in chosen.needles

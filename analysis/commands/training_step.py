@@ -9,7 +9,7 @@ from pathlib import Path
 
 from subllm.checkpoints.device import pick_device
 from subllm.command import Arguments
-from subllm.train import TrainConfig
+from subllm.train.config import TrainConfig
 
 from ..cost.sweep import machine
 from ..cost.training_step import compare_steps, report

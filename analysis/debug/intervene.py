@@ -13,10 +13,10 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from subllm.model.divergence import divergence_of
 from subllm import Probe, SubllmForCausalLM
 from subllm.checkpoints.device import dtype_name
 from subllm.checkpoints.load import Checkpoint
+from subllm.model.divergence import divergence_of
 from subllm.structure import BLOCK
 
 from ..cost.measure import timed

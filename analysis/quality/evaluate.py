@@ -17,13 +17,13 @@ from subllm import Probe, SubllmForCausalLM
 from subllm.checkpoints.dense import DenseModel
 from subllm.checkpoints.device import pick_device, pick_dtype
 from subllm.checkpoints.load import Checkpoint
-from subllm.convert.evaluate import Evaluation
+from subllm.convert.fidelity import Fidelity
 from subllm.routing import AtRetention
 from subllm.text.blocks import Blocks
 from subllm.text.packed import META, SPLITS, Packed
 from subllm.text.sources import read_pieces
 
-from ..cost.comparison import prompt_of
+from ..cost.benchmark_text import prompt_of
 from ..errors import AnalysisError
 from ..guard import Progress, silent
 
@@ -222,9 +222,7 @@ def run_tasks(
     return dict(found["results"])
 
 
-def report(
-    evaluations: dict[tuple[int, float], Evaluation], found: Sequence[NeedleResult], tasks: dict[str, Any]
-) -> str:
+def report(evaluations: dict[tuple[int, float], Fidelity], found: Sequence[NeedleResult], tasks: dict[str, Any]) -> str:
     """Markdown of what was measured.
 
     Args:

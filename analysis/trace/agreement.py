@@ -4,18 +4,14 @@ from collections.abc import Callable
 
 import numpy as np
 import torch
-import torch.nn.functional as F
 from torch import Tensor
+
+from subllm.model.divergence import divergence_of
 
 from .parts import Agreement
 
 _CHUNK = 256  # positions whose logits exist at once: (chunk, V) for each model
 Head = Callable[[Tensor], Tensor]
-
-
-def divergence_of(logprobs: Tensor, reference: Tensor) -> Tensor:
-    """(...) KL divergence from the reference's distributions, in nats; both are log-probabilities (..., V)."""
-    return F.kl_div(logprobs, reference, reduction="none", log_target=True).sum(-1)
 
 
 @torch.inference_mode()

@@ -1,6 +1,5 @@
 """Statistics of a trace's routing."""
 
-import math
 from dataclasses import dataclass
 
 import numpy as np
@@ -35,9 +34,13 @@ def rule_overlap(routing: Routing, level: int) -> RuleOverlap:
     Raises:
         AnalysisError: if the level's router does not score.
     """
+    import torch  # noqa: PLC0415 - reading and drawing a trace needs no torch
+
+    from subllm.routing.lengths import kept_count  # noqa: PLC0415
+
     scores, kept = routing.scores_of(level), routing.kept[level - 1]
     reached = routing.reached[level - 1].nonzero()[0]
-    count = math.ceil(round(float(routing.retention_ratios[level - 1]) * len(reached), 6))
+    count = int(kept_count(float(routing.retention_ratios[level - 1]), torch.tensor(len(reached))))
     order = np.argsort(-scores[reached], kind="stable")
     highest = np.zeros_like(kept)
     highest[reached[order[:count]]] = True

@@ -18,12 +18,12 @@ from transformers import logging
 from ..checkpoints.base import from_llama, load_base
 from ..command import Arguments, command
 from ..errors import CheckpointError, SubllmError
+from ..runs.config import PRECISIONS
 from ..runs.trainer import full_disk_said
 from ..text.blocks import DrawnBlocks
 from ..text.chats import append_chats, find_topics, write_chats
 from ..text.documents import Documents
 from ..text.sources import read_pieces
-from ..train.config import PRECISIONS
 from .adapt import adapt
 from .card import model_card
 from .distillation import AdaptOptions, fast_precision

@@ -23,7 +23,7 @@ from ..runs.folder import LOG_FILE, SNAPSHOTS, read_log
 from ..runs.trainer import SCORERS, StepTrainer, claim, divided, fast_attention, training_arguments
 from ..text.blocks import DrawnBlocks
 from .distillation import OUTER, AdaptOptions, Distillation
-from .evaluate import Evaluation, evaluate
+from .fidelity import Fidelity, measure_fidelity, retention_names
 from .learned import learned_digest, load_learned, save_learned
 from .scorers import calibrate
 
@@ -62,8 +62,7 @@ class Thresholds(TrainerCallback):
     ) -> TrainerControl:
         """Move the thresholds; after the last step set them to the nominal shares, and let that be looked at."""
         distillation = self._distillation
-        for bypass in distillation.model.model.bypasses:
-            bypass.scale.data.clamp_(0.0, 1.0)
+        distillation.limit_scales()
         self.retention = distillation.control_retention(state.global_step - 1)
         if state.global_step == state.max_steps:
             calibrate(distillation.model, list(distillation.directions), self._texts)
@@ -95,7 +94,7 @@ class DistillingTrainer(StepTrainer):
 
     def evaluate(self, *args: Any, **kwargs: Any) -> dict[str, float]:
         """Compare with the dense twin on held-out text."""
-        result = evaluate(self._distillation.model, self._distillation.dense, self._held_out)
+        result = measure_fidelity(self._distillation.model, self._distillation.dense, self._held_out)
         tqdm.write(f"step {self.state.global_step}: {result}", file=sys.stderr)
         found = result.to_log()
         self.log(dict(found))
@@ -104,8 +103,9 @@ class DistillingTrainer(StepTrainer):
 
     def log(self, logs: dict[str, float], *args: Any, **kwargs: Any) -> None:
         """Add the shares kept."""
+        shares = self._thresholds.retention
         if "loss" in logs:
-            logs |= {f"retention_{span}": share for span, share in enumerate(self._thresholds.retention)}
+            logs |= dict(zip(retention_names(len(shares)), shares, strict=True))
         super().log(logs, *args, **kwargs)
 
     def _save(self, output_dir: str | None = None, state_dict: Any = None) -> None:
@@ -129,7 +129,7 @@ def adapt(
     folder: Path,
     options: AdaptOptions,
     start: Path | None = None,
-) -> tuple[PeftModel, list[tuple[int, Evaluation]]]:
+) -> tuple[PeftModel, list[tuple[int, Fidelity]]]:
     """Train a conversion, or go on where the folder's last checkpoint stopped.
 
     A finished run goes on if it is given more steps: the learning rate then starts again from where the longer schedule
@@ -177,21 +177,21 @@ def adapt(
     dense.to(arguments.device)  # type: ignore[arg-type]
     unseen = [blocks.batch(_FIRST_UNSEEN + index, options.batch_size) for index in range(_CALIBRATION_BATCHES)]
     thresholds = Thresholds(distillation, unseen)
-    shares = [f"retention_{span}" for span in range(len(directions))]
+    shares = retention_names(len(directions))
     trainer = DistillingTrainer(
         distillation, arguments, held_out, thresholds,
         rates={SCORERS: options.scorer_learning_rate / options.learning_rate, OUTER: options.loraplus_ratio},
         keep=_KEPT,
         train_dataset=Subset(blocks, range(options.steps * options.batch_size)),
         callbacks=[
-            Journal(folder / LOG_FILE, options.batch_size * options.length, [*shares, *Evaluation.logged(len(shares))]),
+            Journal(folder / LOG_FILE, options.batch_size * options.length, [*shares, *Fidelity.logged(len(shares))]),
             thresholds,
             Snapshots(folder / SNAPSHOTS, model, prompts, options.evaluate_every),
         ],
     )  # fmt: skip
     trainer.run()
     lines = [line for line in read_log(folder / LOG_FILE) if "eval_loss" in line]
-    return distillation.adapted, [(line["step"], Evaluation.from_log(line)) for line in lines]
+    return distillation.adapted, [(line["step"], Fidelity.from_log(line)) for line in lines]
 
 
 def _claim(

@@ -7,12 +7,12 @@ import shlex
 from pathlib import Path
 
 from .distillation import AdaptOptions
-from .evaluate import Evaluation
+from .fidelity import Fidelity
 
 _HUB_NAME = re.compile(r"[A-Za-z0-9][\w.-]*/[A-Za-z0-9][\w.-]*")
 
 
-def model_card(arguments: argparse.Namespace, options: AdaptOptions, evaluations: list[tuple[int, Evaluation]]) -> str:
+def model_card(arguments: argparse.Namespace, options: AdaptOptions, evaluations: list[tuple[int, Fidelity]]) -> str:
     """Markdown text of the card.
 
     Args:

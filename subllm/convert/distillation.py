@@ -9,6 +9,7 @@ squared distance of the final hidden states at all of them.
 """
 
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -18,13 +19,12 @@ from peft import LoraConfig, PeftModel, get_peft_model
 from torch import Tensor, nn
 from transformers import LlamaForCausalLM
 
-from ..errors import TrainingError
+from ..model.divergence import head_divergence
 from ..model.modeling import SubllmForCausalLM
 from ..model.probe import Probe
-from ..routing import LevelTokens, Router, Selection
+from ..routing import LevelTokens, Router, RoutingRecord, Selection
 from ..routing.schedule import LinearSchedule
-from ..train.config import PRECISIONS
-from .divergence import head_divergence
+from ..runs.config import RunConfig
 
 OUTER = ".lora_B."  # part of the names of the adapters' outer matrices
 PROJECTIONS = ("q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj")
@@ -32,37 +32,27 @@ CONTROL_RATE = 0.15  # part of a threshold's error, as seen in one batch, that i
 DRIFT_RATE = 0.02  # part of it that is also corrected in every later step: training keeps pushing scores up
 
 
-@dataclass(frozen=True)
-class AdaptOptions:
-    """How to train.
+@dataclass(frozen=True, kw_only=True)
+class AdaptOptions(RunConfig):
+    """How a conversion trains; see `RunConfig` for the fields that trainings share.
+
+    The learning rate is that of the adapters and bypass scales; it warms up over 4% of the steps and then falls along a
+    cosine to 5% of its peak. With precision "bf16" the base's weights are in bfloat16 too.
 
     Attributes:
-        steps: optimisation steps.
-        batch_size: sequences per step, over all processes.
-        length: tokens per sequence.
-        rank: of the adapters.
-        learning_rate: peak, of the adapters and bypass scales; warm-up over 4% of the steps, then cosine to 5%.
+        rank: rank of the adapters.
         loraplus_ratio: learning rate of the adapters' outer matrices, which begin at zero, over the others' (LoRA+,
             arXiv 2402.12354).
-        scorer_learning_rate: peak, of the scorers.
-        start_retention: share kept per level at step 0.
+        scorer_learning_rate: peak of the scorers' learning rate.
+        start_retention: share of tokens that each level keeps at step 0.
         retention_steps: share of the steps over which it falls to the nominal ratio.
         logit_share: share of the positions at which the distributions are compared.
         hidden_weight: weight of the hidden state distance in the loss.
-        evaluate_every: steps between evaluations.
-        save_every: steps between checkpoints.
-        seed: of text order, adapters and position choice.
-        precision: one of `PRECISIONS`: "bf16" has products in bfloat16 and the base's weights, too.
-
-    Raises:
-        TrainingError: if the precision is none of them.
     """
 
     steps: int = 1200
     batch_size: int = 2
-    length: int = 512
     rank: int = 16
-    learning_rate: float = 1e-3
     loraplus_ratio: float = 4.0
     scorer_learning_rate: float = 2e-5
     start_retention: float = 0.75
@@ -71,16 +61,10 @@ class AdaptOptions:
     hidden_weight: float = 0.5
     evaluate_every: int = 100
     save_every: int = 50
-    seed: int = 0
-    precision: str = "float32"
-
-    def __post_init__(self) -> None:
-        if self.precision not in PRECISIONS:
-            raise TrainingError(f"precision is {self.precision!r}; allowed are {', '.join(PRECISIONS)}.")
 
 
 def fast_precision() -> str:
-    """The precision of `PRECISIONS` that this machine trains fastest in.
+    """The number format of training that this machine trains fastest in.
 
     A CPU without instructions for bfloat16 takes several times as long for its products.
     """
@@ -132,7 +116,7 @@ class Distillation(nn.Module):
             subsampler.weight.requires_grad_(True)
         for bypass in model.model.bypasses:
             bypass.scale.requires_grad_(True)
-        self.routing: Any = None  # of the last forward pass
+        self._records: Sequence[RoutingRecord] = ()  # of the last forward pass
 
     @property
     def model(self) -> SubllmForCausalLM:
@@ -168,7 +152,7 @@ class Distillation(nn.Module):
         with torch.autocast(input_ids.device.type, dtype=torch.bfloat16, enabled=self.options.precision == "bf16"):
             output = self.model.model(input_ids, use_cache=False, probe=Probe(record=True, override=_detached))
         hidden = output.last_hidden_state.to(target.dtype)
-        self.routing = output.routing
+        self._records = output.routing
         divergence = head_divergence(
             hidden[:, positions].flatten(0, 1), target[:, positions].flatten(0, 1), self.dense.lm_head.weight
         )
@@ -181,6 +165,12 @@ class Distillation(nn.Module):
         return {name: tensor.contiguous() for name, tensor in (own | dict(self.named_buffers(recurse=False))).items()}
 
     @torch.no_grad()
+    def limit_scales(self) -> None:
+        """Put bypass scales that a step moved out of [0, 1] back at the limit."""
+        for bypass in self.model.model.bypasses:
+            bypass.scale.clamp_(0.0, 1.0)
+
+    @torch.no_grad()
     def control_retention(self, step: int) -> list[float]:
         """Move every threshold towards the score that the wanted share of the last batch lies above.
 
@@ -188,20 +178,21 @@ class Distillation(nn.Module):
         error, plus its sum over the steps, which cancels the steady drift that the loss gives the scorers.
 
         Args:
-            step: of the schedule.
+            step: step of the schedule, from 0.
 
         Returns:
-            Share that each level kept, over all processes.
+            Share of tokens that each level kept, over all processes.
         """
         shares = []
         ramp = max(int(self.options.steps * self.options.retention_steps), 1)
-        for number, (record, ratio) in enumerate(zip(self.routing, self.model.config.retention_ratios, strict=True)):
-            scores: Any = gather(pad_across_processes(record.scores, dim=1, pad_index=math.nan))  # type: ignore[arg-type]
-            scores = scores[~scores.isnan()]
-            shares.append((scores > 0).float().mean().item() if scores.numel() else 0.0)
-            if scores.numel():
+        for number, (record, ratio) in enumerate(zip(self._records, self.model.config.retention_ratios, strict=True)):
+            kept, reached = gather(torch.stack([record.kept.sum(), record.reached.sum()])[None]).sum(0).tolist()  # type: ignore[union-attr]
+            shares.append(kept / max(reached, 1))
+            if reached:
+                above: Any = record.above_threshold
+                above = gather(pad_across_processes(above, dim=1, pad_index=math.nan))  # type: ignore[arg-type]
                 goal = LinearSchedule(self.options.start_retention, ratio, ramp)(step)
-                error = scores.quantile(1 - goal)
+                error = above[~above.isnan()].quantile(1 - goal)
                 self.drifts[number] += DRIFT_RATE * error
                 self.scorers[number] -= (CONTROL_RATE * error + self.drifts[number]) * self.directions[number]
         return shares

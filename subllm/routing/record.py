@@ -42,6 +42,11 @@ class RoutingRecord:
     difference_norm: Tensor
     contribution_norm: Tensor
 
+    @property
+    def above_threshold(self) -> Tensor | None:
+        """(B, T) score minus threshold, positive where the rule keeps it; NaN where it did not reach the router."""
+        return None if self.scores is None or self.threshold is None else self.scores - self.threshold[:, None]
+
     @classmethod
     @torch.no_grad()
     def of(

@@ -1,6 +1,1 @@
-"""Training from scratch: SUBLLMs, LLaMAs, and SUBLLMs with one idea taken away."""
-
-from .config import ABLATIONS, TrainConfig
-from .loop import train
-
-__all__ = ["ABLATIONS", "TrainConfig", "train"]
+"""Training from scratch: a SUBLLM, an ablation of one, or the LLaMA of the same size."""

@@ -3,45 +3,48 @@
 import json
 from dataclasses import asdict, dataclass, field, fields
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 from ..errors import TrainingError
+from ..runs.config import RunConfig
 
 ABLATIONS = ("no-bypass", "stride", "random")
-PRECISIONS = ("float32", "bf16")
 
 
-@dataclass(frozen=True)
-class TrainConfig:
-    """One run.
+@dataclass(frozen=True, kw_only=True)
+class TrainConfig(RunConfig):
+    """What a training run is; see `RunConfig` for the fields that conversions share.
+
+    The learning rate warms up to its peak and then falls along a cosine. With precision "bf16" products are computed in
+    bfloat16; the weights stay in float32.
 
     Attributes:
-        model: fields of `SubllmConfig`; the tokenizer's are filled in.
+        model: fields of `SubllmConfig`; those that the tokenizer determines are filled in.
         dense: train a LLaMA of the same size: the structure without its brackets.
         ablation: one of `ABLATIONS`: bypass scales fixed at one; tokens kept at fixed distances; tokens kept at random.
-        steps: optimisation steps.
-        batch_size: sequences per step, over all processes.
-        micro_batch_size: sequences of one forward pass.
-        length: tokens per sequence.
-        learning_rate: peak; warm-up, then cosine to `final_learning_rate` of it.
-        final_learning_rate: as a share of the peak.
-        scorer_learning_rate: of the scorers, as a share of the others' (Zipformer's is a half).
-        warmup_steps: of the learning rate.
-        weight_decay: of the matrices; norms, scorers and bypass scales have none.
+        micro_batch_size: sequences per forward pass; divides `batch_size`.
+        final_learning_rate: last learning rate, as a share of the peak.
+        scorer_learning_rate: learning rate of the scorers, as a share of the others' (one half in Zipformer).
+        warmup_steps: steps until the learning rate reaches its peak.
+        weight_decay: weight decay of the matrices; norms, scorers and bypass scales have none.
         clip: largest norm of the gradient.
-        precision: one of `PRECISIONS`; bf16 keeps the weights in float32.
         gradient_checkpointing: run blocks again in the backward pass, to save memory.
-        balancer_steps: over which the balancer's probability falls.
-        bypass_steps: over which the lower limit of the bypass scales falls.
+        balancer_steps: steps over which the balancer's probability falls.
+        bypass_steps: steps over which the lower limit of the bypass scales falls.
         log_every: steps between lines of the log.
-        evaluate_every: steps between evaluations.
-        save_every: steps between checkpoints.
         snapshot_every: steps between records of the routing of `prompts`.
-        keep: checkpoints that are kept, the last ones.
-        evaluation_blocks: held-out sequences of an evaluation.
+        keep: number of checkpoints that are kept, the latest ones.
+        evaluation_blocks: held-out sequences per evaluation.
         prompts: texts whose routing is recorded.
-        seed: of weights, order of the text, and everything random.
+
+    Raises:
+        TrainingError: if the fields contradict each other.
     """
+
+    _positive: ClassVar[tuple[str, ...]] = (
+        *RunConfig._positive, "micro_batch_size", "scorer_learning_rate", "log_every", "snapshot_every", "keep",
+        "evaluation_blocks", "clip", "balancer_steps", "bypass_steps",
+    )  # fmt: skip
 
     model: dict[str, Any]
     dense: bool = False
@@ -49,14 +52,11 @@ class TrainConfig:
     steps: int = 2_000
     batch_size: int = 16
     micro_batch_size: int = 8
-    length: int = 512
-    learning_rate: float = 1e-3
     final_learning_rate: float = 0.1
     scorer_learning_rate: float = 0.5
     warmup_steps: int = 100
     weight_decay: float = 0.1
     clip: float = 1.0
-    precision: str = "float32"
     gradient_checkpointing: bool = False
     balancer_steps: int = 8_000
     bypass_steps: int = 20_000
@@ -67,25 +67,14 @@ class TrainConfig:
     keep: int = 2
     evaluation_blocks: int = 64
     prompts: list[str] = field(default_factory=list)
-    seed: int = 0
 
     def __post_init__(self) -> None:
-        positive = (
-            "steps", "batch_size", "micro_batch_size", "length", "learning_rate", "scorer_learning_rate",
-            "log_every", "evaluate_every",
-            "save_every", "snapshot_every", "keep", "evaluation_blocks", "clip", "balancer_steps", "bypass_steps",
-        )  # fmt: skip
-        for name in positive:
-            value = getattr(self, name)
-            if not isinstance(value, (int, float)) or value <= 0:
-                raise TrainingError(f"{name} is {value!r}; it must be more than 0.")
+        super().__post_init__()
         if self.batch_size % self.micro_batch_size:
             raise TrainingError(
                 f"batch_size is {self.batch_size} and micro_batch_size {self.micro_batch_size}; the second must divide "
                 "the first."
             )
-        if self.precision not in PRECISIONS:
-            raise TrainingError(f"precision is {self.precision!r}; allowed are {', '.join(PRECISIONS)}.")
         if self.ablation is not None and (self.dense or self.ablation not in ABLATIONS):
             raise TrainingError(
                 f"ablation is {self.ablation!r}{' of a dense model' if self.dense else ''}; allowed are "

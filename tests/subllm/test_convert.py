@@ -20,12 +20,12 @@ from subllm import CheckpointError, ConfigurationError, SubllmForCausalLM
 from subllm.assets import ASSETS
 from subllm.checkpoints.base import from_llama, load_base
 from subllm.checkpoints.load import load_checkpoint
-from subllm.convert import from_reference, load_weights
 from subllm.convert.__main__ import main
 from subllm.convert.card import model_card
 from subllm.convert.distillation import AdaptOptions, add_adapters
-from subllm.convert.evaluate import Evaluation
+from subllm.convert.fidelity import Fidelity
 from subllm.convert.learned import merge_learned, save_learned
+from subllm.convert.reference import from_reference, load_weights
 from subllm.runs.folder import read_log
 from tests.conftest import GOLDEN, run_command
 
@@ -123,7 +123,7 @@ def tiny_llama(tmp_path):
 def test_a_card_names_a_base_that_is_on_the_hub():
     given = ["llama", "--model", "someone/a-llama"]
     arguments = argparse.Namespace(model="someone/a-llama", structure="T(T)T", retention=[0.64], given=given)
-    card = model_card(arguments, AdaptOptions(), [(8, Evaluation(3.0, 4.0, 0.1, 0.7, [0.6], 96))])
+    card = model_card(arguments, AdaptOptions(), [(8, Fidelity(3.0, 4.0, 0.1, 0.7, [0.6], 96))])
     assert ModelCard(card).data.base_model == "someone/a-llama"
     assert "| perplexity over dense | 1.333 |" in card
 
@@ -150,7 +150,7 @@ def test_llama_command_converts_resumes_and_reports(tiny_llama):
     card = (out / "README.md").read_text()
     assert "perplexity" in card
     last = json.loads((out / "training" / "log.jsonl").read_text().splitlines()[-1])
-    assert abs(last["eval_retention_0"] - 0.64) < 0.08
+    assert abs(last["eval_retention_1"] - 0.64) < 0.08
     assert f"| 30 | {30 * 2 * 48:,} |" in card  # step, tokens trained on
     run = read_run(out / "training")
     assert run.step == 30 and run.title == "SUBLLM, converted" and len(run.log["loss"].dropna()) == 30
@@ -210,7 +210,7 @@ def test_two_processes_convert_as_one(tiny_llama):
     done = subprocess.run(command, env=os.environ | {"OMP_NUM_THREADS": "1"}, capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
     logs = [list(read_log(out / "training" / "log.jsonl")) for out in (alone, together)]
-    for name in ("loss", "retention_0", "eval_loss"):
+    for name in ("loss", "retention_1", "eval_loss"):
         one, two = ([entry[name] for entry in log if name in entry] for log in logs)
         assert one and one == pytest.approx(two, abs=5e-3)
 

@@ -16,7 +16,7 @@ import torch
 from subllm import CheckpointError
 from subllm.checkpoints.dense import load_dense
 from subllm.checkpoints.load import load_checkpoint
-from subllm.convert.evaluate import evaluate
+from subllm.convert.fidelity import measure_fidelity
 from subllm.convert.learned import FILES, merge_learned
 from subllm.demo import SHIPPED, demo_folder, is_built
 
@@ -102,7 +102,7 @@ def test_the_demo_predicts_text_of_another_kind_than_it_was_trained_on(demo):
     assert dense.is_twin
     text = pydoc_data.topics.topics["customization"]  # technical prose that every Python carries
     ids = torch.tensor(checkpoint.tokenizer(text, verbose=False)["input_ids"][:1024]).reshape(2, 512)
-    found = evaluate(checkpoint.model, dense.model, ids)
+    found = measure_fidelity(checkpoint.model, dense.model, ids)
     assert found.dense_perplexity < 30  # the weights were read right
     assert found.perplexity_ratio < 2  # 1.4 here, where the model card has 1.2 for text of the kinds trained on
     assert all(0.5 < share < 0.8 for share in found.retention)

@@ -17,7 +17,7 @@ from transformers import AutoModelForCausalLM, Trainer, TrainingArguments
 
 from subllm import DataError, SubllmForCausalLM, TrainingError
 from subllm.checkpoints.load import load_checkpoint
-from subllm.routing import ROUTERS, LevelTokens
+from subllm.routing import ROUTERS, Lengths, LevelTokens
 from subllm.routing.schedule import LinearSchedule
 from subllm.runs.folder import read_log
 from subllm.runs.routing_snapshot import RoutingSnapshot
@@ -25,8 +25,8 @@ from subllm.runs.trainer import fast_attention, last_checkpoint
 from subllm.text.blocks import Blocks
 from subllm.text.packed import Packed, pack
 from subllm.text.tokenizer import train_tokenizer
-from subllm.train import TrainConfig, train
-from subllm.train.loop import build_model
+from subllm.train.config import TrainConfig
+from subllm.train.loop import build_model, train
 from tests.conftest import tiny_model
 
 ROOT = Path(__file__).parents[2]
@@ -220,7 +220,7 @@ def test_a_model_trained_without_learned_selection_selects_so_wherever_it_is_loa
         record = model(ids, output_routing=True).routing[0]
         assert record.scores is None
         expected = ROUTERS[router](model.config, 1).select(
-            LevelTokens(torch.zeros(1, 40, 1), torch.arange(40)[None], None, [0]), training=False
+            LevelTokens(torch.zeros(1, 40, 1), torch.arange(40)[None], None, Lengths.even(0, 1)), training=False
         )
         assert torch.equal(record.kept, expected.kept)
 

@@ -13,7 +13,7 @@ from analysis.commands.evaluate import main
 from analysis.quality.evaluate import at_retention, held_out_blocks, needle_prompt, needles, run_tasks
 from subllm.checkpoints.dense import load_dense, routing_off
 from subllm.checkpoints.load import load_checkpoint
-from subllm.convert.evaluate import evaluate
+from subllm.convert.fidelity import measure_fidelity
 from subllm.routing import ROUTERS
 from subllm.text.packed import pack
 from tests.conftest import run_command, tiny_model
@@ -57,7 +57,7 @@ def test_every_router_can_be_evaluated_at_a_share_of_tokens(router):
     model = tiny_model("T(T(T)T)T", router=router, retention_ratio=0.25)
     blocks = torch.randint(1, 97, (4, 64), generator=torch.Generator().manual_seed(0))
     override = at_retention(model, blocks, 0.5)
-    own, moved = (evaluate(model, routing_off(model), blocks, each) for each in (None, override))
+    own, moved = (measure_fidelity(model, routing_off(model), blocks, each) for each in (None, override))
     if router == "subllm":
         assert moved.retention == pytest.approx([0.5, 0.5], abs=0.02)
     else:

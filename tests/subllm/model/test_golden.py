@@ -3,7 +3,7 @@
 import torch
 
 from subllm import Probe
-from subllm.convert import from_reference
+from subllm.convert.reference import from_reference
 
 TOLERANCE = 1e-4
 

@@ -1,4 +1,4 @@
-"""How far a SUBLLM is from the dense model it came from, on text neither was trained on here."""
+"""Fidelity of a conversion: how closely a SUBLLM predicts what its dense twin predicts on held-out text."""
 
 import math
 from dataclasses import dataclass
@@ -9,6 +9,7 @@ import torch.nn.functional as F
 from torch import Tensor
 from transformers import PreTrainedModel
 
+from ..model.divergence import divergence_of
 from ..model.modeling import SubllmForCausalLM
 from ..model.probe import Probe
 from ..routing import Override
@@ -16,9 +17,14 @@ from ..routing import Override
 _NUMBERS, _KEPT = ("dense_perplexity", "perplexity", "divergence", "agreement", "tokens"), "eval_retention_"
 
 
+def retention_names(levels: int) -> list[str]:
+    """Names under which a log holds the share of tokens that each level keeps."""
+    return [f"retention_{level}" for level in range(1, levels + 1)]
+
+
 @dataclass(frozen=True)
-class Evaluation:
-    """Agreement of a SUBLLM with its dense twin.
+class Fidelity:
+    """How closely a SUBLLM follows its dense twin on some text.
 
     Attributes:
         dense_perplexity: of the dense model on the next tokens.
@@ -43,12 +49,8 @@ class Evaluation:
 
     @staticmethod
     def logged(levels: int) -> list[str]:
-        """Names of an evaluation's entries in a log.
-
-        Args:
-            levels: of the structure.
-        """
-        return [f"eval_{name}" for name in (*_NUMBERS, *(f"retention_{number}" for number in range(levels)))]
+        """Names of the entries in a log, for a structure with so many levels."""
+        return [f"eval_{name}" for name in (*_NUMBERS, *retention_names(levels))]
 
     def to_log(self) -> dict[str, float]:
         """As a log has it, with `eval_loss` in nats."""
@@ -57,12 +59,8 @@ class Evaluation:
         return {"eval_loss": math.log(self.perplexity)} | dict(zip(names, values, strict=True))
 
     @classmethod
-    def from_log(cls, entry: dict[str, float]) -> "Evaluation":
-        """From a line of a log.
-
-        Args:
-            entry: that `to_log` made, perhaps with more in it.
-        """
+    def from_log(cls, entry: dict[str, float]) -> "Fidelity":
+        """From a line of a log; other entries are ignored. Older logs count levels from 0."""
         kept = sorted((int(name.rpartition("_")[2]), value) for name, value in entry.items() if _KEPT in name)
         numbers: dict[str, Any] = {name: entry[f"eval_{name}"] for name in _NUMBERS}
         return cls(**numbers, retention=[value for _, value in kept])
@@ -77,10 +75,10 @@ class Evaluation:
 
 
 @torch.inference_mode()
-def evaluate(
+def measure_fidelity(
     model: SubllmForCausalLM, dense: PreTrainedModel, blocks: Tensor, override: Override | None = None
-) -> Evaluation:
-    """Compare a SUBLLM with its dense twin.
+) -> Fidelity:
+    """Compare a SUBLLM with its dense twin on (N, T) token ids.
 
     Args:
         model: the SUBLLM; it is evaluated in evaluation mode and left in the mode it was in.
@@ -102,7 +100,7 @@ def evaluate(
             [
                 F.nll_loss(expected, targets, reduction="sum").item(),
                 F.nll_loss(actual, targets, reduction="sum").item(),
-                F.kl_div(actual, expected, log_target=True, reduction="sum").item(),
+                divergence_of(actual, expected).sum().item(),
                 (expected.argmax(-1) == actual.argmax(-1)).sum().item(),
             ],
             dtype=torch.float64,
@@ -113,4 +111,4 @@ def evaluate(
     count = blocks.shape[0] * (blocks.shape[1] - 1)
     dense_loss, loss, divergence, agreement = (totals / count).tolist()
     retention = (kept[:, 0] / kept[:, 1].clamp(min=1)).tolist()
-    return Evaluation(math.exp(dense_loss), math.exp(loss), divergence, agreement, retention, count)
+    return Fidelity(math.exp(dense_loss), math.exp(loss), divergence, agreement, retention, count)

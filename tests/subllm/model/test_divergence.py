@@ -4,8 +4,8 @@ import pytest
 import torch
 import torch.nn.functional as F
 
-from subllm.convert import divergence
-from subllm.convert.divergence import head_divergence
+from subllm.model import divergence
+from subllm.model.divergence import head_divergence
 
 
 @pytest.mark.parametrize("rows", [1, 3, 7, 100])

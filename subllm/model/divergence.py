@@ -1,11 +1,17 @@
-"""KL divergence between what two models predict, from their last hidden states and the head they share."""
+"""KL divergence between the next-token distributions of two models."""
 
 from typing import Any
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 
 _ROWS = 128  # whose distributions are in memory at once
+
+
+def divergence_of(logprobs: Tensor, reference: Tensor) -> Tensor:
+    """(...) KL divergence from the reference's distributions, in nats; both are log-probabilities (..., V)."""
+    return F.kl_div(logprobs, reference, reduction="none", log_target=True).sum(-1)
 
 
 class _HeadDivergence(torch.autograd.Function):
