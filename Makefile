@@ -45,6 +45,7 @@ lint: $(VENV)/dev ## formatting, lint rules and types
 	$(PYTHON) -m ruff format --check .
 	$(PYTHON) -m ruff check .
 	$(PYTHON) -m mypy
+	@if [ -d node_modules ]; then npm run --silent lint; else echo "JavaScript is not linted; npm install sets that up"; fi
 
 bench: $(VENV)/dev chromium ## time, memory and the page in a browser; writes assets/benchmarks
 	$(PYTHON) -m app.command efficiency --overheads --out assets/benchmarks

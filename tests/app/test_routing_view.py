@@ -15,6 +15,7 @@ from analysis.figures.words import ENGLISH
 from analysis.run import RunOptions, record_trace
 from analysis.trace.tokenize import read_prompt
 from app.components import routing_view as component
+from app.components.modules import join
 from app.components.routing_view import Shown, view_data
 from app.strings import table
 from subllm.checkpoints.load import load_checkpoint
@@ -236,7 +237,7 @@ console.log(JSON.stringify({
 @pytest.mark.parametrize("structure", ["TT", "T(T)T", "T(T(T)T)(T)"])
 def test_the_browser_reads_states_weights_and_edits_out_of_the_payload_as_recorded(structure):
     trace = make_trace(structure, tokens=8)
-    model = (Path(component.__file__).parent / "model.js").read_text()
+    model = join(Path(component.__file__).parent / "model.js")
     done = subprocess.run([NODE, "-e", model + READ], input=send(trace), capture_output=True, check=False)
     assert not done.returncode, done.stderr.decode()
     found, routing = json.loads(done.stdout), trace.routing

@@ -13,10 +13,11 @@ from analysis import Routing, Trace
 from analysis.debug.edits import Edit
 from analysis.figures.trace import level_name
 from analysis.trace.parts import UNTOUCHED
+from app.components.modules import join
 
 _FOLDER = Path(__file__).parent
 _HTML, _CSS = ((_FOLDER / f"view.{kind}").read_text() for kind in ("html", "css"))
-_JS = "\n".join((_FOLDER / f"{part}.js").read_text() for part in ("model", "canvas", "text", "map", "lane", "view"))
+_JS = join(_FOLDER / "view.js")
 _DIGITS = 9  # of a number in an event or a link
 
 

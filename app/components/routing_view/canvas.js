@@ -1,13 +1,15 @@
 // What the canvases share: their place, and the columns of tokens.
 
-const LEFT = 46; // pixels left of the cells, for block numbers, level brackets and axes
-const BLUE = [47, 111, 179];
-const ORANGE = [200, 100, 30];
-const SELECTED = "#f2a900";
-const EDITED = "#b0279a"; // as in view.css
+import { tokenAtShare } from "./geometry.js";
+
+export const LEFT = 46; // pixels left of the cells, for block numbers, level brackets and axes
+export const BLUE = [47, 111, 179];
+export const ORANGE = [200, 100, 30];
+export const SELECTED = "#f2a900";
+export const EDITED = "#b0279a"; // as in view.css
 
 // Size a canvas in CSS pixels; its context, in the frame's text colour.
-function place(canvas, left, top, width, height) {
+export function place(canvas, left, top, width, height) {
   const ratio = window.devicePixelRatio || 1;
   Object.assign(canvas.style, { left: `${left}px`, top: `${top}px`, width: `${width}px`, height: `${height}px` });
   canvas.width = Math.round(width * ratio);
@@ -20,7 +22,7 @@ function place(canvas, left, top, width, height) {
 }
 
 // The columns of the selected token and of the one under the pointer, on a canvas of their own.
-function drawColumns(canvas, { from, to }, selected, hovered) {
+export function drawColumns(canvas, { from, to }, selected, hovered) {
   const ratio = window.devicePixelRatio || 1;
   const context = canvas.getContext("2d");
   const width = canvas.clientWidth / (to - from);
@@ -34,13 +36,7 @@ function drawColumns(canvas, { from, to }, selected, hovered) {
   return context;
 }
 
-// A number with no more decimals than it needs, three at most.
-function short(number) {
-  return String(Number(number.toFixed(3)));
-}
-
-function columnAt(event, canvas, { from, to }) {
+export function columnAt(event, canvas, window) {
   const box = canvas.getBoundingClientRect();
-  const token = Math.floor(from + ((event.clientX - box.left) / box.width) * (to - from));
-  return Math.max(from, Math.min(to - 1, token));
+  return tokenAtShare(window, (event.clientX - box.left) / box.width);
 }

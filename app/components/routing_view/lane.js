@@ -1,9 +1,12 @@
 // One number per token along the prompt, below the map and with its window: a dot where the token is kept, a cross
 // where it is dropped.
 
+import { BLUE, LEFT, ORANGE, columnAt, drawColumns, place } from "./canvas.js";
+import { short, squeeze } from "./geometry.js";
+
 const LANE = 96; // pixels
 
-class LaneView {
+export class LaneView {
   constructor(frame) {
     this.frame = frame;
     this.points = frame.querySelector(".points");
@@ -31,8 +34,8 @@ class LaneView {
     }
     if (!(high >= low)) return;
     const size = (to - from) * 4 > width ? 2 : 4;
-    const squeeze = this.scale(values, from, to);
-    const y = (value) => 6 + (LANE - 12) * (high > low ? (squeeze(high) - squeeze(value)) / (squeeze(high) - squeeze(low)) : 0.5);
+    const squeezed = squeeze(values.slice(from, to));
+    const y = (value) => 6 + (LANE - 12) * (high > low ? (squeezed(high) - squeezed(value)) / (squeezed(high) - squeezed(low)) : 0.5);
     const x = (token) => LEFT + ((token + 0.5 - from) * width) / (to - from);
     context.textAlign = "right";
     context.fillText(high.toFixed(2), LEFT - 4, 10);
@@ -59,13 +62,6 @@ class LaneView {
       context.lineTo(left + size / 2, top - size / 2);
     }
     context.stroke();
-  }
-
-  // Linear up to the typical size of a value, logarithmic beyond it: a few large scores would flatten all others.
-  scale(values, from, to) {
-    const sizes = values.slice(from, to).filter((v) => v).map(Math.abs).sort();
-    const typical = sizes.find((_, i) => i >= sizes.length / 2) || 1;
-    return (value) => Math.asinh(value / typical);
   }
 
   drawCursor(selected, hovered) {

@@ -1,11 +1,14 @@
 // Blocks down, tokens across, on a canvas. The tokens in the window are painted into one pixel column each, or several
 // into one where there are more of them than pixels; that picture is then scaled.
 
+import { BLUE, EDITED, LEFT, ORANGE, SELECTED, columnAt, drawColumns, place } from "./canvas.js";
+import { moved, ticks, zoomed } from "./geometry.js";
+
 const ROW = 9; // pixels per block
 const AXIS = 18; // pixels below the cells
 const MINI = 14; // height of the overview that shows while zoomed
 
-class MapView {
+export class MapView {
   constructor(frame, onWindow) {
     this.frame = frame;
     this.onWindow = onWindow;
@@ -67,9 +70,9 @@ class MapView {
     const { data } = this;
     const width = Math.max(this.frame.clientWidth - LEFT - 2, 50);
     const height = data.blocks.length * ROW;
-    const zoomed = this.to - this.from < data.tokens;
-    this.frame.style.height = `${height + AXIS + (zoomed ? MINI + 4 : 0)}px`;
-    this.mini.hidden = !zoomed;
+    const partial = this.to - this.from < data.tokens;
+    this.frame.style.height = `${height + AXIS + (partial ? MINI + 4 : 0)}px`;
+    this.mini.hidden = !partial;
     const cells = place(this.cells, LEFT, 0, width, height + AXIS);
     const image = this.raster(this.from, this.to, this.cells.width);
     cells.imageSmoothingEnabled = false;
@@ -78,7 +81,7 @@ class MapView {
     this.drawAxis(cells, width, height);
     this.drawBrackets(place(this.brackets, 0, 0, LEFT, height + AXIS), height);
     place(this.cursor, LEFT, 0, width, height);
-    if (zoomed) {
+    if (partial) {
       const mini = place(this.mini, LEFT, height + AXIS, width, MINI);
       this.overview ??= this.raster(0, data.tokens, this.mini.width);
       mini.drawImage(this.overview, 0, 0, width, MINI);
@@ -104,14 +107,11 @@ class MapView {
 
   drawAxis(context, width, height) {
     context.fillStyle = getComputedStyle(this.frame).color;
-    const shown = this.to - this.from;
-    const ticks = Math.min(8, shown, Math.floor(width / 60));
-    for (let i = 0; i < ticks; i++) {
-      const token = Math.round(this.from + (i * (shown - 1)) / Math.max(ticks - 1, 1));
-      context.textAlign = i === 0 ? "left" : i === ticks - 1 ? "right" : "center";
-      const x = i === 0 ? 0 : i === ticks - 1 ? width : ((token + 0.5 - this.from) * width) / shown;
+    ticks(this, width).forEach((token, i, { length }) => {
+      context.textAlign = i === 0 ? "left" : i === length - 1 ? "right" : "center";
+      const x = i === 0 ? 0 : i === length - 1 ? width : ((token + 0.5 - this.from) * width) / (this.to - this.from);
       context.fillText(token.toLocaleString(), x, height + 14);
-    }
+    });
   }
 
   drawBrackets(context, height) {
@@ -151,14 +151,12 @@ class MapView {
 
   // Zoom by a factor around a token; a factor of Infinity shows all.
   zoom(factor, token = (this.from + this.to) / 2) {
-    const size = Math.min(this.data.tokens, Math.max(16, (this.to - this.from) * factor));
-    const share = (token - this.from) / (this.to - this.from);
-    this.moveTo(token - share * size, size);
+    Object.assign(this, zoomed(this, factor, token, this.data.tokens));
+    this.draw();
   }
 
   moveTo(from, size = this.to - this.from) {
-    this.from = Math.round(Math.max(0, Math.min(from, this.data.tokens - size)));
-    this.to = Math.min(this.data.tokens, this.from + Math.round(size));
+    Object.assign(this, moved(from, size, this.data.tokens));
     this.draw();
   }
 

@@ -1,9 +1,9 @@
 // What the view shows: the trace's arrays and the states of its tokens. No DOM here.
 
-const BINS = 5; // fifths of the values shown
+export const BINS = 5; // fifths of the values shown
 const SAMPLE = 20000; // values that the edges between the fifths are taken from
 
-class RoutingData {
+export class RoutingData {
   // `bytes`: length of the header (uint32), header (JSON), arrays at the offsets that the header gives.
   constructor(bytes) {
     const start = 4 + new DataView(bytes.buffer, bytes.byteOffset).getUint32(0, true);
@@ -104,7 +104,7 @@ class RoutingData {
   }
 }
 
-function halfFloats(halves) {
+export function halfFloats(halves) {
   if (typeof Float16Array === "function") return Float32Array.from(new Float16Array(halves.buffer));
   return Float32Array.from(halves, (bits) => {
     const [sign, exponent, fraction] = [bits >> 15 ? -1 : 1, (bits >> 10) & 31, bits & 1023];

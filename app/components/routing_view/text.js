@@ -2,6 +2,9 @@
 // per token and the text can be selected, copied and searched. A browser works through all highlights of a piece whenever
 // the page changes: so only what is in view is coloured, and what follows the pointer is drawn on a canvas.
 
+import { SELECTED, place } from "./canvas.js";
+import { BINS } from "./model.js";
+
 const STATES = ["dropped", "absent"];
 for (let bin = 0; bin < BINS; bin++) STATES.push(`kept-${bin}a`, `kept-${bin}b`);
 const EDITED_TEXT = "edited";
@@ -9,7 +12,7 @@ const FOUND = "found";
 const PIECE = 128; // tokens
 const MARGIN = 0.5; // heights of the view that are coloured above and below it
 
-class TextView {
+export class TextView {
   constructor(element, root) {
     this.element = element;
     this.root = root;

@@ -1,5 +1,13 @@
 // The controls, and what links text, map, lane and the numbers of one token.
 
+import { BLUE } from "./canvas.js";
+import { short } from "./geometry.js";
+import { walk } from "./keys.js";
+import { LaneView } from "./lane.js";
+import { MapView } from "./map.js";
+import { BINS, RoutingData } from "./model.js";
+import { TextView } from "./text.js";
+
 const REST = 60; // milliseconds
 const views = new WeakMap();
 
@@ -69,7 +77,7 @@ class RoutingView {
   listen(element, tokenAt, blockAt = () => -1) {
     element.addEventListener("mousemove", (event) => this.drag(event) || this.hover(tokenAt(event), blockAt(event)));
     element.addEventListener("mouseleave", () => this.hover(-1));
-    element.addEventListener("keydown", (event) => this.walk(event, element === this.map.cells));
+    element.addEventListener("keydown", (event) => this.press(event, element === this.map.cells));
     element.addEventListener("click", (event) => {
       if (this.grip?.moved) return (this.grip = null); // that was dragging
       this.map.block = blockAt(event);
@@ -267,33 +275,20 @@ class RoutingView {
     this.map.moveTo(((event.clientX - box.left) / box.width) * this.data.tokens - (this.map.to - this.map.from) / 2);
   }
 
-  // Left and right walk the tokens; up and down walk the blocks on the map, the levels elsewhere.
-  walk(event, blocks) {
-    if (event.key === "/") {
-      event.preventDefault();
-      return this.search.focus();
-    }
-    const limit = (value, most) => Math.max(0, Math.min(most, value));
-    const down = { ArrowDown: 1, ArrowUp: -1 }[event.key];
-    const right = { ArrowRight: 1, ArrowLeft: -1 }[event.key];
-    const end = { Home: 0, End: this.data.tokens - 1 }[event.key];
-    if (event.key === "Escape") {
-      this.map.block = -1;
-      return this.select(-1);
-    }
-    if (down === undefined && right === undefined && end === undefined) return;
-    event.preventDefault();
-    if (down !== undefined && blocks) {
-      this.map.block = limit(this.map.block + down, this.data.blocks.length - 1);
-      this.mark();
-    } else if (down !== undefined) {
-      this.level = 1 + limit(this.level - 1 + down, Math.max(0, this.data.levels.length - 1));
+  // See `walk` of keys.js.
+  press(event, onMap) {
+    const { tokens, blocks, levels } = this.data;
+    const most = { tokens, blocks: blocks.length, levels: levels.length };
+    const change = walk(event, { selected: this.selected, until: this.until, block: this.map.block, level: this.level }, most, onMap);
+    if (!change) return;
+    if (event.key !== "Escape") event.preventDefault();
+    if (change.search) return this.search.focus();
+    if (change.block !== undefined) this.map.block = change.block;
+    if (change.level !== undefined) {
+      this.level = change.level;
       this.paint();
-    } else {
-      const from = event.shiftKey ? this.until : this.selected;
-      const token = end ?? limit(from + right, this.data.tokens - 1);
-      this.select(token, event.shiftKey && this.selected >= 0 ? this.selected : token);
-    }
+    } else if (change.token !== undefined) this.select(change.token, change.anchor);
+    else this.mark();
   }
 
   // Select one token, or all from an anchor on.
