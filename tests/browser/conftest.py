@@ -46,17 +46,23 @@ def pictures():
 
 
 @pytest.fixture
-def page(browser, server):
-    """The app's first page, ready for a prompt, with the tiny checkpoint chosen."""
+def tab(browser):
+    """An empty page in a browser of its own; a fault of a script on it fails the test."""
     context = browser.new_context(viewport={"width": 1300, "height": 1000})
     page = context.new_page()
     page.faults = []
     page.on("pageerror", lambda error: page.faults.append(str(error)))
     page.set_default_timeout(60_000)
-    page.goto(server)
-    page.get_by_role("button", name="Run").wait_for()
-    page.get_by_role("combobox", name="Checkpoint").click()
-    page.get_by_role("option", name="tiny").click()
     yield page
     assert page.faults == []
     context.close()
+
+
+@pytest.fixture
+def page(tab, server):
+    """The app's first page, ready for a prompt, with the tiny checkpoint chosen."""
+    tab.goto(server)
+    tab.get_by_role("button", name="Run").wait_for()
+    tab.get_by_role("combobox", name="Checkpoint").click()
+    tab.get_by_role("option", name="tiny").click()
+    return tab

@@ -1,6 +1,7 @@
 """The page for debugging: one journey through each of its four parts."""
 
 import re
+from urllib.parse import urlencode
 
 import pytest
 
@@ -8,19 +9,14 @@ TEXT = "the cat sat on the mat and then the dog sat on the cat"
 
 
 @pytest.fixture
-def debug(page):
+def debug(tab, server):
     """The page, with a prompt read."""
-    page.set_viewport_size({"width": 1300, "height": 2400})
-    page.get_by_role("link", name="Debug").click()
-    page.get_by_role("heading", name="Why was this token").wait_for()
-    prompt = page.get_by_role("textbox", name="Prompt")
-    prompt.fill(TEXT)
-    prompt.press("Control+Enter")
-    page.get_by_role("button", name="Run", exact=True).click()
-    page.get_by_text("No edits are in force").wait_for()
-    page.get_by_text("Other tokens whose decision changed: 0").wait_for()
-    page.wait_for_timeout(3000)  # what is drawn last has its place
-    return page
+    tab.set_viewport_size({"width": 1300, "height": 2400})
+    tab.goto(f"{server}/debug?{urlencode({'v': 2, 'checkpoint': 'tiny', 'prompt': TEXT, 'chat': 0})}")
+    tab.get_by_text("No edits are in force").wait_for()
+    tab.get_by_text("Other tokens whose decision changed: 0").wait_for()
+    settled(tab)
+    return tab
 
 
 def drag(page, start, end):
@@ -85,7 +81,7 @@ def test_edits_that_cannot_be_are_said(debug):
 def test_a_prediction_is_explained(debug, pictures):
     debug.get_by_role("tab", name="Why").click()
     debug.get_by_text("Select a token above").wait_for()
-    debug.wait_for_timeout(500)
+    settled(debug)
     drag(debug, 40, 40)
     debug.get_by_role("button", name="Explain").click()
     debug.get_by_text("convergence delta").wait_for()
@@ -95,7 +91,7 @@ def test_a_prediction_is_explained(debug, pictures):
     debug.get_by_text("What bypassed each level, and what the level added").wait_for()
     debug.get_by_role("button", name="Show the attention").click()
     debug.get_by_role("combobox", name="Heads").wait_for()
-    debug.wait_for_timeout(500)
+    settled(debug)
     debug.screenshot(path=pictures / "why.png")
 
 
@@ -109,7 +105,7 @@ def test_a_text_is_written_taken_back_and_branched(debug, pictures):
     debug.get_by_role("button", name="Continue").click()
     debug.get_by_text(re.compile("^40 tokens|The model has ended its text")).first.wait_for()
     debug.get_by_text(re.compile("They diverge at new token|Both models have generated the same")).wait_for()
-    debug.wait_for_timeout(500)
+    settled(debug)
     debug.screenshot(path=pictures / "steps.png")
     debug.get_by_role("button", name="Start over").click()
     debug.get_by_text(re.compile("^40 tokens")).first.wait_for(state="detached")

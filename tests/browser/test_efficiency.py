@@ -5,11 +5,14 @@ import re
 from analysis.cost.hardware import load_hardware
 from analysis.cost.paper import paper_rows
 
+from .test_debug import settled
+
 
 def test_savings_are_measured_and_predicted(page, pictures):
     page.get_by_label("Prompt", exact=True).fill("a prompt to come back to")
     page.get_by_label("Prompt", exact=True).press("Control+Enter")
-    page.wait_for_timeout(1500)
+    page.get_by_text("Press Ctrl+Enter to apply").wait_for(state="detached")
+    settled(page)
     page.get_by_role("link", name="Efficiency").click()
     page.get_by_role("heading", name="How much do the dropped tokens save?").wait_for()
     page.get_by_label("Remove 2048").or_(page.get_by_role("button", name="2048")).first.click()

@@ -1,0 +1,226 @@
+"""Conversions, run as a user runs them: through the command line, in processes of their own where that matters."""
+
+import json
+import os
+import shlex
+import subprocess
+import sys
+import time
+
+import pytest
+import torch
+from huggingface_hub import ModelCard
+from safetensors.torch import load_file, save_file
+from transformers import AutoTokenizer
+
+from analysis.training.run import load_snapshots, read_run
+from subllm import CheckpointError, SubllmForCausalLM
+from subllm.checkpoints.base import from_llama, load_base
+from subllm.checkpoints.load import load_checkpoint
+from subllm.convert.distillation import add_adapters
+from subllm.convert.learned import merge_learned, save_learned
+from subllm.runs.folder import read_log
+from tests.subllm.convert.conftest import convert
+
+
+def test_llama_command_converts_resumes_and_reports(tiny_llama):
+    out = tiny_llama / "out"
+    arguments = [
+        "llama", "--model", tiny_llama / "llama", "--structure", "T(TT)T", "--retention", 0.64,
+        "--text", tiny_llama / "text.jsonl", "--out", out, "--steps", 30, "--length", 48, "--held-out-blocks", 4,
+    ]  # fmt: skip
+    done = convert(*arguments)
+    assert done.returncode == 0, done.stderr
+    model = SubllmForCausalLM.from_pretrained(out).eval()
+    assert model.config.structure == "T(TT)T"
+    card = (out / "README.md").read_text()
+    assert "perplexity" in card
+    last = json.loads((out / "training" / "log.jsonl").read_text().splitlines()[-1])
+    assert abs(last["eval_retention_1"] - 0.64) < 0.08
+    assert f"| 30 | {30 * 2 * 48:,} |" in card  # step, tokens trained on
+    run = read_run(out / "training")
+    assert run.step == 30 and run.title == "SUBLLM, converted" and len(run.log["loss"].dropna()) == 30
+    assert [snapshot.step for snapshot in load_snapshots(run)] == [0, 30]
+    command = next(line for line in card.splitlines() if line.startswith("subllm convert llama "))
+    assert shlex.split(command)[2:] == [str(argument) for argument in arguments]
+    metadata = ModelCard(card).data  # as the hub reads it
+    assert (metadata.library_name, metadata.pipeline_tag, metadata.base_model) == (
+        "transformers", "text-generation", None,  # the base is a folder of this machine
+    )  # fmt: skip
+    again = convert(*arguments)  # the run is complete: nothing is trained twice, the same checkpoint is written
+    assert again.returncode == 0, again.stderr
+    reloaded = SubllmForCausalLM.from_pretrained(out)
+    for name, tensor in model.state_dict().items():
+        torch.testing.assert_close(reloaded.state_dict()[name], tensor)
+    assert (out / "README.md").read_text() == card
+    base, _ = load_base(str(tiny_llama / "llama"))
+    merged = merge_learned(base, out / "learned")
+    for name, tensor in merged.state_dict().items():
+        torch.testing.assert_close(tensor, model.state_dict()[name].to(tensor.dtype), atol=2e-2, rtol=2e-2)
+    assert str(tiny_llama) not in (out / "learned" / "adapter_config.json").read_text()
+
+
+def test_a_run_stopped_half_way_ends_as_if_it_had_not_been(tiny_llama):
+    common = [
+        "llama", "--model", tiny_llama / "llama", "--structure", "T(TT)T",
+        "--text", tiny_llama / "text.jsonl", "--steps", 30, "--length", 48, "--held-out-blocks", 4,
+    ]  # fmt: skip
+    whole, stopped = tiny_llama / "whole", tiny_llama / "stopped"
+    assert convert(*common, "--out", whole).returncode == 0
+    command = [sys.executable, "-m", "subllm.convert", *map(str, [*common, "--out", stopped])]
+    process = subprocess.Popen(command, stderr=subprocess.PIPE, text=True)
+    log = stopped / "training" / "log.jsonl"
+    while process.poll() is None and not log.exists():
+        time.sleep(0.02)  # the moment to stop at is seen in the files that it writes
+    process.terminate()
+    _, errors = process.communicate(timeout=120)
+    assert process.returncode == 130, errors
+    assert "run the same command again" in errors
+    assert not (stopped / "model.safetensors").exists()
+    assert convert(*common, "--out", stopped).returncode == 0
+    expected = SubllmForCausalLM.from_pretrained(whole).state_dict()
+    for name, tensor in SubllmForCausalLM.from_pretrained(stopped).state_dict().items():
+        torch.testing.assert_close(tensor, expected[name], atol=1e-3, rtol=1e-3)
+
+
+def test_two_processes_convert_as_one(tiny_llama):
+    common = [
+        "llama", "--model", tiny_llama / "llama", "--structure", "T(TT)T",
+        "--text", tiny_llama / "text.jsonl", "--steps", 6, "--length", 48, "--held-out-blocks", 4,
+        "--precision", "float32",  # rounding to bfloat16 depends on how a batch is divided
+    ]  # fmt: skip
+    alone, together = tiny_llama / "alone", tiny_llama / "together"
+    assert convert(*common, "--out", alone).returncode == 0
+    launcher = ["torch.distributed.run", "--standalone", "--nproc-per-node", "2", "-m", "subllm.convert"]
+    command = [sys.executable, "-m", *launcher, *map(str, [*common, "--out", together])]
+    done = subprocess.run(command, env=os.environ | {"OMP_NUM_THREADS": "1"}, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    logs = [list(read_log(out / "training" / "log.jsonl")) for out in (alone, together)]
+    for name in ("loss", "retention_1", "eval_loss"):
+        one, two = ([entry[name] for entry in log if name in entry] for log in logs)
+        assert one and one == pytest.approx(two, abs=5e-3)
+
+
+def test_another_conversion_in_the_same_folder_is_refused(tiny_llama):
+    common = [
+        "llama", "--model", tiny_llama / "llama", "--text", tiny_llama / "text.jsonl",
+        "--length", 48, "--held-out-blocks", 4, "--out", tiny_llama / "out",
+    ]  # fmt: skip
+    assert convert(*common, "--structure", "T(TT)T", "--steps", 4).returncode == 0
+    for changed, said in [
+        (["--structure", "TT(T)T", "--steps", 4], "differs in its structure"),
+        (["--structure", "T(TT)T", "--steps", 4, "--rank", 8], "differs in rank"),
+        (["--structure", "T(TT)T", "--steps", 2], "has gone 4 steps, more than the 2 asked for"),
+    ]:
+        done = convert(*common, *changed)
+        assert done.returncode == 1 and said in done.stderr, done.stderr
+    longer = convert(*common, "--structure", "T(TT)T", "--steps", 6)
+    assert longer.returncode == 0, longer.stderr
+    assert [entry["step"] for entry in read_log(tiny_llama / "out" / "training" / "log.jsonl") if "loss" in entry] == [
+        1, 2, 3, 4, 5, 6,
+    ]  # fmt: skip
+
+
+def test_a_conversion_goes_on_from_what_another_learned(tiny_llama):
+    common = [
+        "llama", "--model", tiny_llama / "llama", "--structure", "T(TT)T", "--text", tiny_llama / "text.jsonl",
+        "--held-out-blocks", 4, "--start-retention", 0.64,
+    ]  # fmt: skip
+    first, second = tiny_llama / "first", tiny_llama / "second"
+    assert convert(*common, "--steps", 8, "--length", 48, "--out", first).returncode == 0
+    onward = [*common, "--from", first / "learned", "--steps", 1, "--length", 96, "--out", second]
+    done = convert(*onward, "--learning-rate", 1e-9)
+    assert done.returncode == 0, done.stderr
+    before, after = (load_file(folder / "learned" / "adapter_model.safetensors") for folder in (first, second))
+    assert any(name.endswith("lora_B.weight") and tensor.any() for name, tensor in before.items())
+    for name, tensor in before.items():
+        torch.testing.assert_close(after[name], tensor)
+    for changed, said in [
+        (["--rank", 4], "have rank 16, and this conversion's 4"),
+        (["--structure", "TT(T)T"], "learned for the structure T(TT)T"),
+        (["--from", tiny_llama / "llama"], "is not what a conversion learned"),
+        (["--from", second / "learned"], "differs in its start"),
+    ]:
+        done = convert(*onward, "--learning-rate", 1e-9, *changed)
+        assert done.returncode == 1 and said in done.stderr, done.stderr
+
+
+def test_chats_are_written_in_the_models_template(tiny_llama):
+    tokenizer = AutoTokenizer.from_pretrained(tiny_llama / "llama")
+    tokenizer.chat_template = "cat {{ messages[0]['content'] }} dog"
+    tokenizer.save_pretrained(tiny_llama / "llama")
+    (tiny_llama / "topics.jsonl").write_text(json.dumps({"text": "The old tree is under the mat."}) + "\n")
+    out = tiny_llama / "chats.jsonl"
+    arguments = ["chats", "--model", tiny_llama / "llama", "--topics", tiny_llama / "topics.jsonl", "--out", out,
+                 "--count", 3, "--new-tokens", 5, "--batch-size", 2]  # fmt: skip
+    done = convert(*arguments)
+    assert done.returncode == 0, done.stderr
+    chats = [json.loads(line)["text"] for line in out.read_text().splitlines()]
+    assert len(chats) == 3
+    assert all(chat.startswith("cat ") and "The old tree" in chat and "<eos>" in chat for chat in chats)
+    (tiny_llama / "topics.jsonl").write_text(json.dumps({"text": "Nothing to see."}) + "\n")
+    assert "error: No document begins with" in convert(*arguments).stderr
+
+
+def test_a_model_whose_tokenizer_has_no_padding_is_converted_and_writes_chats(tiny_llama):
+    path = tiny_llama / "llama" / "tokenizer_config.json"
+    tokenizer, config = json.loads(path.read_text()), tiny_llama / "llama" / "config.json"
+    template = {"chat_template": "cat {{ messages[0]['content'] }} dog"}
+    path.write_text(json.dumps({key: value for key, value in tokenizer.items() if key != "pad_token"} | template))
+    config.write_text(json.dumps(json.loads(config.read_text()) | {"pad_token_id": None}))
+    assert AutoTokenizer.from_pretrained(tiny_llama / "llama").pad_token is None
+    out = tiny_llama / "out"
+    done = convert(
+        "llama", "--model", tiny_llama / "llama", "--structure", "T(TT)T", "--text", tiny_llama / "text.jsonl",
+        "--out", out, "--steps", 2, "--length", 48, "--held-out-blocks", 2,
+    )  # fmt: skip
+    assert done.returncode == 0, done.stderr
+    assert load_checkpoint(out, "cpu", "float32").tokenizer.pad_token is None
+    topics = [{"text": "The tree is under the mat."}, {"text": "The very happy cat under the old tree was sad."}]
+    (tiny_llama / "topics.jsonl").write_text("".join(json.dumps(topic) + "\n" for topic in topics))
+    done = convert(
+        "chats", "--model", tiny_llama / "llama", "--topics", tiny_llama / "topics.jsonl",
+        "--out", tiny_llama / "chats.jsonl", "--count", 8, "--new-tokens", 5,
+    )  # fmt: skip
+    assert done.returncode == 0, done.stderr
+    chats = [json.loads(line)["text"] for line in (tiny_llama / "chats.jsonl").read_text().splitlines()]
+    assert len(chats) == 8 and all(chat.endswith("<eos>\n") and "<pad>" not in chat for chat in chats)
+    path.write_text(json.dumps({key: value for key, value in tokenizer.items() if key != "eos_token"} | template))
+    for arguments in (
+        ["chats", "--topics", tiny_llama / "topics.jsonl", "--out", tiny_llama / "more.jsonl"],
+        ["llama", "--structure", "T(TT)T", "--text", tiny_llama / "text.jsonl", "--out", tiny_llama / "other"],
+    ):
+        done = convert(*arguments, "--model", tiny_llama / "llama")
+        assert done.returncode == 1 and "has no end-of-text token" in done.stderr.splitlines()[-1], done.stderr
+
+
+def test_a_base_that_lacks_weights_and_learned_files_that_lack_some_are_refused(tiny_llama):
+    base = tiny_llama / "llama"
+    weights = load_file(base / "model.safetensors")
+    dense, _ = load_base(str(base))
+    model = from_llama(dense, "T(TT)T", 0.64)
+    save_learned(add_adapters(model, 2), model, tiny_llama / "learned")
+    routing = load_file(tiny_llama / "learned" / "routing.safetensors")
+    save_file({"model.bypasses.0.scale": routing["model.bypasses.0.scale"]}, tiny_llama / "learned/routing.safetensors")
+    with pytest.raises(CheckpointError, match=r"other tensors .* \(model.subsamplers.0.weight\)"):
+        merge_learned(load_base(str(base))[0], tiny_llama / "learned")
+    for name, tensor, said in [
+        ("model.layers.2.mlp.up_proj.weight", None, "Missing tensors: model.layers.2.mlp.up_proj.weight"),
+        ("model.norm.weight", torch.ones(8), "another shape: model.norm.weight"),
+    ]:
+        changed = {key: value for key, value in (weights | {name: tensor}).items() if value is not None}
+        save_file(changed, base / "model.safetensors", {"format": "pt"})
+        with pytest.raises(CheckpointError, match=said):
+            load_base(str(base))
+
+
+def test_mistakes_are_one_line_and_a_non_zero_exit(tiny_llama):
+    for extra, message in [
+        (["--model", tiny_llama / "nowhere", "--structure", "T(TT)T"], "nowhere"),
+        (["--model", tiny_llama / "llama", "--structure", "T(T)T"], "is 3, but num_hidden_layers is 4"),
+        (["--model", tiny_llama / "llama", "--structure", "T(TT"], "never closed"),
+    ]:
+        done = convert("llama", *extra, "--text", tiny_llama / "text.jsonl", "--out", tiny_llama / "out")
+        assert done.returncode == 1
+        assert done.stderr.strip().splitlines()[-1].startswith("error: ")
+        assert message in done.stderr
