@@ -15,7 +15,7 @@ from subllm.command import Arguments
 from ..cost.calibration import this_machine
 from ..cost.hardware import HARDWARE, find_hardware, load_hardware
 from ..cost.predict import HERE, break_even, changed, predict
-from ..cost.roofline import PHASES
+from ..cost.roofline import PHASES, Scenario
 from ..cost.sizes import BYTES
 from .arguments import analysis_command, folder_of
 
@@ -41,7 +41,8 @@ def main(arguments: Arguments) -> None:
         hardware = this_machine("cuda" if torch.cuda.is_available() else "cpu", chosen.dtype)
     else:
         hardware = find_hardware(load_hardware(chosen.table), chosen.hardware)
-    lines = predict(config, hardware, chosen.dtype, chosen.tokens, chosen.batch)
+    scenario = Scenario(hardware, chosen.tokens, chosen.batch, chosen.dtype)
+    lines = predict(config, scenario)
     print(f"{hardware.name} ({hardware.source})\n")  # noqa: T201
     print(f"{'':16}{'SUBLLM':>14}{'dense':>14}{'ratio':>8}")  # noqa: T201
     for line in lines:
@@ -49,7 +50,7 @@ def main(arguments: Arguments) -> None:
             f"{line.what:16}{line.ours:>14,.2f}{line.dense:>14,.2f}{line.ours / line.dense:>8.2f} {line.unit}"
         )
     for phase in PHASES:
-        length = break_even(config, hardware, phase, chosen.batch, chosen.dtype)
+        length = break_even(config, phase, scenario)
         print(f"{phase} pays from {f'{length:,} tokens on' if length else 'no length on'}")  # noqa: T201
 
 

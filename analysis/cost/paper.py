@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from subllm import SubllmConfig
 
 from .hardware import Hardware
-from .roofline import speedup
+from .roofline import Scenario, speedup
 from .sizes import cache_bytes, level_tokens, training_bytes, without_levels
 
 STRUCTURE = "TTTTT(TTTTT(TTTT)TTTTT)TTTTT"
@@ -68,7 +68,7 @@ def paper_rows(hardware: Hardware, batch: int = BATCH) -> list[Row]:
     rows = []
     for (what, tokens), reported in REPORTED.items():
         phases = ("training",) if what == "training" else ("prefill", "decode")
-        predicted = {phase: speedup(config, hardware, phase, tokens, batch) for phase in phases}
+        predicted = {phase: speedup(config, phase, Scenario(hardware, tokens, batch)) for phase in phases}
         rows.append(Row(what, tokens, reported, predicted))
     return rows
 

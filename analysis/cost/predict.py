@@ -6,8 +6,7 @@ from typing import NamedTuple
 from subllm import SubllmConfig
 
 from ..errors import AnalysisError
-from .hardware import Hardware
-from .roofline import PHASES, phase_work, speedup
+from .roofline import PHASES, Scenario, speedup
 from .sizes import BYTES, cache_bytes, level_tokens, parameters, prefill_bytes, training_bytes, without_levels
 
 LONGEST = 1 << 20  # tokens up to which a break-even length is looked for
@@ -33,19 +32,13 @@ class Line(NamedTuple):
         return "ms" if self.what in PHASES else "MiB"
 
 
-def predict(config: SubllmConfig, hardware: Hardware, dtype: str, tokens: int, batch: int) -> list[Line]:
-    """Times and memory of a model and of its dense twin.
-
-    Args:
-        config: of the SUBLLM; every level keeps its nominal share.
-        hardware: assumed.
-        dtype: of weights and activations.
-        tokens: of every sequence.
-        batch: sequences.
+def predict(config: SubllmConfig, scenario: Scenario) -> list[Line]:
+    """Times and memory of a model, and of the same model without levels.
 
     Raises:
-        AnalysisError: if a number is not positive.
+        AnalysisError: if the scenario has no sequences, or no tokens.
     """
+    tokens, batch, dtype = scenario.tokens, scenario.batch, scenario.dtype
     if tokens < 1 or batch < 1:
         raise AnalysisError(
             "{batch} × {tokens:,} tokens cannot be predicted; both numbers must be 1 or more.",
@@ -53,14 +46,8 @@ def predict(config: SubllmConfig, hardware: Hardware, dtype: str, tokens: int, b
             tokens=tokens,
         )
     both = (config, without_levels(config))
-    levels = [level_tokens(each, tokens) for each in both]
-    lines = [
-        Line(
-            phase,
-            *(1000 * hardware.seconds(phase_work(each, phase, tokens, batch, dtype), dtype) for each in both),
-        )
-        for phase in PHASES
-    ]
+    levels = [level_tokens(config, tokens, scenario.retention), level_tokens(both[1], tokens)]
+    lines = [Line(phase, *(1000 * scenario.seconds(each, phase) for each in both)) for phase in PHASES]
     sizes = {
         "weights": [float(parameters(each) * BYTES[dtype]) for each in both],
         "cache": [cache_bytes(c, level, batch, dtype) for c, level in zip(both, levels, strict=True)],
@@ -76,22 +63,15 @@ def needed_bytes(lines: Sequence[Line]) -> float:
     return (sizes["weights"] + sizes["reading"]) * 2**20
 
 
-def break_even(config: SubllmConfig, hardware: Hardware, phase: str, batch: int, dtype: str) -> int | None:
-    """Shortest context from which on the SUBLLM is predicted to be no slower than its dense twin.
-
-    Args:
-        config: of the SUBLLM.
-        hardware: assumed.
-        phase: one of `PHASES`.
-        batch: sequences.
-        dtype: of the computation.
+def break_even(config: SubllmConfig, phase: str, scenario: Scenario) -> int | None:
+    """Shortest context from which on the SUBLLM is predicted to be no slower than the dense model.
 
     Returns:
         Tokens, or None if it is slower at `LONGEST` still.
     """
 
     def pays(tokens: int) -> bool:
-        return speedup(config, hardware, phase, tokens, batch, dtype) >= 1
+        return speedup(config, phase, scenario.at(tokens)) >= 1
 
     if not pays(LONGEST):
         return None

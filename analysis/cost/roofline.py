@@ -5,6 +5,8 @@ kernel that skips masked pairs and keeps no score matrix. `analysis.cost.hardwar
 """
 
 from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from typing import Self
 
 from subllm import SubllmConfig
 from subllm.routing import ROUTERS
@@ -98,18 +100,38 @@ def phase_work(
     return (training_work if phase == "training" else prefill_work)(config, levels, batch, dtype)
 
 
-def speedup(
-    config: SubllmConfig,
-    hardware: Hardware,
-    phase: str,
-    tokens: float,
-    batch: int = 1,
-    dtype: str = "bfloat16",
-    retention: Sequence[float] | None = None,
-) -> float:
-    """Predicted time of the dense model over that of the SUBLLM; the arguments are those of `phase_work`."""
-    ours = hardware.seconds(phase_work(config, phase, tokens, batch, dtype, retention), dtype)
-    return hardware.seconds(phase_work(without_levels(config), phase, tokens, batch, dtype), dtype) / ours
+@dataclass(frozen=True)
+class Scenario:
+    """What a prediction assumes about the machine and its load.
+
+    Attributes:
+        hardware: device.
+        tokens: tokens of every sequence.
+        batch: number of sequences.
+        dtype: number format of weights, activations and cache.
+        retention: share of its parent's tokens that each level keeps; None for the nominal ones.
+    """
+
+    hardware: Hardware
+    tokens: float = 8192
+    batch: int = 1
+    dtype: str = "bfloat16"
+    retention: tuple[float, ...] | None = None
+
+    def at(self, tokens: float) -> Self:
+        """The same with sequences of another length."""
+        return replace(self, tokens=tokens)
+
+    def seconds(self, config: SubllmConfig, phase: str) -> float:
+        """Least time of a phase, one of `PHASES`."""
+        retention = self.retention if config.parsed_structure.num_levels else None
+        work = phase_work(config, phase, self.tokens, self.batch, self.dtype, retention)
+        return self.hardware.seconds(work, self.dtype)
+
+
+def speedup(config: SubllmConfig, phase: str, scenario: Scenario) -> float:
+    """Predicted time of the dense model over that of the SUBLLM."""
+    return scenario.seconds(without_levels(config), phase) / scenario.seconds(config, phase)
 
 
 def _block(

@@ -9,9 +9,8 @@ from subllm import SubllmConfig
 from subllm.structure import BLOCK
 
 from ..cost.comparison import Comparison
-from ..cost.hardware import Hardware
 from ..cost.predict import break_even
-from ..cost.roofline import PHASES, phase_work, speedup
+from ..cost.roofline import PHASES, Scenario, phase_work, speedup
 from ..cost.sizes import cache_bytes, level_tokens, without_levels
 from .style import DROPPED, KEPT, LAYOUT, NEUTRAL
 from .words import ENGLISH, Words
@@ -154,7 +153,7 @@ def measured_break_even(rows: Sequence[Comparison]) -> int | None:
 
 
 def predicted_cache(
-    config: SubllmConfig, hardware: Hardware, dtype: str, lengths: Sequence[int], batch: int, words: Words = ENGLISH
+    config: SubllmConfig, scenario: Scenario, lengths: Sequence[int], words: Words = ENGLISH
 ) -> go.Figure:
     """Size of keys and values by context length, with the memory of the hardware."""
     figure = go.Figure()
@@ -164,13 +163,13 @@ def predicted_cache(
     ):
         figure.add_scatter(
             x=list(lengths),
-            y=[cache_bytes(each, level_tokens(each, n), batch, dtype) / 2**30 for n in lengths],
+            y=[cache_bytes(each, level_tokens(each, n), scenario.batch, scenario.dtype) / 2**30 for n in lengths],
             mode="lines+markers",
             name=name,
             line={"color": colour, "dash": dash},
             hovertemplate="%{x:,}: %{y:,.3f} GiB<extra></extra>",
         )
-    figure.add_hline(y=hardware.memory / 2**30, line={"color": DROPPED, "dash": "dot"})
+    figure.add_hline(y=scenario.hardware.memory / 2**30, line={"color": DROPPED, "dash": "dot"})
     figure.update_layout(**LAYOUT, xaxis_title=words["figure_tokens"], yaxis_title="GiB")
     figure.update_xaxes(type="log")
     figure.update_yaxes(type="log")
@@ -178,20 +177,20 @@ def predicted_cache(
 
 
 def predicted_speedup(
-    config: SubllmConfig, hardware: Hardware, dtype: str, lengths: Sequence[int], batch: int, words: Words = ENGLISH
+    config: SubllmConfig, scenario: Scenario, lengths: Sequence[int], words: Words = ENGLISH
 ) -> go.Figure:
     """Dense time over SUBLLM time by context length, for every phase, at nominal retention."""
     figure = go.Figure()
     for phase in PHASES:
         figure.add_scatter(
             x=list(lengths),
-            y=[speedup(config, hardware, phase, n, batch, dtype) for n in lengths],
+            y=[speedup(config, phase, scenario.at(n)) for n in lengths],
             mode="lines+markers",
             name=words[f"figure_{phase}"],
             line={"color": KEPT, "dash": _DASHES[phase]},
             hovertemplate="%{x:,}: %{y:.2f}×<extra></extra>",
         )
-        even = break_even(config, hardware, phase, batch, dtype)
+        even = break_even(config, phase, scenario)
         if even is not None and even > lengths[0]:
             figure.add_vline(x=even, line={"color": DROPPED, "dash": _DASHES[phase]})
     figure.add_hline(y=1, line={"color": NEUTRAL, "dash": "dash"})
@@ -200,13 +199,14 @@ def predicted_speedup(
     return figure
 
 
-def module_times(
-    config: SubllmConfig, hardware: Hardware, dtype: str, tokens: int, batch: int, words: Words = ENGLISH
-) -> go.Figure:
+def module_times(config: SubllmConfig, scenario: Scenario, words: Words = ENGLISH) -> go.Figure:
     """Predicted prefill time by module, SUBLLM and dense."""
     figure = go.Figure()
     names = ["SUBLLM", words["figure_dense"]]
-    works = [phase_work(each, "prefill", tokens, batch, dtype) for each in (config, without_levels(config))]
+    works = [
+        phase_work(each, "prefill", scenario.tokens, scenario.batch, scenario.dtype)
+        for each in (config, without_levels(config))
+    ]
     modules = list(dict.fromkeys(part.module for part in works[0]))
     for module, pattern in zip(modules, _PATTERNS, strict=False):
         times = [1000 * hardware.seconds([p for p in work if p.module == module], dtype) for work in works]

@@ -10,7 +10,7 @@ import streamlit as st
 from analysis import AnalysisError
 from analysis.cost.comparison import Baseline, Comparison, Setting
 from analysis.cost.hardware import Hardware
-from analysis.cost.roofline import speedup
+from analysis.cost.roofline import Scenario, speedup
 from analysis.cost.sizes import level_tokens, prefill_bytes
 from analysis.cost.sweep import LENGTHS, facts_of, from_parquet, settings_of, to_parquet
 from analysis.figures import cost as cost_figures
@@ -190,7 +190,7 @@ def _check(config: SubllmConfig, choice: Choice, rows: Sequence[Comparison]) -> 
     entries = []
     for row in rows:
         measured = row.ratio("dense", "subllm")
-        predicted = speedup(config, hardware, "prefill", row.tokens, row.batch, dtype, row.retention)
+        predicted = speedup(config, "prefill", Scenario(hardware, row.tokens, row.batch, dtype, tuple(row.retention)))
         levels = level_tokens(config, row.tokens, row.retention)
         peak = prefill_bytes(config, levels, row.batch, dtype, pieces=device == "cpu")
         entries.append(

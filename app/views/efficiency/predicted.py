@@ -14,7 +14,7 @@ from analysis import AnalysisError
 from analysis.cost.hardware import Hardware, load_hardware
 from analysis.cost.paper import BATCH, Row, batch_that_saves, paper_rows
 from analysis.cost.predict import Line, break_even, changed, needed_bytes, predict
-from analysis.cost.roofline import PHASES
+from analysis.cost.roofline import PHASES, Scenario
 from analysis.figures import cost as cost_figures
 from app import engine
 from app.messages import ProgressBar, plain, plot, show_error
@@ -66,7 +66,7 @@ def show(config: SubllmConfig, checkpoint: str) -> None:
         f"--retention {percent / 100}",
         language="bash",
     )
-    found = _prediction(config, hardware, dtype, tokens, batch)
+    found = _prediction(config, Scenario(hardware, tokens, batch, dtype))
     _numbers(found.lines, hardware)
     left, right = st.columns(2)
     plot(left, found.speedup, "predicted speed-up")
@@ -104,18 +104,18 @@ class _Prediction:
     paper: list[Row]
 
 
-def _prediction(config: SubllmConfig, hardware: Hardware, dtype: str, tokens: int, batch: int) -> _Prediction:
+def _prediction(config: SubllmConfig, scenario: Scenario) -> _Prediction:
     own, words = session(), table(language())
-    key = (config.to_json_string(), repr(hardware), dtype, tokens, batch, language())
+    key = (config.to_json_string(), scenario, language())
     found: _Prediction | None = own.recall("prediction", key)
     if found is None:
         found = _Prediction(
-            predict(config, hardware, dtype, tokens, batch),
-            {phase: break_even(config, hardware, phase, batch, dtype) for phase in PHASES},
-            cost_figures.predicted_speedup(config, hardware, dtype, _LENGTHS, batch, words),
-            cost_figures.predicted_cache(config, hardware, dtype, _LENGTHS, batch, words),
-            cost_figures.module_times(config, hardware, dtype, tokens, batch, words),
-            paper_rows(hardware),
+            predict(config, scenario),
+            {phase: break_even(config, phase, scenario) for phase in PHASES},
+            cost_figures.predicted_speedup(config, scenario, _LENGTHS, words),
+            cost_figures.predicted_cache(config, scenario, _LENGTHS, words),
+            cost_figures.module_times(config, scenario, words),
+            paper_rows(scenario.hardware),
         )
         own.found["prediction"] = (key, found)
     return found

@@ -1,39 +1,41 @@
 """Predictions from the command line, and where a SUBLLM begins to pay."""
 
+from dataclasses import replace
+
 import pytest
 
 from analysis import AnalysisError
 from analysis.commands.predict import main
 from analysis.cost.hardware import Hardware, find_hardware, load_hardware
 from analysis.cost.predict import break_even, changed, needed_bytes, predict
-from analysis.cost.roofline import PHASES, phase_work, speedup
+from analysis.cost.roofline import PHASES, Scenario, phase_work, speedup
 from analysis.cost.sizes import parameters, without_levels
 from subllm import ConfigurationError, StructureError
 from tests.conftest import run_command, tiny_config
 
-SLOW_MEMORY = Hardware("slow memory", {"float32": 1e15}, 1e9, 1e9, "a test")
+SLOW_MEMORY = Scenario(Hardware("slow memory", {"float32": 1e15}, 1e9, 1e9, "a test"), dtype="float32")
 
 
 def test_the_break_even_is_the_shortest_length_that_pays():
     config = tiny_config("T(T)T", retention_ratio=0.9)
-    hardware = load_hardware()[0]
+    scenario = Scenario(load_hardware()[0])
     for phase in ("prefill", "training"):
-        length = break_even(config, hardware, phase, 1, "bfloat16")
+        length = break_even(config, phase, scenario)
         assert length > 1, "a level of one block costs more than it saves on few tokens"
-        assert speedup(config, hardware, phase, length, 1, "bfloat16") >= 1
-        assert speedup(config, hardware, phase, length - 1, 1, "bfloat16") < 1
-    assert break_even(tiny_config("T()T", retention_ratio=0.5), SLOW_MEMORY, "prefill", 1, "float32") is None
+        assert speedup(config, phase, scenario.at(length)) >= 1
+        assert speedup(config, phase, scenario.at(length - 1)) < 1
+    assert break_even(tiny_config("T()T", retention_ratio=0.5), "prefill", SLOW_MEMORY) is None
 
 
 def test_lines_have_units_and_a_level_saves_all_but_weights():
-    lines = {line.what: line for line in predict(tiny_config("T(TTTT)T"), SLOW_MEMORY, "float32", 200, 2)}
+    lines = {line.what: line for line in predict(tiny_config("T(TTTT)T"), replace(SLOW_MEMORY, tokens=200, batch=2))}
     assert {line.unit for line in lines.values()} == {"ms", "MiB"}
     for what, line in lines.items():
         assert (line.ours < line.dense) == (what != "weights"), what
     larger = lines["weights"].dense + lines["reading"].dense
     assert needed_bytes(list(lines.values())) == larger * 2**20
     with pytest.raises(AnalysisError, match="must be 1 or more"):
-        predict(tiny_config("T"), SLOW_MEMORY, "float32", 0, 1)
+        predict(tiny_config("T"), SLOW_MEMORY.at(0))
 
 
 def test_structure_and_retention_can_be_changed():

@@ -10,7 +10,7 @@ from analysis.commands.training_step import main
 from analysis.cost.training_step import compare_steps
 from subllm.train.config import TrainConfig
 from tests.conftest import run_command
-from tests.subllm.test_train import MODEL
+from tests.subllm.train.test_loop import MODEL
 
 CONFIG = TrainConfig(model=MODEL)
 
