@@ -1,4 +1,4 @@
-"""Where the data is that ships with the project."""
+"""The folder of the data that ships with the project."""
 
 from pathlib import Path
 

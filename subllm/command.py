@@ -1,4 +1,4 @@
-"""What all command lines have in common: a user's mistake is one line on standard error, and an exit code."""
+"""What all commands have in common: a user's mistake becomes one line on standard error and an exit code."""
 
 import sys
 from collections.abc import Callable, Sequence
@@ -11,10 +11,10 @@ _MISTAKE, _INTERRUPTED = 1, 130
 
 
 def command(*expected: type[Exception]) -> Callable[[Callable[[Arguments], None]], Callable[..., int]]:
-    """Make a command line of a function.
+    """Turn a function into the entry point of a command.
 
     Args:
-        expected: errors that a user can cause, files that cannot be read or written apart. Their message is printed.
+        expected: errors that a user can cause, besides `OSError`. Their message is printed.
 
     Returns:
         A decorator. The function takes the arguments, or None for those of the process; what it becomes returns the

@@ -27,15 +27,14 @@ class SubllmConfig(LlamaConfig):
             without brackets, which is a LLaMA.
         retention_ratio: share of its parent's tokens that each router keeps in training, in (0, 1]: one number for
             all, or a list in order of opening. Inference keeps the tokens whose score is positive.
-        positions: rotary positions inside a span. "original": a kept token keeps its position in the prompt.
+        positions: rotary positions inside a level. "original": a kept token keeps its position in the prompt.
             "parent": its index in the parent sequence, as in the reference's forward pass.
-        router: who decides at each level, a name of `subllm.routing.ROUTERS`: one for all, or a list in order of the
-            levels.
-        balancer_probability: chance that a training pass balances the scores, at the first step and from step
+        router: router of each level, a key of `subllm.routing.ROUTERS`: one for all levels, or a list in their order.
+        balancer_probability: probability that a training pass balances the scores, at the first step and from step
             `balancer_steps` on.
-        balancer_steps: optimisation steps between the two.
+        balancer_steps: optimisation steps over which that probability changes.
         bypass_minimum: lower limit of the bypass scales in training, at the first step and from step `bypass_steps` on.
-        bypass_steps: optimisation steps between the two.
+        bypass_steps: optimisation steps over which that limit changes.
         num_hidden_layers: number of blocks; taken from the structure when left out.
 
     Raises:

@@ -1,4 +1,4 @@
-"""Everything that a user of the package can cause.
+"""The errors that a user of the package can cause.
 
     SubllmError
     ├── StructureError      a structure string that cannot be read
@@ -7,7 +7,7 @@
     ├── PromptError         a prompt that the model cannot take
     │   └── PromptTooLongError
     ├── DataError           text that cannot be read or is too short
-    └── TrainingError       a training or conversion that cannot start or go on
+    └── TrainingError       a training or conversion that cannot start or resume
         └── TrainingStopped
 
 Each message says what was found, what is allowed and what to do.
@@ -15,13 +15,13 @@ Each message says what was found, what is allowed and what to do.
 
 
 class SubllmError(Exception):
-    """Base class of what a user of the package can cause.
+    """Base class of the errors that a user of the package can cause.
 
     The message and its values are kept apart, so that the message can be translated (`assets/messages.json`).
 
     Args:
-        message: with `str.format` placeholders if there are values, or as it is.
-        **values: for the placeholders.
+        message: text, with `str.format` placeholders if there are values.
+        **values: values of the placeholders.
     """
 
     def __init__(self, message: str = "", /, **values: object) -> None:
@@ -49,9 +49,9 @@ class PromptTooLongError(PromptError):
     """A prompt with more tokens than fit.
 
     Args:
-        tokens: of the prompt; 0 if it is so long that they were not counted.
-        limit: most tokens allowed.
-        characters: of the prompt, where its tokens were not counted.
+        tokens: number of tokens; 0 if the prompt is so long that they were not counted.
+        limit: largest number of tokens allowed.
+        characters: number of characters, if the tokens were not counted.
     """
 
     def __init__(self, tokens: int, limit: int, characters: int = 0) -> None:
@@ -77,14 +77,14 @@ class DataError(SubllmError, ValueError):
 
 
 class TrainingError(SubllmError, RuntimeError):
-    """A training or conversion that cannot start or cannot go on."""
+    """A training or conversion that cannot start or continue."""
 
 
-class TrainingStopped(TrainingError):  # noqa: N818 - it ends a run in good order
+class TrainingStopped(TrainingError):  # noqa: N818 - the run ended in good order
     """A run that a signal stopped.
 
     Args:
-        step: after which it stopped.
+        step: number of completed steps.
     """
 
     def __init__(self, step: int) -> None:
@@ -92,5 +92,5 @@ class TrainingStopped(TrainingError):  # noqa: N818 - it ends a run in good orde
 
 
 def first_line(error: BaseException) -> str:
-    """The first line of what an error says, or the name of its type if it says nothing."""
+    """The first line of an error's message, or the name of its type if it has none."""
     return (str(error).strip() or type(error).__name__).splitlines()[0]

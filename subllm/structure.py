@@ -3,15 +3,15 @@
 A structure is a string over three characters, read from the embedding (left) to the logits (right):
 
     T   one LLaMA block on the tokens that are present at this point
-    (   a router: only tokens that it keeps go on
+    (   a router: only the tokens that it keeps enter the level
     )   the upsampling and bypass that belong to the matching "(": all tokens are present again
 
-"TT(TT)TT" runs two blocks on all tokens, two on the kept ones, two on all. Spans nest ("T(T(T)T)T") and stand side
-by side ("(T)(T)"). A structure without brackets is a LLaMA. The paper's 24-layer model is
+"TT(TT)TT" runs two blocks on all tokens, two on the kept ones, two on all. Brackets nest ("T(T(T)T)T") and stand
+side by side ("(T)(T)"). A structure without brackets is a LLaMA. The paper's 24-layer model is
 "TTTTT(TTTTT(TTTT)TTTTT)TTTTT".
 
-A place where a router decides is a site. Each has a level, a number from 1 in reading order, which also names the
-tokens that it lets through; level 0 is the whole sequence.
+A place where a router decides is a site. Each has a level, a number from 1 in reading order, which also names
+the tokens that it keeps; level 0 is the whole sequence.
 """
 
 from collections.abc import Iterator, Sequence
@@ -28,12 +28,12 @@ WHOLE = 0  # level of the whole sequence
 
 @dataclass(frozen=True)
 class Site:
-    """One bracket pair: a router, what runs inside, upsampling and bypass.
+    """One bracket pair: a router, the blocks of its level, upsampling and bypass.
 
     Attributes:
         level: number from 1, in order of opening.
         parent: level whose tokens the router decides about; 0 for the whole sequence.
-        depth: nesting depth, 1 for a span on the whole sequence.
+        depth: nesting depth, 1 for a level inside the whole sequence.
         start: position of "(" in the structure string.
         stop: position of the matching ")".
     """
@@ -77,7 +77,7 @@ class Structure:
 
     @property
     def num_levels(self) -> int:
-        """Levels beside that of the whole sequence."""
+        """Number of levels besides that of the whole sequence."""
         return len(self.sites)
 
     @cached_property
@@ -101,7 +101,7 @@ class Structure:
 
     @cached_property
     def parents(self) -> tuple[int, ...]:
-        """Parent of each site's level, in order of the levels."""
+        """Parent of each level, in order of the levels."""
         return tuple(site.parent for site in self.sites)
 
     @cached_property

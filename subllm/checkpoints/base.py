@@ -22,7 +22,7 @@ def load_base(name: str, dtype: torch.dtype = torch.bfloat16) -> tuple[LlamaForC
 
     Args:
         name: a GGUF file, a checkpoint folder, or a name on the Hugging Face hub.
-        dtype: of the weights.
+        dtype: dtype of the weights.
 
     Returns:
         The model in evaluation mode, and the tokenizer.
@@ -59,17 +59,17 @@ def load_base(name: str, dtype: torch.dtype = torch.bfloat16) -> tuple[LlamaForC
 def from_llama(
     dense: LlamaForCausalLM, structure: str, retention_ratio: float | list[float], positions: str = "original"
 ) -> SubllmForCausalLM:
-    """A SUBLLM with a LLaMA's weights: scorers at zero (nothing kept) until they are fitted, bypass scales at one.
+    """Make a SUBLLM of a LLaMA. Its scorers are zero (nothing is kept) until they are fitted, its bypass scales one.
 
     Args:
-        dense: the LLaMA; its weights are shared, not copied.
-        structure: with as many blocks as the LLaMA has.
-        retention_ratio: nominal share kept per level.
+        dense: the LLaMA, whose weights are shared and not copied.
+        structure: structure string with as many blocks as the LLaMA has.
+        retention_ratio: nominal share of tokens kept, for all levels or for each.
         positions: "original" or "parent".
 
     Raises:
         StructureError: if the structure cannot be read.
-        ConfigurationError: if structure and LLaMA do not fit.
+        ConfigurationError: if the structure does not fit the LLaMA.
     """
     fields = {key: value for key, value in dense.config.to_dict().items() if key not in _NOT_COPIED}
     config = SubllmConfig(

@@ -28,7 +28,7 @@ class DenseModel:
     """The dense model that a checkpoint is compared with.
 
     Attributes:
-        model: transformers' own LLaMA, on the checkpoint's device and in its dtype.
+        model: transformers' `LlamaForCausalLM`, on the checkpoint's device and in its dtype.
         is_twin: True for the LLaMA that the checkpoint was converted from, False for the checkpoint's own weights
             with routing off.
     """
@@ -38,15 +38,14 @@ class DenseModel:
 
     @property
     def description(self) -> str:
-        """What a comparison with it compares with: "twin", or "routing off"."""
+        """The name of this model in comparisons: "twin" or "routing off"."""
         return "twin" if self.is_twin else "routing off"
 
 
 def load_dense(checkpoint: Checkpoint) -> DenseModel:
-    """The dense model that a checkpoint is compared with, on the same device, in the same dtype, with the same kernel.
+    """Load the dense model that a checkpoint is compared with; it has the same device, dtype and attention kernel.
 
-    Args:
-        checkpoint: loaded. Without a `dense_twin` folder, its own weights are used, shared and not copied.
+    Without a `dense_twin` folder it is the checkpoint with routing off, which shares the checkpoint's weights.
 
     Raises:
         CheckpointError: if the twin's folder is broken.
@@ -58,14 +57,14 @@ def load_dense(checkpoint: Checkpoint) -> DenseModel:
 
 
 def load_llama(folder: Path, beside: SubllmForCausalLM) -> LlamaForCausalLM:
-    """A LLaMA, to be compared with a SUBLLM.
+    """Load a LLaMA to compare with a SUBLLM.
 
     Args:
-        folder: with config.json and *.safetensors.
-        beside: model whose device, dtype and attention kernel it gets.
+        folder: folder with config.json and *.safetensors.
+        beside: the SUBLLM, whose device, dtype and attention kernel the LLaMA gets.
 
     Raises:
-        CheckpointError: if it is no LLaMA, or cannot be loaded.
+        CheckpointError: if it is not a LLaMA, or cannot be loaded.
     """
     try:
         kind = read_json(folder / "config.json").get("model_type")
@@ -86,7 +85,7 @@ def load_llama(folder: Path, beside: SubllmForCausalLM) -> LlamaForCausalLM:
 
 
 def routing_off(model: SubllmForCausalLM) -> LlamaForCausalLM:
-    """LlamaForCausalLM with a SUBLLM's weights, shared: the same model with nothing dropped."""
+    """The LlamaForCausalLM that shares a SUBLLM's weights: the same model, which drops nothing."""
     own = (*OWN_FIELDS, "model_type", "architectures", "transformers_version")
     config = LlamaConfig(**{key: value for key, value in model.config.to_dict().items() if key not in own})
     config._attn_implementation = model.config._attn_implementation
@@ -96,7 +95,7 @@ def routing_off(model: SubllmForCausalLM) -> LlamaForCausalLM:
 def sharing_weights(
     kind: type[_Model], config: PretrainedConfig, weights: Mapping[str, Tensor], device: torch.device
 ) -> _Model:
-    """A model in evaluation mode whose weights are the given tensors, without a copy; no memory is taken before.
+    """Build a model in evaluation mode whose weights are the given tensors, without copying or initialising any.
 
     Args:
         kind: class of the model.
@@ -112,5 +111,5 @@ def sharing_weights(
     model.load_state_dict({name: weights[name] for name in model.state_dict()}, assign=True)
     model.tie_weights()
     inner = model.model
-    inner.rotary_emb = type(inner.rotary_emb)(config).to(device)  # its buffers are no part of the weights
+    inner.rotary_emb = type(inner.rotary_emb)(config).to(device)  # its buffers are not part of the weights
     return model.eval()

@@ -18,10 +18,10 @@ _PICKLES = ("*.bin", "*.pt", "*.pth", "*.ckpt", "*.pkl")
 
 
 def read_json(path: Path) -> Any:
-    """What a JSON file of a checkpoint holds.
+    """Read a JSON file of a checkpoint.
 
     Raises:
-        ValueError: if it is no JSON, nested too deeply to be read, or larger than such a file can be.
+        ValueError: if it is not JSON, is nested too deeply, or is larger than 64 MiB.
         OSError: if it cannot be read.
     """
     if path.stat().st_size > _LARGEST_JSON:
@@ -33,7 +33,11 @@ def read_json(path: Path) -> Any:
 
 
 def weight_files(folder: Path) -> list[Path]:
-    """The weight files of a checkpoint, each one seen to be complete."""
+    """Paths of a checkpoint's weight files, after a check that each is complete.
+
+    Raises:
+        CheckpointError: if one is missing or incomplete, or the checkpoint has pickled weights only.
+    """
     if (folder / _INDEX).is_file():
         try:
             names = sorted(set(read_json(folder / _INDEX)["weight_map"].values()))
@@ -75,7 +79,7 @@ def weight_files(folder: Path) -> list[Path]:
 
 
 def load_model(kind: Any, folder: Path, config: Any, device: str, dtype: str, attention: str) -> Any:
-    """Load a model of class `kind` in evaluation mode, and see that its weights are those of its configuration.
+    """Load a model of class `kind` in evaluation mode, and check that its weights fit its configuration.
 
     Raises:
         CheckpointError: if it cannot be loaded, does not fit its config.json, or does not fit on the device.
@@ -111,14 +115,14 @@ def load_model(kind: Any, folder: Path, config: Any, device: str, dtype: str, at
 
 
 def check_fit(place: Path | str, report: dict[str, Any]) -> None:
-    """See that weights are those of their configuration.
+    """Check that the weights fit the configuration.
 
     Args:
-        place: of the checkpoint.
-        report: what transformers found in loading, with sizes that differ let through.
+        place: folder or name of the checkpoint, for the message.
+        report: transformers' loading report, made with `ignore_mismatched_sizes`.
 
     Raises:
-        CheckpointError: if some are missing, and would be random, or have another shape.
+        CheckpointError: if tensors are missing, and so would be random, or have another shape.
     """
     missing, mismatched = sorted(report["missing_keys"]), sorted(str(key[0]) for key in report["mismatched_keys"])
     if missing or mismatched:

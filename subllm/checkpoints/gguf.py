@@ -32,7 +32,7 @@ _TOP_NAMES = {
     "output_norm.weight": "model.norm.weight",
     "output.weight": "lm_head.weight",
 }
-_USUAL = {  # entries that make a model another one, and the values with which they do not
+_USUAL = {  # entries that change the architecture, and the values at which they do not
     "expert_count": (0,),
     "attention.causal": (True,),
     "attention.sliding_window": (0,),
@@ -51,7 +51,7 @@ class GgufFile:
         path: the file.
 
     Raises:
-        CheckpointError: if it cannot be read, is a part of one, or holds a model that transformers' LLaMA is not.
+        CheckpointError: if it cannot be read, is one part of a split file, or does not hold an ordinary LLaMA.
     """
 
     def __init__(self, path: Path) -> None:
@@ -81,13 +81,13 @@ class GgufFile:
         return CheckpointError(f"{self.path} holds no ordinary LLaMA, so it cannot become a SUBLLM: {why}.")
 
     def _field(self, name: str, default: Any = None) -> Any:
-        """An entry; a number of 32 bits as the shortest decimal that stands for it, as it was before it was stored."""
+        """Value of an entry; a 32-bit number becomes the shortest decimal that it stands for."""
         field = self._reader.fields.get(name)
         value = default if field is None else field.contents()
         return float(str(np.float32(value))) if isinstance(value, float) else value
 
     def _number(self, name: str, default: Any = None) -> Any:
-        """An entry of the architecture that has to be there, one number for all blocks."""
+        """Value of a required entry of the architecture, which must be the same for all blocks."""
         value = self._field(f"llama.{name}", default)
         each = set(value) if isinstance(value, list) else {value}
         if len(each) != 1:
@@ -138,7 +138,7 @@ class GgufFile:
         )
 
     def _biased(self) -> set[str]:
-        """Projections that have biases; transformers has them in groups, where those of the others are zero."""
+        """Projections that have biases. In transformers groups of projections have them; the missing ones are zero."""
         return {name.split(".")[-2] for name in self._tensors if name.endswith(".bias")}
 
     def _tensor(self, name: str) -> Any:
@@ -147,16 +147,16 @@ class GgufFile:
         return self._tensors[name]
 
     def _values(self, name: str) -> np.ndarray:
-        """A tensor, dequantised."""
+        """Values of a tensor, dequantised."""
         tensor = self._tensor(name)
         values = self._gguf.dequantize(tensor.data, tensor.tensor_type)
         return np.require(values, np.float32, ["C", "W"])
 
     def model(self, dtype: torch.dtype = torch.bfloat16) -> LlamaForCausalLM:
-        """The model with all weights, dequantised, in evaluation mode.
+        """Load the model with its weights dequantised, in evaluation mode.
 
         Args:
-            dtype: of the weights.
+            dtype: dtype of the weights.
 
         Raises:
             CheckpointError: if it is not an ordinary LLaMA, or a tensor is missing, unknown or of another shape.
@@ -192,7 +192,7 @@ class GgufFile:
         return model
 
     def _target(self, name: str) -> str:
-        """What transformers calls a tensor."""
+        """The name of a tensor in transformers."""
         if name in _TOP_NAMES:
             return _TOP_NAMES[name]
         match name.split("."):
@@ -234,5 +234,5 @@ class GgufFile:
 
 
 def _unpermute(values: np.ndarray, num_heads: int) -> np.ndarray:
-    """Rows, or a bias, of `num_heads` heads whose halves are interleaved, one half after the other."""
+    """Undo the interleaving of the two halves of each head, in the rows of a matrix or in a bias."""
     return values.reshape(num_heads, -1, 2, *values.shape[1:]).swapaxes(1, 2).reshape(values.shape)

@@ -1,7 +1,7 @@
 """Loading SUBLLM checkpoints.
 
 A checkpoint is a folder: config.json, *.safetensors, a tokenizer, and optionally `dense_twin/`, the LLaMA that it was
-converted from. Every way in which such a folder can be wrong is one message of what was found and what to do.
+converted from. Every fault of such a folder has a message that says what was found and what to do.
 """
 
 from dataclasses import dataclass
@@ -26,10 +26,10 @@ class Checkpoint:
     """A loaded checkpoint.
 
     Attributes:
-        folder: where it lies.
-        digest: sha256 of its configuration and weights, so that equal digests mean equal results.
-        model: in evaluation mode, on its device.
-        tokenizer: of the model.
+        folder: folder that it was loaded from.
+        digest: sha256 of its configuration and weights; equal digests mean equal results.
+        model: the model in evaluation mode, on its device.
+        tokenizer: the model's tokenizer.
     """
 
     folder: Path
@@ -39,13 +39,10 @@ class Checkpoint:
 
 
 def fetch_checkpoint(name: str) -> Path:
-    """Folder of a checkpoint on the Hugging Face hub, downloaded unless it is in the hub's cache.
-
-    Args:
-        name: "owner/name".
+    """Download a checkpoint from the Hugging Face hub, unless it is in the hub's cache, and return its folder.
 
     Raises:
-        CheckpointError: if it is unknown, or neither cached nor reachable.
+        CheckpointError: if "owner/name" is unknown, or neither cached nor reachable.
     """
     try:
         return Path(snapshot_download(name, allow_patterns=_HUB_FILES))
@@ -69,13 +66,13 @@ def load_checkpoint(
     """Load a checkpoint from a folder.
 
     Args:
-        folder: with config.json, *.safetensors and a tokenizer.
+        folder: folder with config.json, *.safetensors and a tokenizer.
         device: such as "cpu" or "cuda"; `pick_device` chooses by default.
         dtype: such as "float32" or "bfloat16"; `pick_dtype` chooses by default.
         attn_implementation: "sdpa", "eager", or "flash_attention_2" where installed.
 
     Raises:
-        CheckpointError: if something is missing, incomplete, unsafe or does not fit; says what and what to do.
+        CheckpointError: if a file is missing, incomplete or unsafe, or does not fit.
         ConfigurationError: if config.json contradicts itself.
         StructureError: if its structure cannot be read.
     """
@@ -101,13 +98,10 @@ def load_checkpoint(
 
 
 def read_config(folder: Path) -> SubllmConfig:
-    """The configuration of a checkpoint.
-
-    Args:
-        folder: of the checkpoint.
+    """Read the configuration of a checkpoint.
 
     Raises:
-        CheckpointError: if there is none, or it is of another model.
+        CheckpointError: if there is none, or it is that of another kind of model.
         ConfigurationError: if it contradicts itself, or names no structure.
         StructureError: if its structure cannot be read.
     """

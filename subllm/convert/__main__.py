@@ -19,7 +19,7 @@ from ..checkpoints.base import from_llama, load_base
 from ..command import Arguments, command
 from ..errors import CheckpointError, SubllmError
 from ..runs.config import PRECISIONS
-from ..runs.trainer import full_disk_said
+from ..runs.trainer import full_disk_reported
 from ..text.blocks import DrawnBlocks
 from ..text.chats import append_chats, find_topics, write_chats
 from ..text.documents import Documents
@@ -69,7 +69,7 @@ def _llama(arguments: argparse.Namespace) -> None:
     if int(os.environ.get("RANK", "0")):
         return
     learned = arguments.out / "learned"
-    with full_disk_said(arguments.out):
+    with full_disk_reported(arguments.out):
         save_learned(adapted, model, learned)
         adapted.merge_and_unload().to(torch.bfloat16).save_pretrained(arguments.out)
         tokenizer.save_pretrained(arguments.out)

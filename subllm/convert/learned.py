@@ -69,7 +69,7 @@ def merge_learned(dense: LlamaForCausalLM, folder: Path) -> SubllmForCausalLM:
     """
     config = _config(folder)
     model = from_llama(dense, str(config.structure), config.retention_ratios, config.positions)
-    with _misfit_said(folder):
+    with _misfit_reported(folder):
         merged = PeftModel.from_pretrained(model, str(folder)).merge_and_unload()
         _load_routing(merged, folder)
     return merged.to(dense.dtype)
@@ -95,7 +95,7 @@ def load_learned(adapted: PeftModel, model: SubllmForCausalLM, folder: Path) -> 
     rank, own = json.loads((folder / "adapter_config.json").read_text())["r"], adapted.active_peft_config.r
     if rank != own:
         raise CheckpointError(f"The adapters in {folder} have rank {rank}, and this conversion's {own}; give the same.")
-    with _misfit_said(folder):
+    with _misfit_reported(folder):
         set_peft_model_state_dict(adapted, load_file(folder / ADAPTER_FILE))
         _load_routing(model, folder)
 
@@ -117,7 +117,7 @@ def _load_routing(model: SubllmForCausalLM, folder: Path) -> None:
 
 
 @contextmanager
-def _misfit_said(folder: Path) -> Iterator[None]:
+def _misfit_reported(folder: Path) -> Iterator[None]:
     """Say it in a line when files do not fit the base."""
     try:
         yield

@@ -7,7 +7,7 @@ from ..routing import Lengths
 
 
 def attention_mask(kernel: str, hidden_states: Tensor, past: Lengths, counts: Lengths) -> Tensor | None:
-    """Mask for the attention kernel, or None where plain causal attention is right.
+    """Build the mask for the attention kernel, or None where plain causal attention is right.
 
     Rows are packed, so without cached tokens causal attention never sees padding; with cached tokens a single new token
     sees every slot of its row. Only several new tokens, or rows of different length, need a mask.

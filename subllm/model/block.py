@@ -10,7 +10,7 @@ _PIECE = 512  # most tokens of a piece; measured on 128 to 1,024
 
 
 class Block(LlamaDecoderLayer):
-    """`LlamaDecoderLayer`, up to float rounding, in less time and memory where no gradient is wanted.
+    """`LlamaDecoderLayer`, up to float rounding, in less time and memory where no gradient is needed.
 
     On the CPU its second half (residual, norm, MLP) then runs over pieces of the tokens, so that what lies between
     its matrix products never leaves the processor's cache. A hook on the norm or the MLP sees the pieces.
@@ -20,12 +20,12 @@ class Block(LlamaDecoderLayer):
         """Run the block.
 
         Args:
-            hidden_states: (B, L, D).
-            *args: as of `LlamaDecoderLayer`.
-            **kwargs: as of `LlamaDecoderLayer`.
+            hidden_states: (B, L, D) residual stream.
+            *args: see `LlamaDecoderLayer`.
+            **kwargs: see `LlamaDecoderLayer`.
 
         Returns:
-            (B, L, D).
+            (B, L, D) residual stream.
         """
         if torch.is_grad_enabled():
             return super().forward(hidden_states, *args, **kwargs)

@@ -41,7 +41,7 @@ class Level:
 
     @property
     def max_length(self) -> int:
-        """Cached tokens of the longest row."""
+        """Number of cached tokens in the longest row."""
         return max(self.rows, default=0)
 
     @property
@@ -118,7 +118,7 @@ class Level:
             self.positions = self.positions.index_select(0, rows)
 
     def crop(self, limits: Lengths) -> None:
-        """Forget the tokens at or after the given position of each row's prompt."""
+        """Remove the tokens at or after the given position of each row's prompt."""
         if self.positions is None or self.lengths is None:
             return
         used = torch.arange(self.positions.shape[1], device=self.positions.device) < self.lengths.column
@@ -153,7 +153,7 @@ class LevelLayer(CacheLayerMixin):
         return self.keys[:, :, :total], self.values[:, :, :total]
 
     def get_seq_length(self) -> int:
-        """Cached tokens of the longest row."""
+        """Number of cached tokens in the longest row."""
         return self.level.max_length
 
     def get_mask_sizes(self, query_length: int) -> tuple[int, int]:
@@ -161,7 +161,7 @@ class LevelLayer(CacheLayerMixin):
         return self.level.max_length + query_length, 0
 
     def get_max_length(self) -> int:
-        """No limit."""
+        """There is no limit."""
         return -1
 
     def select_rows(self, rows: Tensor) -> None:
@@ -170,7 +170,7 @@ class LevelLayer(CacheLayerMixin):
             self.keys, self.values = (held.index_select(0, rows) for held in (self.keys, self.values))
 
     def reset(self) -> None:
-        """Forget everything."""
+        """Empty the cache."""
         self.keys = self.values = None
         self.is_initialized = False
 
@@ -187,7 +187,7 @@ class SubllmCache(Cache):
     """Key/value cache with one list of tokens per level; see the module's docstring.
 
     Args:
-        config: configuration of the model; only `structure` is read.
+        config: configuration of the model; only its `structure` is used.
 
     Attributes:
         levels: level 0 for the whole sequence, then one per router, in order of opening.
@@ -237,10 +237,10 @@ class SubllmCache(Cache):
             self.batch_select_indices(torch.arange(len(lengths.rows)).repeat_interleave(repeats))
 
     def crop(self, tokens_to_remove: int) -> None:
-        """Forget the last tokens of every row, which must not be padding.
+        """Remove the last tokens of every row, which must not be padding.
 
         Args:
-            tokens_to_remove: how many; a negative number counts the same, as some callers pass it.
+            tokens_to_remove: number of tokens; some callers pass it as a negative number, which means the same.
         """
         removed = min(abs(tokens_to_remove), self.columns)
         lengths = self.levels[WHOLE].lengths
@@ -251,7 +251,7 @@ class SubllmCache(Cache):
         self.columns -= removed
 
     def reset(self) -> None:
-        """Forget everything."""
+        """Empty the cache."""
         for level in self.levels:
             level.lengths, level.counts, level.positions = None, None, None
         for layer in self._blocks:

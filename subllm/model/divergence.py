@@ -6,7 +6,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-_ROWS = 128  # whose distributions are in memory at once
+_ROWS = 128  # number of rows whose distributions are in memory at once
 
 
 def divergence_of(logprobs: Tensor, reference: Tensor) -> Tensor:
@@ -38,13 +38,13 @@ class _HeadDivergence(torch.autograd.Function):
 def head_divergence(hidden: Tensor, target: Tensor, head: Tensor) -> Tensor:
     """Mean KL divergence of the distributions behind `hidden` from those behind `target`, nats per row.
 
-    The distributions are made a few rows at a time, and the gradient with them: N · V numbers never lie in memory.
+    The distributions and the gradient are computed a few rows at a time, so N · V numbers are never in memory.
     The gradient reaches `hidden` only.
 
     Args:
         hidden: (N, D) last hidden states.
-        target: (N, D) those of the model to agree with.
-        head: (V, D) weight of the head, in whose dtype the logits are computed.
+        target: (N, D) last hidden states of the reference.
+        head: (V, D) weight of the shared head; logits are computed in its dtype.
 
     Returns:
         Scalar, float32.

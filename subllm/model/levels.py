@@ -1,4 +1,4 @@
-"""The tokens on their way through the model, level by level, and states from which a forward pass can go on."""
+"""The tokens of each level on their way through the model, and states from which a forward pass can resume."""
 
 from dataclasses import dataclass, replace
 
@@ -14,8 +14,8 @@ class Entry:
     """How a level was entered.
 
     Attributes:
-        selection: of the router, about the tokens of the level outside.
-        packing: where the kept ones are.
+        selection: what the router decided about the tokens of the level outside.
+        packing: where the kept tokens are.
     """
 
     selection: Selection
@@ -28,8 +28,8 @@ class Tokens(LevelTokens):
 
     Attributes:
         rotary: cos and sin, (B or 1, T, head_dim).
-        attention_mask: for the attention kernel, or None where plain causal attention is right.
-        columns: (B, T) place of each token among the new tokens of the pass; None on the whole sequence.
+        attention_mask: mask for the attention kernel, or None where plain causal attention is right.
+        columns: (B, T) column of each token among the new tokens of the pass; None on the whole sequence.
         entry: how the level was entered; None on the whole sequence.
     """
 
@@ -45,12 +45,14 @@ class Tokens(LevelTokens):
 
 @dataclass(frozen=True)
 class Snapshot:
-    """A forward pass just before a router decides, of prompts without padding or cache: what `resume` goes on from.
+    """State of a forward pass just before a router decides, from which `Probe.resume` continues.
+
+    The pass reads prompts without padding or cache.
 
     Attributes:
-        step: characters of the structure that are done.
+        step: number of characters of the structure that have been processed.
         levels: tokens of the whole sequence, and of every level that is open.
-        records: routing of the levels that are closed, if it was wanted.
+        records: records of the levels that are closed, if routing was recorded.
     """
 
     step: int
@@ -58,11 +60,7 @@ class Snapshot:
     records: dict[int, RoutingRecord]
 
     def rows(self, batch: int) -> list[Tokens]:
-        """Levels to go on with, the one row repeated without a copy.
-
-        Args:
-            batch: rows wanted.
-        """
+        """The levels with their one row repeated `batch` times, without a copy."""
         return [
             replace(
                 tokens,
@@ -90,7 +88,7 @@ def _repeat(entry: Entry, batch: int) -> Entry:
 
 
 def pack(tensor: Tensor, real: Tensor, width: int) -> Tensor:
-    """The real tokens of each row to the left: (B, T, …) to (B, width, …); `real` is (B, T), False at padding."""
+    """Move the real tokens of each row to the left: (B, T, …) to (B, width, …); `real` is (B, T), False at padding."""
     return gather(tensor, real.to(torch.uint8).argsort(dim=1, descending=True, stable=True)[:, :width])
 
 

@@ -104,8 +104,8 @@ class SubllmModel(SubllmPreTrainedModel):
             inputs_embeds: (B, T, D) embeddings.
             use_cache: return a cache.
             output_routing: return `routing`, as a probe that records does.
-            probe: what else is wanted: see `subllm.model.probe`.
-            **kwargs: for the attention kernel.
+            probe: what to record, observe or override; see `subllm.model.probe`.
+            **kwargs: arguments of the attention kernel.
 
         Returns:
             `last_hidden_state` (B, T, D), zero at padding; the cache; the routing. `hidden_states`, if asked for,
@@ -185,7 +185,7 @@ class SubllmModel(SubllmPreTrainedModel):
     def _read(
         self, embeddings: Tensor, mask: Tensor | None, position_ids: Tensor | None, cache: SubllmCache | None
     ) -> tuple[Tokens, Tensor | None]:
-        """Level 0: the real tokens of the input, packed; and the (B, T) mask to undo that, None if nothing moved."""
+        """Level 0 with the real tokens of the input, packed; and the (B, T) mask to unpack them, if any moved."""
         batch, length = embeddings.shape[:2]
         level = None if cache is None else cache.levels[WHOLE]
         past = Lengths.even(0, batch) if level is None or level.lengths is None else level.lengths
@@ -252,7 +252,7 @@ class SubllmModel(SubllmPreTrainedModel):
     def _close(
         self, outside: Tokens, inside: Tokens, level: int, width: int | None
     ) -> tuple[Tokens, RoutingRecord | None]:
-        """Leave a level: upsample, bypass, and go on with all tokens of the level outside.
+        """Leave a level: upsample, bypass, and continue with all tokens of the level outside.
 
         The routing is recorded over the `width` new tokens of the pass, or not at all.
         """
@@ -298,7 +298,7 @@ class SubllmForCausalLM(SubllmPreTrainedModel, GenerationMixin):
     def _prepare_cache_for_generation(
         self, generation_config: Any, model_kwargs: dict[str, Any], *args: Any, **kwargs: Any
     ) -> Any:
-        """Give `generate` a cache of our kind; other kinds do not know levels."""
+        """Give `generate` a `SubllmCache`; other caches have no levels."""
         if generation_config.cache_implementation is not None:
             raise ValueError(
                 f"cache_implementation is {generation_config.cache_implementation!r}; a SUBLLM caches each level apart "
@@ -330,12 +330,12 @@ class SubllmForCausalLM(SubllmPreTrainedModel, GenerationMixin):
             position_ids: (B or 1, T) rotary positions.
             past_key_values: cache to continue from.
             inputs_embeds: (B, T, D) embeddings instead of `input_ids`.
-            labels: (B, T) next-token targets as in `LlamaForCausalLM`, -100 where none; adds `loss`.
+            labels: (B, T) next-token targets as in `LlamaForCausalLM`, -100 where there is none; adds `loss`.
             use_cache: return a cache.
             logits_to_keep: compute logits for the last so many columns only (0: all), or for these columns.
             output_routing: return `routing`.
-            probe: what else is wanted: see `subllm.model.probe`.
-            **kwargs: for the attention kernel and the loss.
+            probe: what to record, observe or override; see `subllm.model.probe`.
+            **kwargs: arguments of the attention kernel and the loss.
 
         Returns:
             `logits` (B, T, V), `loss`, `past_key_values`, `routing`.

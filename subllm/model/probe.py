@@ -1,4 +1,4 @@
-"""The one instrument of a forward pass: what it records, whom it tells, who decides, and where it goes on from."""
+"""Options and events of a forward pass: what it records, who observes and decides, and where it resumes."""
 
 from collections.abc import Callable
 from dataclasses import dataclass, field
@@ -14,7 +14,7 @@ class Opened:
     Attributes:
         level: number of the level, from 1.
         before: tokens of the level outside.
-        after: the kept ones among them; `after.entry` says how they were selected.
+        after: tokens that the router kept; `after.entry` says how they were selected.
     """
 
     level: int
@@ -24,12 +24,12 @@ class Opened:
 
 @dataclass(frozen=True)
 class Ran:
-    """A block ran. It is told of blocks whose level has no tokens, too.
+    """A block ran. The event also occurs for blocks whose level has no tokens.
 
     Attributes:
-        block: its number, from 0.
-        level: whose tokens it processed; 0 for the whole sequence.
-        before: its tokens.
+        block: number of the block, from 0.
+        level: level of the tokens that it processed; 0 for the whole sequence.
+        before: tokens with the stream that went in.
         after: the same tokens with the stream that came out.
     """
 
@@ -61,16 +61,16 @@ Event = Opened | Ran | Closed
 
 @dataclass(frozen=True)
 class Probe:
-    """What is wanted of a forward pass beside its result.
+    """What to do in a forward pass besides computing its result.
 
     Attributes:
         record: return the routing.
-        observe: told of every event, in order. An exception that it raises stops the forward and leaves the cache as it
-            was.
-        override: decides at every level in place of the routers.
+        observe: called with every event, in order. An exception that it raises stops the pass and leaves the cache
+            unchanged.
+        override: called at every level to decide in place of the router.
         keep_snapshots: keep the state before each router decides, in `snapshots`.
-        resume: state to go on from; the steps before it are not run again. Every row goes on from the same one.
-        snapshots: by level, filled by the forward.
+        resume: state to resume from; the steps before it are not run again. Every row resumes from the same state.
+        snapshots: kept states by level; the forward pass fills them in.
     """
 
     record: bool = False
@@ -81,4 +81,4 @@ class Probe:
     snapshots: dict[int, Snapshot] = field(default_factory=dict)
 
 
-PLAIN = Probe()  # of a forward of which nothing else is wanted; keeps nothing
+PLAIN = Probe()  # computes the result and nothing else

@@ -1,10 +1,10 @@
 """Balancer: keeps importance scores in a useful range during training by adding a small term to their gradient.
 
-The term is as large as `GRADIENT_SCALE` of the root mean square of the gradient of the tokens' weights. Zipformer's is
-that share of each score's own gradient; but a score below 0 or above 1 has none, since weights are clamped there, and
-it is such scores that must be brought back. Measured in short runs on English text: with the score's own gradient
-whole levels stay outside of that range, and with the root mean square of the scores' gradients a level that keeps
-nothing stays so, because all of them are zero.
+The term is as large as `GRADIENT_SCALE` of the root mean square of the gradient of the tokens' weights. Zipformer
+takes that share of each score's own gradient; but a score below 0 or above 1 has none, since weights are clamped
+there, and such scores are the ones that must be brought back. Short runs on English text showed that with each score's
+own gradient whole levels stay outside the range, and that with the root mean square of the scores' gradients a level
+that keeps nothing continues to keep nothing, because all of them are zero.
 """
 
 import math
@@ -71,16 +71,16 @@ def balancing_gradient(scores: Tensor, mask: Tensor | None, retention_ratio: flo
 
 
 def balanced_weights(scores: Tensor, mask: Tensor | None, retention_ratio: float, probability: float) -> Tensor:
-    """Weights a = clamp(s, 0, 1); in backward, with the given probability, scores are pushed into range.
+    """Weights a = clamp(s, 0, 1); the backward pass pushes scores into range with the given probability.
 
     Args:
         scores: (B, T) importance scores.
         mask: (B, T), False at padding, or None.
-        retention_ratio: nominal share of tokens kept.
-        probability: chance that this call balances.
+        retention_ratio: ρ, the nominal share of tokens that are kept.
+        probability: probability that this call balances.
 
     Returns:
-        (B, T).
+        (B, T) weights.
     """
     if not scores.requires_grad or torch.rand(()).item() >= probability:
         return scores.clamp(0, 1)

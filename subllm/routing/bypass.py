@@ -1,4 +1,4 @@
-"""The bypass: how much of what a span changed goes into the stream."""
+"""The bypass: how much of the change by a level's blocks is added to the stream."""
 
 from typing import TYPE_CHECKING, Any
 
@@ -27,11 +27,11 @@ class _LimitParameter(torch.autograd.Function):
 
 
 class Bypass(nn.Module):
-    """Combines the stream before a span with the span's upsampled result (paper, section 3.3).
+    """Combines the stream before a level with the level's upsampled result (paper, section 3.3).
 
-    out = x + β ⊙ (y - x) with one learned β per channel, and y - x what the router's `leave` returns. In training β
-    stays in [minimum, 1]: outside, the sign of a gradient that would push it further out is flipped. The minimum
-    follows the configuration's schedule.
+    out = x + β ⊙ (y - x) with one learned β per channel, where y - x is what the router's `leave` returns. In
+    training β stays in [minimum, 1]: outside, the sign of a gradient that would push it further out is flipped. The
+    minimum follows the configuration's schedule.
     """
 
     INITIAL_SCALE = 0.5
@@ -42,10 +42,10 @@ class Bypass(nn.Module):
         self.minimum = TrainingSchedule(config.bypass_minimum, config.bypass_steps)
 
     def forward(self, difference: Tensor) -> Tensor:
-        """Contribution to the stream.
+        """Compute the contribution to the stream.
 
         Args:
-            difference: (B, K, D) y - x of the kept tokens.
+            difference: (B, K, D) y - x at the kept tokens.
 
         Returns:
             (B, K, D) β ⊙ (y - x).

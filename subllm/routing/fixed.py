@@ -1,4 +1,4 @@
-"""Selection without learning, with weight one: what learned selection is compared with."""
+"""Routers that do not learn and give every token a weight of 1: baselines for learned selection."""
 
 import torch
 from torch import Tensor
@@ -14,12 +14,12 @@ class _Fixed(Router):
     scores_tokens = False
 
     def select(self, tokens: LevelTokens, training: bool) -> Selection:
-        """Decide; see `Router.select`."""
+        """Keep tokens by a fixed rule; see `Router.select`."""
         kept = self._kept(tokens, training).expand_as(tokens.positions)
         return Selection.of(tokens, kept, self.weigh(tokens))
 
     def weigh(self, tokens: LevelTokens) -> Tensor:
-        """Weight 1; see `Router.weigh`."""
+        """Give every token a weight of 1; see `Router.weigh`."""
         return torch.ones(tokens.positions.shape, device=tokens.positions.device)
 
     def _kept(self, tokens: LevelTokens, training: bool) -> Tensor:
@@ -28,7 +28,7 @@ class _Fixed(Router):
 
 @register("even")
 class EvenRouter(_Fixed):
-    """Keeps tokens at even distances: of the first T tokens of its level ceil(ρT), for every T."""
+    """Keeps tokens at even distances: ceil(ρT) of the first T tokens of its level, for every T."""
 
     def _kept(self, tokens: LevelTokens, training: bool) -> Tensor:
         before, after = (kept_count(self.retention_ratio, tokens.indices + further) for further in (0, 1))
@@ -39,8 +39,8 @@ class EvenRouter(_Fixed):
 class RandomRouter(_Fixed):
     """Keeps random tokens.
 
-    Training draws ceil(ρT) of each row anew in every pass. Inference keeps a token with probability ρ; the draw depends
-    on its index and the level alone, so that a text is always read alike, at once or token by token.
+    Training draws ceil(ρT) tokens of each row in every pass. Inference keeps a token with probability ρ; the draw
+    depends only on the token's index and the level, so a text is routed alike in one pass and token by token.
     """
 
     def _kept(self, tokens: LevelTokens, training: bool) -> Tensor:
@@ -53,7 +53,7 @@ class RandomRouter(_Fixed):
 
 
 def _uniform(indices: Tensor, level: int) -> Tensor:
-    """Numbers in [0, 1) that look random but depend on index and level only."""
+    """Pseudo-random numbers in [0, 1) that depend on index and level only."""
     bits = (indices + 1) * _MULTIPLIERS[0] + level * _MULTIPLIERS[1]
     for shift, multiplier in zip((15, 13), _MULTIPLIERS[1:], strict=True):
         bits = bits & 0xFFFFFFFF

@@ -15,11 +15,11 @@ def kept_count(retention_ratio: float, lengths: Tensor) -> Tensor:
 
 @dataclass(frozen=True)
 class Lengths:
-    """Tokens per row. Neither form is fetched from the other, which would make the host wait for the device.
+    """Number of tokens in each row. Neither form is computed from the other: the host would wait for the device.
 
     Attributes:
-        rows: tokens of each row.
-        column: (B, 1) the same on the device; a plain number where all rows agree.
+        rows: number of tokens in each row.
+        column: (B, 1) the same numbers on the device; one plain number if all rows agree.
     """
 
     rows: tuple[int, ...]
@@ -32,7 +32,7 @@ class Lengths:
 
     @classmethod
     def count(cls, mask: Tensor) -> Self:
-        """The True entries in each row of a (B, T) mask: one wait of the host."""
+        """Count the True entries in each row of a (B, T) mask; the host waits once."""
         counts = mask.sum(1)
         return cls.of(counts.tolist(), counts[:, None])
 
@@ -54,7 +54,7 @@ class Lengths:
 
     @property
     def longest(self) -> int:
-        """Tokens of the longest row."""
+        """Number of tokens in the longest row."""
         return max(self.rows, default=0)
 
     @property

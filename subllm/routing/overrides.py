@@ -1,4 +1,4 @@
-"""Decisions in place of a router's that serve more than one purpose."""
+"""Overrides that serve more than one purpose: a wanted retention, and a replay of recorded decisions."""
 
 from collections.abc import Sequence
 
@@ -12,13 +12,13 @@ from .selection import LevelTokens, Selection
 class AtRetention:
     """Keeps a wanted share of the tokens that reach each level, by moving its threshold.
 
-    The threshold is found in the first pass and stays for what follows it.
+    The threshold is set in the first pass and stays the same afterwards.
 
     Args:
-        retention: share of each level's tokens, 0 to 1.
+        retention: share of the tokens to keep, 0 to 1.
 
     Attributes:
-        thresholds: found so far, by level.
+        thresholds: threshold of each level that has been reached.
     """
 
     def __init__(self, retention: float) -> None:
@@ -26,7 +26,7 @@ class AtRetention:
         self.thresholds: dict[int, float] = {}
 
     def __call__(self, level: int, router: Router, tokens: LevelTokens) -> Selection:
-        """The selection at a level."""
+        """Decide which tokens enter a level."""
         if not router.scores_tokens:
             return router.select(tokens, training=False)
         scores = router.score(tokens.hidden_states)
@@ -41,14 +41,14 @@ class Replay:
 
     Args:
         kept: (S, T) whether each level keeps each token of the prompt.
-        weights: (S, T) the recorded weights; None lets the routers weigh the kept tokens anew, by their scores.
+        weights: (S, T) the recorded weights; if None, the routers weigh the kept tokens by their scores.
     """
 
     def __init__(self, kept: Tensor | Sequence[Tensor], weights: Tensor | Sequence[Tensor] | None) -> None:
         self._kept, self._weights = kept, weights
 
     def __call__(self, level: int, router: Router, tokens: LevelTokens) -> Selection:
-        """The selection at a level."""
+        """Decide which tokens enter a level."""
         kept = self._kept[level - 1][tokens.positions]
         if self._weights is None:
             return Selection.of(tokens, kept, router.weigh(tokens))
@@ -56,11 +56,11 @@ class Replay:
 
 
 def threshold_for(scores: Tensor, retention: float) -> float:
-    """Threshold that just some share of scores exceeds, halfway between the two next to it.
+    """Threshold that a given share of the scores exceeds, halfway between the two scores next to it.
 
     Args:
-        scores: (N,).
-        retention: share, 0 to 1.
+        scores: (N,) scores.
+        retention: share of the scores that exceed the threshold, 0 to 1.
 
     >>> threshold_for(torch.tensor([4.0, 1.0, 3.0, 2.0]), 0.5)
     2.5

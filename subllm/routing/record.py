@@ -1,4 +1,4 @@
-"""The record of what the routers of a forward pass decided, and of what came of it."""
+"""The record of what the routers of a forward pass decided, and of what followed from it."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -13,7 +13,7 @@ from .selection import LevelTokens, Packing, Selection
 
 @dataclass(frozen=True)
 class RoutingRecord:
-    """One router's selection in one forward pass, and the norms of what its span did.
+    """One router's selection in one forward pass, and the norms of what the level's blocks changed.
 
     Every array is (B, T) over the T new tokens of the pass, whatever the level: token 0 of a row is its first real one,
     whichever side of the input was padded, and padding is at the end.
@@ -23,12 +23,12 @@ class RoutingRecord:
         kept: True where the level's blocks process the token.
         edited: True where an edit named the token.
         weights: float32, as used; 0 where nothing was added. In training minus that of the paired discarded token.
-        scores: float32 importance before the threshold, NaN where the token did not reach the router; None for routers
-            that do not score.
-        threshold: (B,) that the scores were compared with; None without scores, or where training kept the highest.
-        stream_norm: L2 norm of the residual stream before the span; NaN where the token did not reach it.
-        difference_norm: L2 norm of f(x) - x, what the span changed, before weighting; 0 at dropped tokens, NaN where
-            the token did not reach it.
+        scores: float32 importance before the threshold, NaN where the token did not reach the router; None if the
+            router does not score.
+        threshold: (B,) threshold of the scores; None without scores, or where training kept the highest ones.
+        stream_norm: L2 norm of the residual stream before the level; NaN where the token did not reach its router.
+        difference_norm: L2 norm of f(x) - x, the change by the level's blocks before weighting; 0 at dropped tokens,
+            NaN where the token did not reach the router.
         contribution_norm: L2 norm of what was added to the stream, β ⊙ a (f(x) - x); 0 and NaN as above.
     """
 
@@ -60,17 +60,17 @@ class RoutingRecord:
         processed: Tensor,
         added: Tensor,
     ) -> "RoutingRecord":
-        """Record a span.
+        """Record one level.
 
         Args:
-            tokens: of the level outside, before the span.
-            columns: (B, P) place of each of them among the new tokens of the pass; None where these are all.
-            width: T, new tokens of the pass.
-            selection: of the router.
-            packing: of the kept tokens.
-            entered: (B, K, D) the kept tokens before the span.
-            processed: (B, K, D) after its blocks.
-            added: (B, K, D) to the stream.
+            tokens: tokens of the level outside, before the level was entered.
+            columns: (B, P) column of each of these tokens in the pass; None if they are all of its tokens.
+            width: T, number of new tokens in the pass.
+            selection: what the router decided.
+            packing: where the kept tokens are.
+            entered: (B, K, D) stream of the kept tokens before the level's blocks.
+            processed: (B, K, D) stream of the kept tokens after the level's blocks.
+            added: (B, K, D) what was added to the stream.
         """
         reached = torch.ones_like(selection.kept) if tokens.mask is None else tokens.mask
 
@@ -110,9 +110,9 @@ def routing_arrays(records: Sequence[RoutingRecord], length: int, row: int = 0) 
     """The routing of one row as arrays.
 
     Args:
-        records: of all S levels.
-        length: T, tokens of the row.
-        row: of the batch.
+        records: one record per level, S in all.
+        length: T, number of tokens of the row.
+        row: index of the row in the batch.
 
     Returns:
         `reached`, `kept` and `edited`, (S, T) bool; `weights`, `scores` (NaN too where the router does not score),
@@ -136,7 +136,7 @@ def routing_arrays(records: Sequence[RoutingRecord], length: int, row: int = 0) 
 
 
 def first_format(scores: np.ndarray, kept: np.ndarray) -> dict[str, np.ndarray]:
-    """What files from before the decision was recorded leave out; all they held was unedited runs of SUBLLM's router.
+    """Arrays that older files lack: they hold unedited runs of SUBLLM's router, and no decisions.
 
     Args:
         scores: (S, T), NaN where the token did not reach the router.

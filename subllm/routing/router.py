@@ -1,4 +1,4 @@
-"""What every router has in common: it decides which tokens of a level go on, and puts their results back.
+"""The base of all routers. A router decides which tokens enter a level, and merges their results back.
 
 A router is one module in this folder: it derives from `Router` and joins `ROUTERS` under the name by which
 configurations ask for it.
@@ -19,11 +19,11 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class RoutingWork:
-    """What routing costs at one level.
+    """Cost of routing at one level.
 
     Attributes:
-        operations: multiplications and additions of matrix products.
-        moved: numbers of the model's dtype that are read and written.
+        operations: number of multiplications and additions in matrix products.
+        moved: how many numbers of the model's dtype are read and written.
     """
 
     operations: float
@@ -31,11 +31,11 @@ class RoutingWork:
 
 
 class Router(nn.Module, ABC):
-    """Decides at one level.
+    """Decides which tokens enter one level.
 
     Args:
-        config: of the model.
-        level: number of the level that holds the tokens that go on, from 1.
+        config: configuration of the model.
+        level: number of the level that the kept tokens enter, from 1.
 
     Attributes:
         scores_tokens: whether the decision compares a score of each token with a threshold.
@@ -50,28 +50,24 @@ class Router(nn.Module, ABC):
 
     @abstractmethod
     def select(self, tokens: LevelTokens, training: bool) -> Selection:
-        """Decide.
+        """Decide which tokens to keep.
 
         Args:
-            tokens: of the level outside.
-            training: select as training does, with whole sequences at hand; else causally, each token by itself.
+            tokens: tokens of the level outside.
+            training: select by the training rule, which sees whole sequences; else by the causal inference rule.
         """
 
     @abstractmethod
     def weigh(self, tokens: LevelTokens) -> Tensor:
-        """(B, T) float32 weights that these tokens would go on with if the router kept them all, by the inference rule.
-
-        Args:
-            tokens: of the level outside.
-        """
+        """(B, T) float32 weights that the inference rule would give these tokens if the router kept them all."""
 
     def decide(self, tokens: LevelTokens, scores: Tensor, threshold: float | Tensor = 0.0) -> Selection:
-        """The inference rule of a router that scores.
+        """Apply the inference rule of a router that scores.
 
         Args:
-            tokens: of the level outside.
-            scores: (B, T) of these tokens.
-            threshold: that they are compared with, a number or (B, 1).
+            tokens: tokens of the level outside.
+            scores: (B, T) scores of these tokens.
+            threshold: threshold of the scores, a number or (B, 1).
         """
         raise NotImplementedError(f"{type(self).__name__} does not score tokens.")
 
@@ -80,17 +76,17 @@ class Router(nn.Module, ABC):
         raise NotImplementedError(f"{type(self).__name__} does not score tokens.")
 
     def enter(self, stream: Tensor, packing: Packing) -> Tensor:
-        """What goes into the span: (B, K, D) of the level outside, (B, T, D)."""
+        """What the level's blocks receive, (B, K, D), out of the stream outside, (B, T, D)."""
         return packing.gather(stream)
 
     def leave(self, entered: Tensor, processed: Tensor, selection: Selection, packing: Packing) -> Tensor:
-        """What the span has to add at each kept token, before the bypass: a (f(x) - x).
+        """What the level contributes at each kept token, before the bypass: a (f(x) - x).
 
         Args:
             entered: (B, K, D) x, from `enter`.
-            processed: (B, K, D) f(x), the same tokens after the span's blocks.
-            selection: with the weights a.
-            packing: of the kept tokens.
+            processed: (B, K, D) f(x), the same tokens after the level's blocks.
+            selection: what the router decided, with the weights a.
+            packing: where the kept tokens are.
 
         Returns:
             (B, K, D).
@@ -102,9 +98,9 @@ class Router(nn.Module, ABC):
         """Operations and memory traffic of one level, for counting.
 
         Args:
-            config: of the model.
-            tokens: of the level outside.
-            kept: of them.
+            config: configuration of the model.
+            tokens: number of tokens of the level outside.
+            kept: number of tokens that the router keeps.
         """
         width = config.hidden_size
         # gather reads and writes the kept ones; the bypass reads both streams there, adds, and writes
@@ -115,15 +111,15 @@ class Router(nn.Module, ABC):
 
 
 class Override(Protocol):
-    """Decides in place of a router, which it may ask: edits, ablations and rules at equal retention are overrides."""
+    """Decides in place of a router, which it may consult: edits and rules at equal retention are overrides."""
 
     def __call__(self, level: int, router: Router, tokens: LevelTokens) -> Selection:
-        """The selection at a level.
+        """Decide which tokens enter a level.
 
         Args:
             level: number of the level, from 1.
-            router: of the level.
-            tokens: of the level outside.
+            router: router of the level.
+            tokens: tokens of the level outside.
         """
 
 
@@ -131,7 +127,7 @@ ROUTERS: dict[str, type[Router]] = {}
 
 
 def register(name: str) -> Callable[[type[Router]], type[Router]]:
-    """Make a router known under the name by which configurations ask for it."""
+    """Register a router under the name that configurations use for it."""
 
     def add(router: type[Router]) -> type[Router]:
         ROUTERS[name] = router

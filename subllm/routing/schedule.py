@@ -1,4 +1,4 @@
-"""Constants of training that move over its steps."""
+"""Values that change over the steps of training."""
 
 from dataclasses import dataclass
 
@@ -34,7 +34,7 @@ class TrainingSchedule(nn.Module):
     count once. Where a framework hides gradients from the forward pass (sharded parameters), every pass counts.
 
     Args:
-        bounds: value at the first step, and from step `steps` on.
+        bounds: value at the first step, and value from step `steps` on.
         steps: length of the ramp.
     """
 
@@ -47,10 +47,10 @@ class TrainingSchedule(nn.Module):
         self.register_buffer("step", torch.zeros((), dtype=torch.long))  # steps begun
 
     def forward(self, parameter: Tensor) -> float:
-        """Value in the training pass that begins.
+        """Value in the training pass that begins now.
 
         Args:
-            parameter: whose gradient tells whether a new step begins.
+            parameter: a trained parameter; a new step begins if its gradient has been cleared.
         """
         if parameter.grad is None:
             self.step += 1

@@ -30,7 +30,7 @@ class Subsampler(Router):
         self.balancing = TrainingSchedule(config.balancer_probability, config.balancer_steps)
 
     def score(self, hidden_states: Tensor) -> Tensor:
-        """S = x·w, (B, T) in float32 whatever the model's dtype, of tokens (B, T, D)."""
+        """S = x·w for tokens (B, T, D); (B, T), in float32 whatever the model's dtype."""
         with torch.autocast(hidden_states.device.type, enabled=False):
             return hidden_states.float() @ self.weight.float()
 
@@ -40,11 +40,11 @@ class Subsampler(Router):
         return Selection.of(tokens, above > 0, above.clamp(0, 1), scores, threshold)
 
     def weigh(self, tokens: LevelTokens) -> Tensor:
-        """Weight clamp(s, 0, 1); see `Router.weigh`."""
+        """Give every token the weight clamp(s, 0, 1); see `Router.weigh`."""
         return self.score(tokens.hidden_states).clamp(0, 1)
 
     def select(self, tokens: LevelTokens, training: bool) -> Selection:
-        """Decide; see `Router.select`."""
+        """Select by the threshold, or in training by rank; see `Router.select`."""
         scores = self.score(tokens.hidden_states)
         if not training:
             return self.decide(tokens, scores)
@@ -59,7 +59,7 @@ class Subsampler(Router):
 def select_top(
     scores: Tensor, weights: Tensor, mask: Tensor | None, retention_ratio: float, *, reverse_discarded: bool
 ) -> tuple[Tensor, Tensor]:
-    """Training rule: keep the ceil(ρT) highest scores of each row.
+    """Apply the training rule: keep the ceil(ρT) highest scores of each row.
 
     The weight of the i-th highest kept token is its a = clamp(s, 0, 1) minus the a of the i-th highest discarded
     token (0 where there is none). That difference is what gives the scorer a gradient: it pushes kept scores up and

@@ -1,4 +1,4 @@
-"""What a router decides: which tokens of a level go on, and with what weight.
+"""What a router decides: which tokens of a level it keeps, and with what weight.
 
 Letters: B batch, T tokens of the level that a router reads, K kept tokens of the row that keeps most, D width.
 """
@@ -20,7 +20,7 @@ class LevelTokens:
         hidden_states: (B, T, D) residual stream.
         positions: (B, T) position of each token in its row's prompt.
         mask: (B, T) False at padding, or None where there is none.
-        past: tokens of the level that each row has in the cache.
+        past: number of tokens of the level that each row has in the cache.
     """
 
     hidden_states: Tensor
@@ -47,11 +47,11 @@ class Selection:
     """One router's decision about the tokens of a level. Whoever decides makes it; nothing downstream derives it again.
 
     Attributes:
-        kept: (B, T) True where the token enters the span; False at padding.
-        weights: (B, T) float32, what the span's change of the token is multiplied by; 0 where it is not kept.
+        kept: (B, T) True where the token enters the level; False at padding.
+        weights: (B, T) float32 factor of the change that the level's blocks make to the token; 0 where it is not kept.
         scores: (B, T) float32 importance before the threshold, or None for routers that do not score.
-        threshold: the scores were compared with: one number, (B, 1), or None without scores or where a share of the
-            highest scores is kept, whatever they are.
+        threshold: threshold of the scores, one number or (B, 1); None without scores, or where a share of the highest
+            scores is kept, whatever they are.
         edited: (B, T) True where an edit named the token, or None where there are no edits.
     """
 
@@ -74,12 +74,12 @@ class Selection:
         """A selection that never keeps padding, with weight 0 at all tokens that are not kept.
 
         Args:
-            tokens: that were decided about.
-            kept: (B, T).
+            tokens: tokens of the level outside.
+            kept: (B, T) bool; may be True at padding.
             weights: (B, T), read at kept tokens only.
-            scores: (B, T), or None.
-            threshold: as of the class.
-            edited: (B, T), or None.
+            scores: see `Selection`.
+            threshold: see `Selection`.
+            edited: see `Selection`.
         """
         kept = kept if tokens.mask is None else kept & tokens.mask
         return cls(kept, weights * kept, scores, threshold, edited)
@@ -87,12 +87,12 @@ class Selection:
 
 @dataclass(frozen=True)
 class Packing:
-    """Where the kept tokens of each row are, packed to the left; lives between the gather and the scatter of a span.
+    """Where the kept tokens of each row are, packed to the left; used while a level is open.
 
     Attributes:
-        indices: (B, K) kept tokens as indices into T, ascending; rows that keep fewer are filled up with others.
-        mask: (B, K) False at the filling, or None where no row has any.
-        counts: kept tokens per row.
+        indices: (B, K) kept tokens as indices into T, ascending; rows that keep fewer are padded with other tokens.
+        mask: (B, K) False at this padding, or None where no row has any.
+        counts: number of kept tokens in each row.
     """
 
     indices: Tensor
@@ -110,11 +110,11 @@ class Packing:
         return cls(indices, counts.mask(counts.longest, kept.device), counts)
 
     def gather(self, values: Tensor) -> Tensor:
-        """(B, K, …) of `values` (B, T, …)."""
+        """Values (B, K, …) of the kept tokens, out of `values` (B, T, …)."""
         return gather(values, self.indices)
 
     def scatter_add(self, stream: Tensor, values: Tensor) -> Tensor:
-        """`stream` (B, T, D) with `values` (B, K, D) added at the kept tokens."""
+        """Add `values` (B, K, D) to `stream` (B, T, D) at the kept tokens; returns a new stream."""
         if stream.shape[0] == 1:
             return stream.index_add(1, self.indices[0], values)
         if self.mask is not None:
@@ -123,7 +123,7 @@ class Packing:
 
 
 def gather(values: Tensor, indices: Tensor) -> Tensor:
-    """(B, K) or (B, K, D) at `indices` (B, K) of `values` (B, T) or (B, T, D)."""
+    """Values (B, K) or (B, K, D) at `indices` (B, K), out of `values` (B, T) or (B, T, D)."""
     if values.shape[0] == 1:
         return values.index_select(1, indices[0])
     if values.ndim == 2:

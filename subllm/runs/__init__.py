@@ -1,1 +1,1 @@
-"""A training run's folder, its log and snapshots, and the Trainer that writes them."""
+"""The folder of a run, its log and snapshots, and the Trainer that writes them."""

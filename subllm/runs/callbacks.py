@@ -1,4 +1,4 @@
-"""What happens between the steps of a training run: the log, snapshots, and stopping."""
+"""Callbacks of a run: the log, snapshots of the routing, and stopping."""
 
 import time
 from collections.abc import Callable, Collection
@@ -14,12 +14,12 @@ _LOGGED = ("loss", "grad_norm", "learning_rate", "eval_loss")
 
 
 class Journal(TrainerCallback):
-    """Writes what happens to `log.jsonl`; what a resumed run repeats is dropped first.
+    """Writes `log.jsonl`; the lines that a resumed run will repeat are removed first.
 
     Args:
-        path: of the log.
-        tokens: of a step.
-        also: what is written beside the usual.
+        path: path of the log.
+        tokens: number of tokens per step.
+        also: names of further entries to write.
     """
 
     def __init__(self, path: Path, tokens: int, also: Collection[str] = ()) -> None:
@@ -31,14 +31,14 @@ class Journal(TrainerCallback):
     def on_train_begin(
         self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
     ) -> None:
-        """Forget what lies after the step from which the run goes on, snapshots included."""
+        """Remove the lines and snapshots after the step from which the run resumes."""
         if state.is_world_process_zero:
             forget_after(self._path.parent, state.global_step)
 
     def on_step_begin(
         self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
     ) -> None:
-        """Start the clock: evaluations and checkpoints lie outside of it."""
+        """Start the clock, which leaves out evaluations and checkpoints."""
         self._started = time.perf_counter()
 
     def on_step_end(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any) -> None:
@@ -54,7 +54,7 @@ class Journal(TrainerCallback):
         logs: dict[str, float] | None = None,
         **kwargs: Any,
     ) -> None:
-        """Add a line."""
+        """Add a line to the log."""
         entry = {key: value for key, value in (logs or {}).items() if key in self._names}
         if not state.is_world_process_zero or not entry or entry == self._last:  # the last evaluation comes twice
             return
@@ -71,10 +71,10 @@ class Snapshots(TrainerCallback):
     """Records the routing of fixed prompts.
 
     Args:
-        folder: for the records.
+        folder: folder of the snapshots.
         model: the SUBLLM.
-        prompts: ids of each.
-        every: so many steps.
+        prompts: token ids of each prompt.
+        every: number of steps between snapshots.
     """
 
     def __init__(self, folder: Path, model: PreTrainedModel, prompts: list[list[int]], every: int) -> None:
@@ -83,12 +83,12 @@ class Snapshots(TrainerCallback):
     def on_train_begin(
         self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
     ) -> None:
-        """Before the first step."""
+        """Take a snapshot before the first step."""
         if state.global_step == 0:
             self._take(state)
 
     def on_step_end(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any) -> None:
-        """After so many steps, and after the last one."""
+        """Take a snapshot if it is due, and after the last step."""
         if state.global_step % self._every == 0 or state.global_step == state.max_steps:
             self._take(state)
 
@@ -99,7 +99,7 @@ class Snapshots(TrainerCallback):
 
 
 class StopWhen(TrainerCallback):
-    """Saves and stops after the step in which it is asked to."""
+    """Saves and stops after the step during which a stop was requested."""
 
     def __init__(self, stopped: Callable[[], bool]) -> None:
         self._stopped = stopped
@@ -107,7 +107,7 @@ class StopWhen(TrainerCallback):
     def on_step_end(
         self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
     ) -> TrainerControl:
-        """After a step."""
+        """Save and stop if requested."""
         if self._stopped():
             control.should_save = control.should_training_stop = True
         return control

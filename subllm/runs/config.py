@@ -1,4 +1,4 @@
-"""What the configurations of trainings and conversions have in common."""
+"""The fields that the configurations of trainings and conversions share."""
 
 from dataclasses import dataclass
 from typing import ClassVar
@@ -10,7 +10,7 @@ PRECISIONS = ("float32", "bf16")
 
 @dataclass(frozen=True, kw_only=True)
 class RunConfig:
-    """Fields that every run has.
+    """Base of a run's configuration.
 
     Attributes:
         steps: optimisation steps.

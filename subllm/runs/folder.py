@@ -1,7 +1,7 @@
-"""The files of a run's folder that others read while it is written, of trainings and conversions alike.
+"""The files of a run's folder that others may read while it is written. Trainings and conversions share them.
 
 run.json            what the run is: configuration, prompts and their tokens, structure, parameters
-log.jsonl           a line per so many steps, and one per evaluation
+log.jsonl           a line every few steps, and one per evaluation
 snapshots/          routing of fixed prompts, see `subllm.runs.routing_snapshot`
 """
 
@@ -16,11 +16,7 @@ RUN_FILE, LOG_FILE, SNAPSHOTS, FINAL = "run.json", "log.jsonl", "snapshots", "fi
 
 
 def read_log(path: Path) -> Iterator[dict[str, Any]]:
-    """Lines of a log, also while it is being written: a last line that is not complete is left out.
-
-    Args:
-        path: of the log.
-    """
+    """Read the lines of a log, which may still be written: an incomplete last line is left out."""
     with path.open() as file:
         for line in file:
             if line.endswith("\n"):
@@ -28,23 +24,13 @@ def read_log(path: Path) -> Iterator[dict[str, Any]]:
 
 
 def append_log(path: Path, entry: dict[str, Any]) -> None:
-    """Add a line to a log.
-
-    Args:
-        path: of the log.
-        entry: with `step`.
-    """
+    """Add a line to a log; the entry has a `step`."""
     with path.open("a") as file:
         file.write(json.dumps(entry) + "\n")
 
 
 def forget_after(folder: Path, step: int) -> None:
-    """Drop the log's lines and the snapshots of steps that a resumed run will repeat.
-
-    Args:
-        folder: of the run.
-        step: that it goes on from.
-    """
+    """Remove the log lines and snapshots after the step from which a run resumes, which will repeat them."""
     log = folder / LOG_FILE
     if log.exists():
         kept = [entry for entry in read_log(log) if entry["step"] <= step]

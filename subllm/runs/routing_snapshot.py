@@ -20,22 +20,22 @@ SUFFIX = ".npz"
 
 @dataclass(frozen=True, eq=False)
 class RoutingSnapshot:
-    """The routing of P prompts, as inference selects. Letters: N tokens of all prompts, S levels, D width.
+    """The routing of P prompts by the inference rule. Letters: N tokens of all prompts, S levels, D width.
 
     Attributes:
-        step: of training.
-        first: (P + 1,) where each prompt's tokens begin; last, N.
-        token_ids: (N,).
+        step: step of the training.
+        first: (P + 1,) index of each prompt's first token; the last entry is N.
+        token_ids: (N,) token ids.
         reached: (S, N) True where the token reached the level's router.
         kept: (S, N) True where the level's blocks process the token.
-        weights: (S, N) as used; 0 where nothing was added.
+        weights: (S, N) weights as used; 0 where nothing was added.
         scores: (S, N) importance; NaN where the token did not reach the router, or the router does not score.
-        thresholds: (S,) that scores were compared with; NaN where there is none.
+        thresholds: (S,) thresholds of the scores; NaN where there is none.
         stream_norm: (S, N) L2 norm of the stream before the level; NaN where the token did not reach the router.
-        difference_norm: (S, N) L2 norm of what the level changed.
+        difference_norm: (S, N) L2 norm of the change by the level's blocks.
         contribution_norm: (S, N) L2 norm of what was added to the stream.
         surprisal: (N,) nats, -log p(token given those before); NaN at the first of each prompt.
-        bypass_scale: (S, D).
+        bypass_scale: (S, D) bypass scales β.
     """
 
     step: int
@@ -55,13 +55,7 @@ class RoutingSnapshot:
     @classmethod
     @torch.no_grad()
     def take(cls, model: PreTrainedModel, prompts: Sequence[Sequence[int]], step: int) -> "RoutingSnapshot":
-        """Run prompts through a SUBLLM.
-
-        Args:
-            model: left in the mode that it is in.
-            prompts: ids of each.
-            step: of training.
-        """
+        """Run prompts, given as token ids, through a SUBLLM; the model stays in its training or evaluation mode."""
         training = model.training
         model.eval()
         found: list[dict[str, np.ndarray]] = []
@@ -92,11 +86,7 @@ class RoutingSnapshot:
         )
 
     def save(self, folder: Path) -> Path:
-        """Write the snapshot under the name of its step; nobody sees it half-written.
-
-        Args:
-            folder: for snapshots.
-        """
+        """Write the snapshot, in one piece, to a file named after its step, and return the path."""
         folder.mkdir(parents=True, exist_ok=True)
         path = folder / f"step-{self.step:08d}{SUFFIX}"
         with written_whole(path) as partial, partial.open("wb") as file:
@@ -105,13 +95,10 @@ class RoutingSnapshot:
 
     @classmethod
     def load(cls, path: Path) -> "RoutingSnapshot":
-        """Read what `save` wrote; nothing in the file is executed.
-
-        Args:
-            path: of the file.
+        """Read what `save` wrote, without unpickling anything.
 
         Raises:
-            DataError: if it is none.
+            DataError: if the file is not a snapshot.
         """
         try:
             with path.open("rb") as file, np.load(file, allow_pickle=False) as content:

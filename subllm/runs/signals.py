@@ -1,4 +1,4 @@
-"""Stopping a long job when the system asks for it."""
+"""Stopping a long job on a signal."""
 
 import signal
 from collections.abc import Callable, Iterator
@@ -7,7 +7,7 @@ from contextlib import contextmanager
 
 @contextmanager
 def stop_on_signal() -> Iterator[Callable[[], bool]]:
-    """Turn SIGINT and SIGTERM into a request to save and stop; yields whether there was one."""
+    """Turn SIGINT and SIGTERM into a request to save and stop; yields a function that tells whether one arrived."""
     received: list[int] = []
     try:
         previous = {

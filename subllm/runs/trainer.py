@@ -1,10 +1,10 @@
-"""transformers' Trainer as trainings and conversions use it.
+"""The Trainer of trainings and conversions, based on transformers' Trainer.
 
 A run's folder holds
 
     run.json, log.jsonl, snapshots/     see `subllm.runs.folder`
-    checkpoint-N/                       what is needed to go on; the last few
-    runs/                               the numbers of the log for TensorBoard
+    checkpoint-N/                       what is needed to resume; the latest few
+    runs/                               the same numbers for TensorBoard
 
 A checkpoint gets its name only once it is complete, so a kill at any moment leaves the last good one.
 """
@@ -39,14 +39,14 @@ _FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 
 
 class StepTrainer(Trainer):
-    """Trainer whose steps do not depend on how a batch is divided among passes and processes, nor on stops between.
+    """A Trainer whose steps do not depend on how a batch is divided among passes and processes, nor on interruptions.
 
     Args:
-        model: to train.
-        args: of the Trainer.
-        rates: learning rates as multiples of the usual one, by a part of the parameter's name.
-        keep: checkpoints that are kept, the last ones.
-        **kwargs: of the Trainer; its examples are all of one length, so nothing is padded.
+        model: model to train.
+        args: arguments of the run, from `training_arguments`.
+        rates: factors of the learning rate, by a part of the parameters' names.
+        keep: number of checkpoints that are kept, the latest ones.
+        **kwargs: further arguments of the Trainer. All examples have the same length, so nothing is padded.
     """
 
     def __init__(
@@ -58,14 +58,14 @@ class StepTrainer(Trainer):
         self._saving = False
 
     def run(self) -> None:
-        """Train to the last step, from the folder's last checkpoint on if there is one.
+        """Train to the last step; resume from the folder's last checkpoint if there is one.
 
         Raises:
-            TrainingStopped: if a signal stopped it; the state is saved.
+            TrainingStopped: if a signal stopped the run; its state is saved.
             TrainingError: if the loss or a weight is not a number, or the disk is full.
         """
         last = last_checkpoint(self._folder)
-        with stop_on_signal() as stopped, full_disk_said(self._folder):
+        with stop_on_signal() as stopped, full_disk_reported(self._folder):
             done = 0 if last is None else _step_of(last)
             if done > self.args.max_steps:
                 raise TrainingError(
@@ -81,10 +81,10 @@ class StepTrainer(Trainer):
                 raise TrainingStopped(self.state.global_step)
 
     def compute_loss(self, model: nn.Module, inputs: dict[str, Any], *args: Any, **kwargs: Any) -> Any:
-        """Loss of a forward pass; everything random in it is drawn from the number of the step.
+        """Compute the loss; all randomness in the pass is seeded with the number of the step.
 
         Raises:
-            TrainingError: if it is not a number.
+            TrainingError: if the loss is not a number.
         """
         with torch.random.fork_rng(devices=[]):
             torch.default_generator.manual_seed(self.args.seed * _SEED_OF_STEP + self.state.global_step)
@@ -95,12 +95,12 @@ class StepTrainer(Trainer):
         return found
 
     def get_decay_parameter_names(self, model: nn.Module) -> list[str]:
-        """Names of the matrices: scorers and bypass scales are vectors that must be free to grow."""
+        """Names of the matrices. Scorers and bypass scales are vectors, which must be free to grow."""
         vectors = {name for name, parameter in model.named_parameters() if parameter.ndim < 2}
         return [name for name in super().get_decay_parameter_names(model) if name not in vectors]
 
     def create_optimizer(self, model: Any = None) -> torch.optim.Optimizer:
-        """Trainer's own, with groups of their own for parameters that have other learning rates."""
+        """Create the usual optimizer, with separate groups for parameters that have other learning rates."""
         optimizer = super().create_optimizer(model)
         named = list((self._model if model is None else model).named_parameters())
         for part, multiple in self._rates.items():
@@ -117,7 +117,7 @@ class StepTrainer(Trainer):
         return os.path.join(folder, PARTIAL) if self._saving else folder
 
     def _save_checkpoint(self, model: nn.Module, trial: Any) -> None:
-        """Write a checkpoint beside the others, and give it its name once it is complete."""
+        """Write a checkpoint to a partial folder, and rename it once it is complete."""
         if not all(torch.isfinite(parameter).all() for parameter in self._model.parameters()):
             self._not_a_number("A weight is not a number")
         out = self._folder
@@ -149,11 +149,11 @@ class StepTrainer(Trainer):
 
 
 def training_arguments(out: Path, **settings: Any) -> TrainingArguments:
-    """Arguments of the Trainer that all runs have in common, and others.
+    """Make the arguments of the Trainer: those that all runs share, and those of this run.
 
     Args:
         out: folder of the run.
-        **settings: of this run.
+        **settings: arguments of this run.
     """
     return TrainingArguments(
         output_dir=str(out),
@@ -176,33 +176,33 @@ def training_arguments(out: Path, **settings: Any) -> TrainingArguments:
 def fast_attention(precision: str, length: int) -> str:
     """The attention kernel that trains fastest.
 
-    The fused one of CPUs gains little from bfloat16. Measured on one core of an AMD EPYC with AVX-512, forward and
+    The fused kernel of CPUs gains little from bfloat16. Measured on one core of an AMD EPYC with AVX-512, forward and
     backward pass with 4 heads of 64: 18 against 10 ms for plain products with 2 sequences of 512 tokens, 26 against 30
     with 2 of 768, 71 against 140 with one of 2,048; in float32, 41 against 48 with 4 of 512.
 
     Args:
-        precision: of training, "bf16" or "float32".
+        precision: number format of the training, "bf16" or "float32".
         length: tokens per sequence.
 
     Returns:
-        A value of transformers' `attn_implementation`.
+        A value for transformers' `attn_implementation`.
     """
     plain = not torch.cuda.is_available() and precision == "bf16" and length <= _LONGEST_PLAIN
     return "eager" if plain else "sdpa"
 
 
 def divided(batch_size: int, micro_batch_size: int | None = None) -> tuple[int, int]:
-    """How a batch is divided among processes.
+    """Divide a batch among processes and forward passes.
 
     Args:
         batch_size: sequences per step.
-        micro_batch_size: sequences of one forward pass; all that a process gets if left out.
+        micro_batch_size: sequences per forward pass; by default all sequences of a process.
 
     Returns:
-        Sequences of a pass, passes of a step.
+        Sequences per pass, and passes per step.
 
     Raises:
-        TrainingError: if they do not come out even.
+        TrainingError: if the batch cannot be divided evenly.
     """
     processes = int(os.environ.get("WORLD_SIZE", "1"))
     size = micro_batch_size or max(batch_size // processes, 1)
@@ -216,25 +216,21 @@ def divided(batch_size: int, micro_batch_size: int | None = None) -> tuple[int, 
 
 
 def last_checkpoint(out: Path) -> Path | None:
-    """The checkpoint that a run goes on from; None if there is none.
-
-    Args:
-        out: folder of the run.
-    """
+    """The checkpoint from which the run in a folder resumes; None if there is none."""
     return next(reversed(_checkpoints(out)), None)
 
 
 def claim(out: Path, about: dict[str, Any], parts: dict[str, Any], free: Collection[str] = ()) -> None:
-    """Note what a run is, or see that the folder's run is the same.
+    """Write down what a run is, or check that the run in the folder is the same.
 
     Args:
-        out: folder of the run; made if it is not there.
-        about: what must be equal to go on; with the run's `config`.
-        parts: what else is noted: offsets of the prompts' tokens, parameters, structure, retention ratios.
-        free: entries of the configuration that may change.
+        out: folder of the run, which is created if needed.
+        about: entries that must be equal to resume, among them the run's `config`.
+        parts: further entries to write: offsets of the prompts' tokens, parameters, structure, retention ratios.
+        free: fields of the configuration that may change.
 
     Raises:
-        TrainingError: if it is another one.
+        TrainingError: if the folder holds another run.
     """
     out.mkdir(parents=True, exist_ok=True)
     path = out / RUN_FILE
@@ -257,18 +253,15 @@ def claim(out: Path, about: dict[str, Any], parts: dict[str, Any], free: Collect
 
 
 @contextmanager
-def full_disk_said(out: Path) -> Iterator[None]:
-    """Say it in a line when a disk is full.
-
-    Args:
-        out: folder of the run.
+def full_disk_reported(out: Path) -> Iterator[None]:
+    """Report a full disk in one line.
 
     Raises:
-        TrainingError: when it is.
+        TrainingError: if the disk of the run's folder is full.
     """
     try:
         yield
-    except (OSError, RuntimeError, SafetensorError) as error:  # libraries turn some of the first into the others
+    except (OSError, RuntimeError, SafetensorError) as error:  # libraries turn some OSErrors into the others
         full = getattr(error, "errno", None) in _FULL or any(os.strerror(number) in str(error) for number in _FULL)
         if not full or isinstance(error, TrainingError):
             raise
@@ -282,7 +275,7 @@ def full_disk_said(out: Path) -> Iterator[None]:
 
 
 def _checkpoints(out: Path) -> list[Path]:
-    """All that are complete, in the order of their steps."""
+    """All complete checkpoints, in the order of their steps."""
     return sorted((path for path in out.glob("checkpoint-*") if path.is_dir()), key=_step_of)
 
 

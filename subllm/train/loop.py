@@ -32,7 +32,7 @@ from ..runs.trainer import (
     claim,
     divided,
     fast_attention,
-    full_disk_said,
+    full_disk_reported,
     training_arguments,
 )
 from ..structure import CLOSE, OPEN
@@ -124,7 +124,7 @@ def train(config: TrainConfig, data: Path, out: Path) -> Path:
         train_dataset=blocks, eval_dataset=held_out, processing_class=tokenizer, callbacks=callbacks,
     )  # fmt: skip
     trainer.run()
-    with full_disk_said(out):
+    with full_disk_reported(out):
         trainer.save_model(str(out / PARTIAL))
     if trainer.is_world_process_zero():
         shutil.rmtree(out / FINAL, ignore_errors=True)
