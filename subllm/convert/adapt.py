@@ -1,8 +1,8 @@
-"""Training a converted SUBLLM to say what its dense twin says, with tokens dropped.
+"""Training a converted SUBLLM to predict what its dense twin predicts, although it drops tokens.
 
-The loop is that of training from scratch (`subllm.runs.trainer`): the same folder, checkpoints, log and snapshots.
-After every step each scorer's threshold moves so that the share kept follows its schedule, from `start_retention` down
-to the nominal ratio.
+The training loop, folder, checkpoints, log and snapshots are those of training from scratch (`subllm.runs.trainer`).
+After every step each scorer's threshold moves so that the share of tokens kept follows its schedule, from
+`start_retention` down to the nominal ratio.
 """
 
 import sys
@@ -32,16 +32,16 @@ _WARMUP, _FINAL_RATE = 0.04, 0.05  # of the steps; of the peak
 _LARGEST_GRADIENT = 1.0
 _KEPT = 2  # checkpoints
 _STATE_FILE = "trained.safetensors"
-_PROMPTS, _PROMPT_TOKENS = 8, 48  # whose routing is recorded at every evaluation
-_FIRST_UNSEEN = 10**7  # number of a batch that no run comes to
+_PROMPTS, _PROMPT_TOKENS = 8, 48  # prompts whose routing is recorded at every evaluation
+_FIRST_UNSEEN = 10**7  # number of a batch that no run reaches
 
 
 class Thresholds(TrainerCallback):
-    """Between the steps of a conversion: gradients and scales in their limits, thresholds where they belong.
+    """Limits gradients and bypass scales between the steps of a conversion, and moves the thresholds.
 
     Args:
-        distillation: what is trained.
-        texts: on which the thresholds are set after the last step, (B, T) ids each.
+        distillation: module that is trained.
+        texts: batches of (B, T) ids on which the thresholds are set after the last step.
     """
 
     def __init__(self, distillation: Distillation, texts: list[Tensor]) -> None:
@@ -51,7 +51,7 @@ class Thresholds(TrainerCallback):
     def on_pre_optimizer_step(
         self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
     ) -> None:
-        """Limit the gradients: the scorers' by themselves, as they are far larger."""
+        """Clip the gradients, those of the scorers separately because they are far larger."""
         scorers = self._distillation.scorers
         others = [p for p in self._distillation.parameters() if p.requires_grad and all(p is not s for s in scorers)]
         for group in (others, scorers):
@@ -60,7 +60,7 @@ class Thresholds(TrainerCallback):
     def on_step_end(
         self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
     ) -> TrainerControl:
-        """Move the thresholds; after the last step set them to the nominal shares, and let that be looked at."""
+        """Move the thresholds; after the last step set them to the nominal shares, then evaluate and save."""
         distillation = self._distillation
         distillation.limit_scales()
         self.retention = distillation.control_retention(state.global_step - 1)
@@ -74,11 +74,11 @@ class DistillingTrainer(StepTrainer):
     """Trains a conversion; its checkpoints hold what was learned, not the base.
 
     Args:
-        distillation: what is trained.
-        args: of the Trainer.
+        distillation: module that is trained.
+        args: arguments of the run, from `training_arguments`.
         held_out: (N, T) token ids for evaluation.
-        thresholds: that move between the steps.
-        **kwargs: of `StepTrainer`.
+        thresholds: callback that moves the thresholds.
+        **kwargs: further arguments of `StepTrainer`.
     """
 
     def __init__(
@@ -93,7 +93,7 @@ class DistillingTrainer(StepTrainer):
         self._distillation, self._held_out, self._thresholds = distillation, held_out, thresholds
 
     def evaluate(self, *args: Any, **kwargs: Any) -> dict[str, float]:
-        """Compare with the dense twin on held-out text."""
+        """Measure the fidelity on held-out text."""
         result = measure_fidelity(self._distillation.model, self._distillation.dense, self._held_out)
         tqdm.write(f"step {self.state.global_step}: {result}", file=sys.stderr)
         found = result.to_log()
@@ -102,7 +102,7 @@ class DistillingTrainer(StepTrainer):
         return found
 
     def log(self, logs: dict[str, float], *args: Any, **kwargs: Any) -> None:
-        """Add the shares kept."""
+        """Log an entry, with the share of tokens that each level kept."""
         shares = self._thresholds.retention
         if "loss" in logs:
             logs |= dict(zip(retention_names(len(shares)), shares, strict=True))
@@ -130,23 +130,23 @@ def adapt(
     options: AdaptOptions,
     start: Path | None = None,
 ) -> tuple[PeftModel, list[tuple[int, Fidelity]]]:
-    """Train a conversion, or go on where the folder's last checkpoint stopped.
+    """Train a conversion, or resume from the last checkpoint in the folder.
 
-    A finished run goes on if it is given more steps: the learning rate then starts again from where the longer schedule
-    has it.
+    A finished run resumes if it is given more steps; the learning rate then continues at its value in the longer
+    schedule.
 
     Args:
         model: the SUBLLM with fitted scorers; adapters are added to it.
-        dense: its dense twin, the teacher.
-        directions: per scorer the direction that raises all scores, from `fit_scorers`.
+        dense: the dense twin, which is the teacher.
+        directions: direction (D,) of each scorer that raises all scores, from `fit_scorers`.
         blocks: training text.
         held_out: (N, T) token ids for evaluation.
-        folder: of the run.
-        options: how to train.
-        start: folder of what an earlier conversion learned, to go on from; see `load_learned`.
+        folder: folder of the run.
+        options: configuration of the run.
+        start: folder of what an earlier conversion learned, to start from; see `load_learned`.
 
     Returns:
-        The trained model in its adapters, and the evaluations with their steps.
+        The trained model in its adapters, and the steps and results of the evaluations.
 
     Raises:
         TrainingStopped: if a signal stopped it.
@@ -203,7 +203,7 @@ def _claim(
     options: AdaptOptions,
     start: Path | None,
 ) -> list[list[int]]:
-    """Say what the run is; returns the ids of its prompts, beginnings of the held-out text."""
+    """Write down what the run is; return the ids of its prompts, which are beginnings of the held-out text."""
     texts = [blocks.tokenizer.decode(row[:_PROMPT_TOKENS]) for row in held_out[:_PROMPTS]]
     found = [blocks.tokenizer(text, add_special_tokens=False, return_offsets_mapping=True) for text in texts]
     about = {

@@ -1,11 +1,11 @@
-"""A SUBLLM in low-rank adapters, and how far it is from its dense twin as a loss.
+"""A SUBLLM in low-rank adapters, and its distance from its dense twin as a loss.
 
-Trained are adapters (`peft`) on all projections, the bypass scales and the scorers. The blocks before the first span
-are among them: what they can move from a token that will be dropped into one that will be kept is not lost.
-Tokens are selected by the rule of inference (score > 0), so nothing changes when training ends.
+Adapters (`peft`) on all projections, the bypass scales and the scorers are trained. The blocks before the first level
+have adapters too: they can move information from a token that will be dropped into one that will be kept.
+Tokens are selected by the inference rule, so nothing changes when training ends.
 
-Loss: KL divergence from the dense model's next-token distribution at a random part of the positions, plus the relative
-squared distance of the final hidden states at all of them.
+The loss is the KL divergence from the dense model's next-token distribution at a random subset of the positions, plus
+the relative squared distance of the final hidden states at all of them.
 """
 
 import math
@@ -28,8 +28,8 @@ from ..runs.config import RunConfig
 
 OUTER = ".lora_B."  # part of the names of the adapters' outer matrices
 PROJECTIONS = ("q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj")
-CONTROL_RATE = 0.15  # part of a threshold's error, as seen in one batch, that is corrected at once
-DRIFT_RATE = 0.02  # part of it that is also corrected in every later step: training keeps pushing scores up
+CONTROL_RATE = 0.15  # share of a threshold's error in one batch that is corrected at once
+DRIFT_RATE = 0.02  # share of it that is also corrected in every later step: training keeps raising scores
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -75,12 +75,7 @@ def fast_precision() -> str:
 
 
 def add_adapters(model: SubllmForCausalLM, rank: int) -> PeftModel:
-    """Wrap a SUBLLM's projections in low-rank adapters, those before the first span too.
-
-    Args:
-        model: changed in place.
-        rank: of the adapters.
-    """
+    """Wrap all projections of a SUBLLM in low-rank adapters, in place."""
     return get_peft_model(
         model, LoraConfig(r=rank, lora_alpha=rank, target_modules=list(PROJECTIONS), task_type="CAUSAL_LM")
     )
@@ -91,9 +86,9 @@ class Distillation(nn.Module):
 
     Args:
         model: the SUBLLM with fitted scorers; adapters are added to it.
-        dense: its dense twin, the teacher.
-        directions: per scorer the direction (D,) that raises all scores, from `fit_scorers`.
-        options: how to train.
+        dense: the dense twin, which is the teacher.
+        directions: direction (D,) of each scorer that raises all scores, from `fit_scorers`.
+        options: configuration of the run.
     """
 
     directions: Tensor
@@ -120,7 +115,7 @@ class Distillation(nn.Module):
 
     @property
     def model(self) -> SubllmForCausalLM:
-        """The SUBLLM itself."""
+        """The SUBLLM inside the adapters."""
         return self.adapted.get_base_model()  # type: ignore[return-value]
 
     @property
@@ -140,11 +135,7 @@ class Distillation(nn.Module):
         return self
 
     def forward(self, input_ids: Tensor) -> dict[str, Tensor]:
-        """The loss.
-
-        Args:
-            input_ids: (B, T).
-        """
+        """Compute the loss on (B, T) token ids."""
         length = input_ids.shape[1]
         positions = torch.randperm(length)[: max(int(length * self.options.logit_share), 1)].to(input_ids.device)
         with torch.no_grad():
@@ -160,7 +151,7 @@ class Distillation(nn.Module):
         return {"loss": divergence + self.options.hidden_weight * distance.mean()}
 
     def trained(self) -> dict[str, Tensor]:
-        """What a checkpoint holds: trained parameters, and the state of the thresholds."""
+        """The contents of a checkpoint: trained parameters, and the state of the threshold control."""
         own = {name: parameter.detach() for name, parameter in self.named_parameters() if parameter.requires_grad}
         return {name: tensor.contiguous() for name, tensor in (own | dict(self.named_buffers(recurse=False))).items()}
 
@@ -199,5 +190,5 @@ class Distillation(nn.Module):
 
 
 def _detached(level: int, router: Router, tokens: LevelTokens) -> Selection:
-    """The router's own selection; adapters must not raise scores to have more kept, which they do where they can."""
+    """Select as the router does, without a gradient: adapters would raise scores so that more tokens are kept."""
     return router.select(replace(tokens, hidden_states=tokens.hidden_states.detach()), training=False)

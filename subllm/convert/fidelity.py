@@ -27,12 +27,12 @@ class Fidelity:
     """How closely a SUBLLM follows its dense twin on some text.
 
     Attributes:
-        dense_perplexity: of the dense model on the next tokens.
-        perplexity: of the SUBLLM, selecting tokens by its threshold as in inference.
+        dense_perplexity: perplexity of the dense model.
+        perplexity: perplexity of the SUBLLM, which selects by the inference rule.
         divergence: mean KL divergence of the SUBLLM's next-token distribution from the dense one, nats.
-        agreement: share of tokens where both find the same next token most likely.
+        agreement: share of positions where both models rank the same next token first.
         retention: share of its parent's tokens that each router kept, in order of the levels.
-        tokens: tokens evaluated.
+        tokens: number of predicted tokens.
     """
 
     dense_perplexity: float
@@ -44,7 +44,7 @@ class Fidelity:
 
     @property
     def perplexity_ratio(self) -> float:
-        """Perplexity over the dense model's."""
+        """Perplexity divided by the dense model's."""
         return self.perplexity / self.dense_perplexity
 
     @staticmethod
@@ -53,7 +53,7 @@ class Fidelity:
         return [f"eval_{name}" for name in (*_NUMBERS, *retention_names(levels))]
 
     def to_log(self) -> dict[str, float]:
-        """As a log has it, with `eval_loss` in nats."""
+        """The entries of a log line, with `eval_loss` in nats."""
         values = [*(getattr(self, name) for name in _NUMBERS), *self.retention]
         names = self.logged(len(self.retention))
         return {"eval_loss": math.log(self.perplexity)} | dict(zip(names, values, strict=True))
@@ -66,7 +66,7 @@ class Fidelity:
         return cls(**numbers, retention=[value for _, value in kept])
 
     def __str__(self) -> str:
-        """One line for logs."""
+        """All numbers in one line."""
         kept = ", ".join(f"{share:.3f}" for share in self.retention)
         return (
             f"perplexity {self.perplexity:.2f} (dense {self.dense_perplexity:.2f}, ratio {self.perplexity_ratio:.3f}), "
@@ -81,10 +81,10 @@ def measure_fidelity(
     """Compare a SUBLLM with its dense twin on (N, T) token ids.
 
     Args:
-        model: the SUBLLM; it is evaluated in evaluation mode and left in the mode it was in.
+        model: the SUBLLM; it runs in evaluation mode, and its mode is restored.
         dense: the dense model with the same tokenizer.
         blocks: (N, T) token ids.
-        override: decides which tokens are kept, in place of the model's routers.
+        override: called at every level to decide in place of the router.
     """
     was_training = model.training
     model.eval()

@@ -1,4 +1,4 @@
-"""What a conversion learns, apart from the base's weights: some MB that can be shipped and merged again.
+"""What a conversion learns, apart from the base's weights: a few MB that can be shipped and merged again.
 
 | file | what it holds |
 | --- | --- |
@@ -31,24 +31,24 @@ FILES = ("config.json", "adapter_config.json", ADAPTER_FILE, ROUTING_FILE)
 
 
 def routing_weights(model: SubllmForCausalLM) -> dict[str, Tensor]:
-    """Scorers and bypass scales, under the names they have in the model."""
+    """Scorers and bypass scales, by their names in the model."""
     inner: Any = model.model
     scorers = {f"model.subsamplers.{i}.weight": s.weight.detach() for i, s in enumerate(inner.subsamplers)}
     return scorers | {f"model.bypasses.{i}.scale": b.scale.detach() for i, b in enumerate(inner.bypasses)}
 
 
 def save_learned(adapted: PeftModel, model: SubllmForCausalLM, folder: Path) -> None:
-    """Write what was learned.
+    """Write what was learned to a folder.
 
     Args:
         adapted: the SUBLLM in its adapters.
-        model: the SUBLLM itself.
-        folder: made if it is not there.
+        model: the SUBLLM inside the adapters.
+        folder: folder to write, which is created if needed.
     """
     adapted.save_pretrained(str(folder), save_embedding_layers=False)
     (folder / "README.md").unlink(missing_ok=True)  # peft's template of a model card
     settings = json.loads((folder / "adapter_config.json").read_text())
-    settings["base_model_name_or_path"] = None  # a path of this machine; the base is given to `merge_learned`
+    settings["base_model_name_or_path"] = None  # a path on this machine; `merge_learned` takes the base as an argument
     settings["target_modules"] = sorted(settings["target_modules"])  # a set: its order changes from run to run
     (folder / "adapter_config.json").write_text(json.dumps(settings, indent=2) + "\n")
     adapters = load_file(folder / ADAPTER_FILE)
@@ -58,11 +58,11 @@ def save_learned(adapted: PeftModel, model: SubllmForCausalLM, folder: Path) -> 
 
 
 def merge_learned(dense: LlamaForCausalLM, folder: Path) -> SubllmForCausalLM:
-    """The SUBLLM that a conversion made of a dense model, in the dense model's dtype.
+    """Make the SUBLLM of a conversion from its base and what was learned, in the base's dtype.
 
     Args:
-        dense: the same base that the conversion started from; its weights are changed in place.
-        folder: that `save_learned` wrote.
+        dense: the base that the conversion started from; its weights are changed in place.
+        folder: folder that `save_learned` wrote.
 
     Raises:
         CheckpointError: if a file is missing or does not fit the base.
@@ -76,15 +76,15 @@ def merge_learned(dense: LlamaForCausalLM, folder: Path) -> SubllmForCausalLM:
 
 
 def load_learned(adapted: PeftModel, model: SubllmForCausalLM, folder: Path) -> None:
-    """Put what an earlier conversion learned into new adapters, to go on from there.
+    """Load what an earlier conversion learned into new adapters.
 
     Args:
-        adapted: the SUBLLM in its adapters; changed in place.
-        model: the SUBLLM itself.
-        folder: that `save_learned` wrote.
+        adapted: the SUBLLM in its adapters, which are changed in place.
+        model: the SUBLLM inside the adapters.
+        folder: folder that `save_learned` wrote.
 
     Raises:
-        CheckpointError: if a file is missing, or the structure or the rank is another one.
+        CheckpointError: if a file is missing, or the structure or the rank differs.
     """
     earlier = _config(folder)
     if earlier.structure != model.config.structure:
@@ -101,7 +101,7 @@ def load_learned(adapted: PeftModel, model: SubllmForCausalLM, folder: Path) -> 
 
 
 def learned_digest(folder: Path) -> str:
-    """SHA-256 over what a conversion learned, as hexadecimal digits."""
+    """SHA-256 of the files of a conversion, as hexadecimal digits."""
     digest = hashlib.sha256()
     for name in FILES:
         digest.update((folder / name).read_bytes())
@@ -118,7 +118,7 @@ def _load_routing(model: SubllmForCausalLM, folder: Path) -> None:
 
 @contextmanager
 def _misfit_reported(folder: Path) -> Iterator[None]:
-    """Say it in a line when files do not fit the base."""
+    """Report in one line that files do not fit the base."""
     try:
         yield
     except (SafetensorError, RuntimeError, ValueError, OSError) as error:
@@ -126,7 +126,7 @@ def _misfit_reported(folder: Path) -> Iterator[None]:
 
 
 def _config(folder: Path) -> SubllmConfig:
-    """Configuration of the SUBLLM that a conversion learned, its files being there."""
+    """Configuration of the converted SUBLLM, after a check that all files are there."""
     missing = [name for name in FILES if not (folder / name).is_file()]
     if missing:
         raise CheckpointError(f"{folder} lacks {', '.join(missing)}; it is not what a conversion learned.")

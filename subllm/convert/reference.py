@@ -1,4 +1,4 @@
-"""Checkpoints in the reference format (XiaoMi/subllm), turned into ours."""
+"""Conversion of checkpoints in the reference format (XiaoMi/subllm)."""
 
 import re
 from pathlib import Path
@@ -32,13 +32,10 @@ _RENAMED = (
 
 
 def reference_config(config: dict[str, Any]) -> SubllmConfig:
-    """Our configuration for a reference one.
-
-    Args:
-        config: content of the reference's config.json.
+    """Translate a configuration of the reference, the content of its config.json.
 
     Raises:
-        ConfigurationError: if a field is missing, or asks for what the reference's LLaMA blocks do not have.
+        ConfigurationError: if a field is missing, or asks for a block that is not a LLaMA block.
         StructureError: if the structure cannot be read.
     """
     missing = [key for key in _REQUIRED if config.get(key) is None]
@@ -78,7 +75,7 @@ def reference_config(config: dict[str, Any]) -> SubllmConfig:
 
 
 def from_reference(config: dict[str, Any], state_dict: dict[str, Tensor]) -> SubllmForCausalLM:
-    """A model from a checkpoint in the reference format.
+    """Make a model of a checkpoint in the reference format.
 
     Args:
         config: content of the reference's config.json.
@@ -87,7 +84,7 @@ def from_reference(config: dict[str, Any], state_dict: dict[str, Tensor]) -> Sub
     Raises:
         ConfigurationError: if the configuration is incomplete.
         StructureError: if its structure cannot be read.
-        CheckpointError: if weights are missing, left over, or of another shape.
+        CheckpointError: if weights are missing, unexpected, or of another shape.
     """
     parsed = reference_config(config)
     model = SubllmForCausalLM(parsed)
@@ -112,7 +109,7 @@ def from_reference(config: dict[str, Any], state_dict: dict[str, Tensor]) -> Sub
 
 
 def _translate(name: str, tensor: Tensor, closing_order: tuple[int, ...]) -> dict[str, Tensor]:
-    """Our name(s) for a reference weight; empty for buffers that are computed."""
+    """The weight under our names, which may be two; empty for buffers that are computed."""
     if name.endswith("position.inv_freq"):
         return {}
     if name == "output_projection.weight":
@@ -123,7 +120,7 @@ def _translate(name: str, tensor: Tensor, closing_order: tuple[int, ...]) -> dic
     if match := re.fullmatch(r"downsamplers\.(\d+)\.to_scores\.weight", name):
         return {f"model.subsamplers.{match[1]}.weight": tensor[0]}
     if match := re.fullmatch(r"bypasses\.(\d+)\.bypass_scale", name):
-        closed = int(match[1])  # the reference counts bypasses in order of closing, we in order of opening
+        closed = int(match[1])  # the reference counts bypasses in order of closing, this project in order of opening
         if closed >= len(closing_order):
             return {name: tensor}
         return {f"model.bypasses.{closing_order[closed] - 1}.scale": tensor}
@@ -133,13 +130,10 @@ def _translate(name: str, tensor: Tensor, closing_order: tuple[int, ...]) -> dic
 
 
 def load_weights(path: Path) -> dict[str, Tensor]:
-    """Weights of a .safetensors file, or of a .pt or .bin file that holds tensors only.
-
-    Args:
-        path: the file.
+    """Load the weights of a .safetensors file, or of a .pt, .pth or .bin file that holds tensors only.
 
     Raises:
-        CheckpointError: if it is missing, cut short, of another kind, or a pickle that would run code.
+        CheckpointError: if the file is missing, cut short, of another kind, or a pickle that would run code.
     """
     if not path.is_file():
         raise CheckpointError(f"There is no weights file at {path}.")

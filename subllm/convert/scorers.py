@@ -1,4 +1,4 @@
-"""First guess of the scorers: a linear fit to how much the dense model's span changes each token."""
+"""Initial scorers: a linear fit to how much the blocks of a level change each token in the dense model."""
 
 import torch
 from torch import Tensor
@@ -16,17 +16,17 @@ _RIDGE = 1e-3  # of the mean squared feature
 def fit_scorers(model: SubllmForCausalLM, dense: LlamaForCausalLM, batches: list[Tensor]) -> list[Tensor]:
     """Fit every scorer by ridge regression and set its threshold to the nominal retention.
 
-    The target is the log norm of what the level's blocks add to a token in the dense model; the first token of a
-    sequence, which attention leans on, gets a target above all others. Inner levels are fitted on the tokens that the
-    outer ones keep.
+    The target is the log norm of the change that the level's blocks make to a token in the dense model. The first token
+    of a sequence, which attention relies on, gets a target above all others. Inner levels are fitted on the tokens that
+    the outer ones keep.
 
     Args:
-        model: its scorers are overwritten.
-        dense: the LLaMA of the same weights.
-        batches: (B, T) token ids each.
+        model: the SUBLLM, whose scorers are overwritten.
+        dense: the LLaMA with the same weights.
+        batches: batches of (B, T) token ids.
 
     Returns:
-        Per scorer a direction (D,) along which a step of 1 raises every token's score by about 1.
+        For each scorer a direction (D,) along which a step of 1 raises every token's score by about 1.
     """
     structure = model.config.parsed_structure
     blocks_before = [structure.text[:position].count("T") for position in range(len(structure.text) + 1)]
@@ -60,12 +60,12 @@ def fit_scorers(model: SubllmForCausalLM, dense: LlamaForCausalLM, batches: list
 
 @torch.no_grad()
 def calibrate(model: SubllmForCausalLM, directions: list[Tensor], batches: list[Tensor]) -> None:
-    """Move every threshold so that its level keeps its nominal share of some text, outer levels first.
+    """Move every threshold so that its level keeps its nominal share of a text, outer levels first.
 
     Args:
-        model: in evaluation mode; its scorers are shifted.
-        directions: per scorer, from `fit_scorers`.
-        batches: (B, T) token ids each.
+        model: the SUBLLM in evaluation mode, whose scorers are shifted.
+        directions: direction (D,) of each scorer, from `fit_scorers`.
+        batches: batches of (B, T) token ids.
     """
     for number, ratio in enumerate(model.config.retention_ratios):
         for _ in range(_CALIBRATION_ROUNDS):  # a step along the direction raises scores by about 1, not exactly

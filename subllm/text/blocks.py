@@ -19,14 +19,14 @@ _LONGEST = 8_000  # characters that are read of a drawn document, from a random 
 
 
 class Blocks(torch.utils.data.Dataset[dict[str, Tensor]]):
-    """Blocks of packed text, read from the files as they are asked for, in an order that a seed fixes.
+    """Blocks of packed text, read from the files as they are used, in an order that a seed determines.
 
     Args:
         packed: the text.
-        split: one of `SPLITS`.
+        split: one of `subllm.text.packed.SPLITS`.
         length: tokens per block.
-        count: blocks; more than there are begin anew, in another order. All, once, if left out.
-        seed: of the order; None for the order of the files.
+        count: number of blocks, by default all of them once; with more, the blocks repeat in another order.
+        seed: seed of the order; None keeps the order of the files.
 
     Raises:
         DataError: if there is not even one block.
@@ -52,7 +52,7 @@ class Blocks(torch.utils.data.Dataset[dict[str, Tensor]]):
         return self._count
 
     def __getitem__(self, index: int) -> dict[str, Tensor]:
-        """Block number `index` as ids, and labels for a model that shifts them itself: each (length,)."""
+        """Block number `index`: `input_ids` (length,), and the same as `labels`, which the model shifts."""
         if not 0 <= index < self._count:
             raise IndexError(index)
         epoch, place = divmod(index, self.available)

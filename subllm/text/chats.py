@@ -1,4 +1,4 @@
-"""Chats and stories that a model writes itself, in its own template: text for conversion that no corpus holds."""
+"""Chats and stories that a model writes in its own template: text for conversion that no corpus holds."""
 
 import json
 import random
@@ -31,13 +31,10 @@ _SUBJECT = re.compile(r"(.{3,60}?),? (?:is|was|are|were) ")
 
 
 def find_topics(documents: Iterable[str]) -> list[str]:
-    """What documents are about: the subject of their first sentence, as encyclopedias name it; others are left out.
-
-    Args:
-        documents: texts.
+    """Topics of documents: the subject of the first sentence, if it has the form "X is" or "X was".
 
     Raises:
-        DataError: if none begins like that.
+        DataError: if no document begins in this way.
     """
     matches = (_SUBJECT.match(document) for document in documents)
     topics = list(dict.fromkeys(match.group(1).strip() for match in matches if match))
@@ -59,19 +56,19 @@ def write_chats(
 ) -> Iterator[str]:
     """Let a model answer requests about topics, sampled at temperature 0.8 from the 50 most likely tokens.
 
-    Not by top-p: to sort a whole vocabulary for every token takes longer than the model does.
+    Top-p sampling would sort the whole vocabulary for every token, which takes longer than the model.
 
     Args:
         model: a causal language model with a chat template.
         tokenizer: its tokenizer.
-        topics: what to ask about.
+        topics: topics to ask about.
         count: number of chats.
         max_new_tokens: length of an answer, in tokens.
-        batch_size: chats written at once.
-        seed: of the choice of topics and of sampling.
+        batch_size: number of chats written at once.
+        seed: seed of the choice of topics and of sampling.
 
     Raises:
-        DataError: if the tokenizer has no end of a text.
+        DataError: if the tokenizer has no end-of-text token.
 
     Yields:
         One chat each, template and special tokens included.

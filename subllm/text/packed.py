@@ -3,7 +3,7 @@
     subllm data tokenizer --text corpus --vocabulary 8192 --out tokenizer
     subllm data pack --text corpus --tokenizer tokenizer --out packed
 
-Text is read piece by piece and never has to fit in memory. A piece that was there before is left out. A share of the
+Text is read piece by piece and never has to fit in memory. Repeated pieces are left out. A share of the
 documents, chosen by a digest of their text, is held out for evaluation.
 """
 
@@ -30,7 +30,7 @@ from .tokenizer import train_tokenizer
 SPLITS = ("train", "held_out")
 META = "packed.json"
 _FORMAT = 1
-_TOGETHER = 64  # pieces tokenised at once
+_TOGETHER = 64  # pieces that are tokenised at once
 _SHARD_TOKENS = 50_000_000
 
 
@@ -39,8 +39,8 @@ class Split:
     """One part of packed text.
 
     Attributes:
-        shards: file name and tokens of each.
-        documents: in all.
+        shards: file name and number of tokens of each shard.
+        documents: number of documents.
     """
 
     shards: list[tuple[str, int]] = field(default_factory=list)
@@ -48,21 +48,21 @@ class Split:
 
     @property
     def tokens(self) -> int:
-        """In all shards."""
+        """Number of tokens in all shards."""
         return sum(count for _, count in self.shards)
 
 
 @dataclass(frozen=True)
 class Packed:
-    """What a folder of packed text holds; `packed.json` says it.
+    """Contents of a folder of packed text, as described by its `packed.json`.
 
     Attributes:
-        folder: where it lies, with its tokenizer.
-        vocabulary: of the tokenizer.
-        dtype: of the ids.
+        folder: folder of the shards and their tokenizer.
+        vocabulary: size of the tokenizer's vocabulary.
+        dtype: NumPy dtype of the ids.
         digest: sha256 of the tokenizer and of all ids.
-        duplicates: pieces left out.
-        splits: by name.
+        duplicates: number of pieces that were left out.
+        splits: parts by name, see `SPLITS`.
     """
 
     folder: Path
@@ -74,13 +74,10 @@ class Packed:
 
     @classmethod
     def read(cls, folder: Path) -> "Packed":
-        """Open what `pack` wrote.
-
-        Args:
-            folder: of it.
+        """Open a folder that `pack` wrote.
 
         Raises:
-            DataError: if it is none, or is not complete.
+            DataError: if the folder holds no packed text, or is incomplete.
         """
         try:
             meta: dict[str, Any] = json.loads((folder / META).read_text())
@@ -104,7 +101,7 @@ class Packed:
         return packed
 
     def tokenizer(self) -> PreTrainedTokenizerBase:
-        """That it was packed with."""
+        """The tokenizer that the text was packed with."""
         return AutoTokenizer.from_pretrained(self.folder, local_files_only=True)
 
     def ids(self, split: str) -> list[np.memmap]:
@@ -116,7 +113,7 @@ class Packed:
 
 
 class _Writer:
-    """Ids of one split, written as they come."""
+    """Writes the ids of one part to shards as they arrive."""
 
     def __init__(self, folder: Path, name: str, dtype: str, shard_tokens: int) -> None:
         self._folder, self._name, self._dtype, self._most = folder, name, dtype, shard_tokens

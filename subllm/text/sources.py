@@ -1,4 +1,4 @@
-"""Reading text, piece by piece, from files, folders and streamed datasets: it never has to fit in memory."""
+"""Reading text piece by piece from files, folders and streamed datasets, so that it never has to fit in memory."""
 
 import hashlib
 import json
@@ -13,7 +13,7 @@ from datasets.exceptions import DatasetsError
 from ..errors import DataError
 
 HELD_OUT = 0.02  # share of documents
-_PIECE = 1_000_000  # characters read of one document at a time
+_PIECE = 1_000_000  # characters of a document that are read at a time
 _SUFFIXES = (".txt", ".jsonl", ".parquet")
 
 
@@ -22,10 +22,10 @@ class Piece:
     """A document, or a part of one that is too long to be read at once.
 
     Attributes:
-        source: file or dataset that it comes from.
-        text: of the piece.
-        first: it begins a document.
-        last: it ends one.
+        source: file or dataset that the piece comes from.
+        text: text of the piece.
+        first: whether the piece begins a document.
+        last: whether the piece ends a document.
     """
 
     source: str
@@ -35,14 +35,14 @@ class Piece:
 
 
 def read_pieces(paths: Iterable[Path | str]) -> Iterator[Piece]:
-    """Documents, one after the other.
+    """Read documents one after the other.
 
     Args:
-        paths: .txt (one document each), .jsonl and .parquet files (a "text" in every line or row), folders of them, or
-            names of datasets on the Hugging Face hub, which are streamed.
+        paths: .txt files (one document each), .jsonl and .parquet files (a "text" in every line or row), folders of
+            such files, or names of datasets on the Hugging Face hub, which are streamed.
 
     Raises:
-        DataError: if something does not exist or is not text; or if there is no text in all of it.
+        DataError: if a path does not exist or is not text, or if none of them holds any text.
     """
     found = False
     for path in paths:
@@ -57,12 +57,7 @@ def read_pieces(paths: Iterable[Path | str]) -> Iterator[Piece]:
 
 
 def is_held_out(text: str, share: float = HELD_OUT) -> bool:
-    """Whether a document belongs to the held-out part, whatever files it comes with.
-
-    Args:
-        text: of the document.
-        share: of the documents that is held out.
-    """
+    """Whether a document is held out. It depends only on the text and on the share of documents to hold out."""
     return int(hashlib.sha256(text.encode()).hexdigest()[:8], 16) / 2**32 < share
 
 
@@ -85,7 +80,7 @@ def _pieces(path: Path | str) -> Iterator[Piece]:
 
 
 def _text(path: Path) -> Iterator[Piece]:
-    """A file as one document."""
+    """Read a file as one document."""
     with path.open(encoding="utf-8") as file:
         rest, first = "", True
         while True:
@@ -99,13 +94,13 @@ def _text(path: Path) -> Iterator[Piece]:
             if len(read) < _PIECE:
                 yield Piece(str(path), text, first, True)
                 return
-            cut = max(text.rfind("\n"), text.rfind(" "), len(text) // 2)  # not inside of a word
+            cut = max(text.rfind("\n"), text.rfind(" "), len(text) // 2)  # not inside a word
             yield Piece(str(path), text[:cut], first, False)
             rest, first = text[cut:], False
 
 
 def _lines(path: Path) -> Iterator[Piece]:
-    """A document per line."""
+    """Read a document from each line."""
     number = 0
     with path.open(encoding="utf-8") as file:
         try:
@@ -120,7 +115,7 @@ def _lines(path: Path) -> Iterator[Piece]:
 
 
 def _streamed(name: str, kind: str, **options: Any) -> Iterator[Piece]:
-    """A document per row of a dataset."""
+    """Read a document from each row of a dataset."""
     try:
         for row in load_dataset(kind, split="train", streaming=True, **options):
             yield from _cut(name, row["text"])

@@ -15,11 +15,11 @@ END = "<|endoftext|>"
 
 
 def train_tokenizer(texts: Iterable[str], vocabulary: int) -> PreTrainedTokenizerFast:
-    """A byte-level BPE tokenizer: no text is unknown to it; digits are tokens of their own.
+    """Train a byte-level BPE tokenizer, which can encode any text; every digit is one token.
 
     Args:
-        texts: to learn from.
-        vocabulary: tokens, at least 257: all bytes, and the end of a text.
+        texts: texts to learn from.
+        vocabulary: number of tokens, at least 257: all bytes, and the end of a text.
 
     Raises:
         DataError: if the vocabulary is too small.

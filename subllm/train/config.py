@@ -1,4 +1,4 @@
-"""What a training run is: the model, the optimisation, and how often it is looked at."""
+"""Configuration of a training run: the model, the optimisation, and the intervals of log, evaluation and snapshots."""
 
 import json
 from dataclasses import asdict, dataclass, field, fields
@@ -13,7 +13,7 @@ ABLATIONS = ("no-bypass", "stride", "random")
 
 @dataclass(frozen=True, kw_only=True)
 class TrainConfig(RunConfig):
-    """What a training run is; see `RunConfig` for the fields that conversions share.
+    """Configuration of a training run; see `RunConfig` for the fields that conversions share.
 
     The learning rate warms up to its peak and then falls along a cosine. With precision "bf16" products are computed in
     bfloat16; the weights stay in float32.
@@ -83,14 +83,14 @@ class TrainConfig(RunConfig):
 
     @classmethod
     def read(cls, path: Path, **changes: Any) -> "TrainConfig":
-        """A run's configuration from a JSON file.
+        """Read a configuration from a JSON file.
 
         Args:
-            path: of the file.
-            **changes: fields to use in place of the file's.
+            path: path of the file.
+            **changes: fields that replace the file's.
 
         Raises:
-            TrainingError: if it cannot be read, has unknown fields, or contradicts itself.
+            TrainingError: if the file cannot be read, has unknown fields, or contradicts itself.
         """
         try:
             content = json.loads(path.read_text(encoding="utf-8"))
@@ -100,11 +100,11 @@ class TrainConfig(RunConfig):
 
     @classmethod
     def of(cls, content: dict[str, Any], **changes: Any) -> "TrainConfig":
-        """A run's configuration from fields.
+        """Make a configuration of fields.
 
         Args:
             content: fields by name.
-            **changes: fields to use in place of those.
+            **changes: fields that replace those in `content`.
 
         Raises:
             TrainingError: if a field is unknown or the model is missing.
@@ -117,5 +117,5 @@ class TrainConfig(RunConfig):
         return cls(**(content | changes))
 
     def to_dict(self) -> dict[str, Any]:
-        """As the JSON file has it."""
+        """The fields by name, as the JSON file holds them."""
         return asdict(self)

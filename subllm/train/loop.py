@@ -1,6 +1,6 @@
 """Training from scratch.
 
-Beside what `subllm.runs.trainer` writes, a run's folder has at the end `final/`, the trained model and its tokenizer.
+Besides the files of `subllm.runs.trainer`, the folder of a finished run has `final/`, the model and its tokenizer.
 """
 
 import shutil
@@ -41,19 +41,19 @@ from ..text.packed import Packed
 from .config import TrainConfig
 
 _ROUTER_OF = {"stride": "even", "random": "random"}  # ablations that select without learning
-_SCORER_SPREAD = 0.1  # of the usual one: streams grow early, and scores that leave [0, 1] far behind learn nothing
+_SCORER_SPREAD = 0.1  # factor of the initial scorers: streams grow early, and scores far outside [0, 1] learn nothing
 
 
 def build_model(config: TrainConfig, tokenizer: PreTrainedTokenizerBase) -> PreTrainedModel:
-    """A model with random weights. A SUBLLM and the LLaMA of its size get the same ones where they share them.
+    """Build a model with random weights. A SUBLLM and the LLaMA of its size get the same shared weights.
 
     Args:
-        config: of the run.
-        tokenizer: whose vocabulary and special tokens it gets.
+        config: configuration of the run.
+        tokenizer: tokenizer that determines vocabulary and special tokens.
 
     Raises:
-        TrainingError: if the model is for another vocabulary.
-        ConfigurationError: if the model contradicts itself.
+        TrainingError: if the configuration has another vocabulary size.
+        ConfigurationError: if the fields of the model contradict each other.
         StructureError: if its structure cannot be read.
     """
     asked = config.model.get("vocab_size", len(tokenizer))
@@ -84,10 +84,10 @@ def build_model(config: TrainConfig, tokenizer: PreTrainedTokenizerBase) -> PreT
 
 
 def train(config: TrainConfig, data: Path, out: Path) -> Path:
-    """Train, or go on where the folder's last checkpoint stopped.
+    """Train a model, or resume from the last checkpoint in the folder.
 
     Args:
-        config: of the run.
+        config: configuration of the run.
         data: folder of packed text.
         out: folder of the run.
 
@@ -96,7 +96,7 @@ def train(config: TrainConfig, data: Path, out: Path) -> Path:
 
     Raises:
         TrainingStopped: if a signal stopped it.
-        TrainingError: if the run in `out` is another one, the loss is not a number, or the disk is full.
+        TrainingError: if `out` holds another run, the loss is not a number, or the disk is full.
         DataError: if the text cannot be read.
         SubllmError: if the model cannot be built.
     """
@@ -135,7 +135,7 @@ def train(config: TrainConfig, data: Path, out: Path) -> Path:
 
 class _Trainer(StepTrainer):
     def compute_loss(self, model: nn.Module, inputs: dict[str, Any], *args: Any, **kwargs: Any) -> Any:
-        """Loss of a forward pass that keeps no cache."""
+        """Compute the loss without a cache."""
         return super().compute_loss(model, {**inputs, "use_cache": False}, *args, **kwargs)
 
 
