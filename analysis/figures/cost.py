@@ -203,10 +203,9 @@ def module_times(config: SubllmConfig, scenario: Scenario, words: Words = ENGLIS
     """Predicted prefill time by module, SUBLLM and dense."""
     figure = go.Figure()
     names = ["SUBLLM", words["figure_dense"]]
-    works = [
-        phase_work(each, "prefill", scenario.tokens, scenario.batch, scenario.dtype)
-        for each in (config, without_levels(config))
-    ]
+    hardware, dtype = scenario.hardware, scenario.dtype
+    both = (config, without_levels(config))
+    works = [phase_work(each, "prefill", scenario.tokens, scenario.batch, dtype) for each in both]
     modules = list(dict.fromkeys(part.module for part in works[0]))
     for module, pattern in zip(modules, _PATTERNS, strict=False):
         times = [1000 * hardware.seconds([p for p in work if p.module == module], dtype) for work in works]
