@@ -9,10 +9,10 @@ from pathlib import Path
 
 @contextmanager
 def written_whole(path: Path) -> Iterator[Path]:
-    """A place beside `path` to write a file or a folder to, which gets that name once the block ends.
+    """Yield a temporary path for a file or a folder, which gets its name `path` once the block ends.
 
-    Nothing is left of it if the block raises, and what an earlier process left there when it was killed is removed.
-    A file at `path` is replaced; a folder there is not.
+    If the block raises, what it wrote is removed; so are remains of an earlier process that was killed.
+    A file at `path` is replaced; a folder that holds files is not.
     """
     partial = path.with_name(f".{path.name}.partial")
     _remove(partial)

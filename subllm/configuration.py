@@ -108,7 +108,7 @@ class SubllmConfig(LlamaConfig):
     def from_dict(cls, config_dict: dict[str, Any], **kwargs: Any) -> "SubllmConfig":
         """Build a configuration from what a checkpoint's config.json holds.
 
-        A checkpoint written before the training schedules were part of the configuration is taken to be at their end.
+        In a checkpoint older than the training schedules, the schedules are taken to have ended.
 
         Raises:
             ConfigurationError: if it names no structure, so that the model would silently be another one.
@@ -119,8 +119,8 @@ class SubllmConfig(LlamaConfig):
                 "Found the fields {fields}.",
                 fields=sorted(config_dict),
             )
-        untold = {name: 0 for name in ("balancer_steps", "bypass_steps") if name not in config_dict}
-        return super().from_dict(config_dict | untold, **kwargs)
+        missing = {name: 0 for name in ("balancer_steps", "bypass_steps") if name not in config_dict}
+        return super().from_dict(config_dict | missing, **kwargs)
 
     def to_diff_dict(self) -> dict[str, Any]:
         """Fields that differ from the defaults, and always those that make a SUBLLM what it is."""

@@ -65,7 +65,7 @@ class Structure:
     Attributes:
         text: the string itself.
         steps: one step per character.
-        sites: in order of their levels.
+        sites: bracket pairs, in the order of their levels.
     """
 
     text: str
@@ -126,13 +126,7 @@ class Structure:
 
 @lru_cache(maxsize=256)
 def parse_structure(text: str) -> Structure:
-    """Read a structure string.
-
-    Args:
-        text: a string over "T", "(" and ")".
-
-    Returns:
-        The parsed structure.
+    """Parse a structure string.
 
     Raises:
         StructureError: if the string is empty, has another character, or its brackets do not match.

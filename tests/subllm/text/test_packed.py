@@ -24,7 +24,7 @@ def test_every_document_is_packed_once_and_can_be_read_back(corpus, tokenizer, t
 
 
 def test_a_folder_that_is_there_and_an_empty_part_are_reported(tmp_path, tokenizer):
-    with pytest.raises(DataError, match="is there already"):
+    with pytest.raises(DataError, match="exists already"):
         pack([tmp_path], tokenizer, tmp_path)
     (tmp_path / "one.txt").write_text("only one document")
     with pytest.raises(DataError, match="held_out"):
