@@ -4,12 +4,15 @@ from urllib.parse import urlencode
 
 import pytest
 
+from .test_debug import settled
 from .test_explore import read_tokens, run, shown
 
 
 def choose(page, checkpoint):
+    settled(page)  # no person chooses twice before the page has answered once
     page.get_by_role("combobox", name="Checkpoint").click()
     page.get_by_role("option", name=checkpoint).click()
+    settled(page)
 
 
 @pytest.mark.parametrize("text", ["cat", "the cat sat on the mat"])
