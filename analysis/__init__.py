@@ -18,6 +18,7 @@ from .trace.parts import (
 from .trace.trace import Trace
 
 if TYPE_CHECKING:
+    from .report.notebook import TracePair
     from .run import RunOptions, record_trace
 
 __all__ = [
@@ -36,6 +37,7 @@ __all__ = [
     "RunStopped",
     "Trace",
     "TraceError",
+    "TracePair",
     "record_trace",
 ]
 
@@ -46,7 +48,20 @@ def __getattr__(name: str) -> Any:
         from . import run  # noqa: PLC0415
 
         return getattr(run, name)
+    if name == "TracePair":
+        from .report.notebook import TracePair  # noqa: PLC0415
+
+        return TracePair
     raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+
+
+def _in_notebooks(trace: Trace) -> dict[str, str]:
+    from .report.notebook import bundle  # noqa: PLC0415
+
+    return bundle(trace)
+
+
+Trace.in_notebooks = _in_notebooks
 
 
 def __dir__() -> list[str]:

@@ -1,6 +1,7 @@
 """Errors that a user of the package can cause, beyond those of `subllm.errors`.
 
 AnalysisError
+├── CorpusError   a folder of corpus results that cannot be read or continued, or texts without a document
 ├── TraceError    a trace file that cannot be read
 └── RunStopped    a run that reached its time limit, ran out of memory, or was stopped
 """
@@ -12,6 +13,10 @@ class AnalysisError(Exception):
     def __init__(self, message: str = "", /, **values: object) -> None:
         super().__init__(message.format(**values) if values else message)
         self.message, self.values = message, values
+
+
+class CorpusError(AnalysisError, ValueError):
+    """A folder of corpus results that cannot be read or continued, or texts without a document."""
 
 
 class TraceError(AnalysisError, ValueError):

@@ -10,8 +10,7 @@
 """
 
 import math
-import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -20,14 +19,19 @@ import torch
 from torch import Tensor
 from transformers import DynamicCache
 
-from subllm import SubllmCache
+from subllm import Probe, SubllmCache
 from subllm.checkpoints.dense import DenseModel
 from subllm.checkpoints.load import Checkpoint
+from subllm.routing import Override
 
 from .cost.measure import alternate, peak_bytes, timed
 from .cost.operations import head_dim, key_value_heads
+from .debug.answer import Answered, edits_with_answer
+from .debug.edit_override import EditOverride, kinds_of
+from .debug.edits import Edit
 from .debug.generation import Generation, NewToken, end_tokens
-from .guard import Progress, check_time, out_of_memory_reported, silent
+from .debug.rules import Rule
+from .guard import Limit, Progress, ids_on_device, out_of_memory_reported, seconds_left, silent
 from .trace.agreement import agree
 from .trace.parts import Continuation, Cost, Costs, Likelihood, Prompt
 from .trace.prefill import predictions_of, prefill, provenance_of
@@ -46,11 +50,13 @@ class RunOptions:
         new_tokens: length of the greedy continuation; it ends early at an end-of-text token.
         compare: measure time, memory and predictions against the dense model, if one is given.
         seconds: time limit of the whole run.
+        rule: edits to the routing, of the prompt and of what follows; None for the model's own.
     """
 
     new_tokens: int = 40
     compare: bool = True
     seconds: float = math.inf
+    rule: Rule | None = None
 
 
 def record_trace(
@@ -73,7 +79,9 @@ def record_trace(
         progress: receives the progress of the run.
 
     Raises:
-        PromptError: if the text is empty or cannot be encoded, or has more tokens than the model has positions.
+        PromptError: if the text is empty or cannot be encoded, or has more tokens than the model has positions, or a
+            token that the model has no embedding for.
+        AnalysisError: if the rule does not fit the model.
         RunStopped: at the time limit, or when memory runs out.
     """
     *_, trace = trace_stages(checkpoint, prompt, options, dense=dense, name=name, progress=progress)
@@ -99,24 +107,29 @@ def trace_stages(
     model = checkpoint.model
     if isinstance(prompt, str):
         prompt = read_prompt(prompt, checkpoint.tokenizer, model.config.max_position_embeddings)
-    deadline = time.monotonic() + options.seconds
-    ids = torch.tensor(prompt.token_ids, device=model.device)[None]
-    with out_of_memory_reported(len(prompt)):
+    progress = Limit(progress, options.seconds)
+    ids = ids_on_device(model, prompt.token_ids)
+    edits = () if options.rule is None else options.rule.on(prompt, kinds_of(model))
+    override = EditOverride(edits, prompt) if edits else None
+    where = provenance_of(checkpoint, dense, name)
+    if options.rule is not None:
+        where = replace(where, edits=tuple(map(str, edits)), rule=options.rule.name)
+    with out_of_memory_reported(len(prompt), model):
         cache = SubllmCache(model.config)
-        read = prefill(model, ids, cache=cache, deadline=deadline, progress=progress)
+        read = prefill(model, ids, cache=cache, probe=Probe(override=override), progress=progress)
         logits = model.lm_head(read.hidden_states[-1])
         cache_bytes = cache.used_bytes
         trace = Trace(
             prompt=prompt,
             routing=read.routing,
-            provenance=provenance_of(checkpoint, dense, name),
+            provenance=where,
             blocks=read.blocks,
             predictions=predictions_of(logits, checkpoint.tokenizer),
         )
         yield trace
         if options.new_tokens and len(prompt) < model.config.max_position_embeddings:
-            text = Generation(model, prompt, prefilled=(cache, logits))
-            continuation = _continue(text, checkpoint, options.new_tokens, deadline, progress)
+            text = Generation(model, prompt, edits=edits, prefilled=(cache, logits, override))
+            continuation = _continue(text, checkpoint, options.new_tokens, progress)
             del text
             if continuation is not None:
                 trace = replace(trace, continuation=continuation)
@@ -124,8 +137,8 @@ def trace_stages(
         del cache
         if dense is None or not options.compare:
             return
-        costs = _compare(model, dense, ids, cache_bytes, deadline, progress)
-        if time.monotonic() < deadline:
+        costs = _compare(model, dense, ids, override, cache_bytes, progress)
+        if seconds_left(progress) > 0:
             progress(0.9, "predictions")
             reference = dense.model.model(ids, use_cache=False).last_hidden_state[0]
             surprisal, agreement = agree(
@@ -135,13 +148,47 @@ def trace_stages(
         yield replace(trace, costs=costs)
 
 
-def _continue(
-    text: Generation, checkpoint: Checkpoint, length: int, deadline: float, progress: Progress
-) -> Continuation | None:
+def answer_stages(
+    checkpoint: Checkpoint,
+    prompt: Prompt,
+    answered: Answered,
+    edits: Sequence[Edit] = (),
+    *,
+    rule: str = "",
+    dense: DenseModel | None = None,
+    name: str = "",
+    progress: Progress = silent,
+) -> Iterator[Trace]:
+    """Run a prompt and its answer, with the edits that the answer was generated under.
+
+    Args:
+        checkpoint: a loaded checkpoint.
+        prompt: the prompt alone.
+        answered: of `analysis.debug.answer.with_answer`.
+        edits: to the routing of the prompt.
+        rule: name of the rule that came to these edits; "" if a person made them.
+        dense: a dense model to compare with.
+        name: display name of the checkpoint.
+        progress: receives the progress of the run.
+
+    Yields:
+        As `trace_stages`; `Provenance.answer_from` says where the answer begins.
+
+    Raises:
+        AnalysisError: if the edits do not fit the model.
+        RunStopped: at the time limit, or when memory runs out.
+    """
+    edits = edits_with_answer(edits, prompt, len(answered.prompt))
+    options = RunOptions(0, dense is not None, rule=Rule(rule or "edits", "", tuple(edits)) if edits else None)
+    for found in trace_stages(checkpoint, answered.prompt, options, dense=dense, name=name, progress=progress):
+        made = replace(found.provenance, rule=rule if edits else "", answer_from=len(prompt))
+        yield replace(found, provenance=made)
+
+
+def _continue(text: Generation, checkpoint: Checkpoint, length: int, progress: Progress) -> Continuation | None:
     """Greedy continuation up to an end-of-text token, which is left out; None if it is empty."""
     ends = end_tokens(checkpoint.model)
     while len(text.tokens) < length and not text.finished and text.likeliest not in ends:
-        check_time(deadline, "after {tokens} new tokens", tokens=len(text.tokens))
         progress(0.4 + 0.2 * len(text.tokens) / length, "continuing", done=len(text.tokens), length=length)
         text.step()
     if not text.tokens:
@@ -164,12 +211,12 @@ def _by_level(tokens: list[NewToken], name: str, kind: Any) -> np.ndarray:
 
 
 def _compare(
-    model: Any, dense: DenseModel, ids: Tensor, cache_bytes: int, deadline: float, progress: Progress
+    model: Any, dense: DenseModel, ids: Tensor, override: Override | None, cache_bytes: int, progress: Progress
 ) -> Costs | None:
     """Prefill time and memory of both models, run in turn; None if the time limit leaves no room for it."""
 
     def read() -> None:
-        model(ids, past_key_values=SubllmCache(model.config), logits_to_keep=1)
+        model(ids, past_key_values=SubllmCache(model.config), logits_to_keep=1, probe=Probe(override=override))
 
     def read_dense() -> None:
         dense.model(ids, past_key_values=DynamicCache(config=dense.model.config), logits_to_keep=1)
@@ -181,18 +228,21 @@ def _compare(
         seconds = timed(lambda: peaks.append(peak_bytes(run, device)), device).seconds
         return peaks[0], seconds
 
-    progress(0.6, "memory")
-    if time.monotonic() > deadline:
+    if seconds_left(progress) < 0:
         return None
+    progress(0.6, "memory")
     peak, once = peak_of(read)
-    if time.monotonic() + once > deadline:
+    if once > seconds_left(progress):
         return None
     dense_peak, once = peak_of(read_dense)
     repeats = max(1, min(_MOST_REPEATS, int(_ENOUGH_SECONDS / (2 * once))))
-    if time.monotonic() + 2 * repeats * once > deadline:
+    if 2 * repeats * once > seconds_left(progress):
         return None
-    progress(0.8, "timing", repeats=repeats)
-    took = alternate({"subllm": read, "dense": read_dense}, repeats, device)
+
+    def before(done: int) -> None:
+        progress(0.8 + 0.1 * done / (2 * repeats), "timing", repeats=repeats)
+
+    took = alternate({"subllm": read, "dense": read_dense}, repeats, device, before)
     seconds = {name: tuple(one.seconds for one in each) for name, each in took.items()}
     config = dense.model.config
     per_token = 2 * key_value_heads(config) * head_dim(config) * torch.finfo(dense.model.dtype).bits // 8

@@ -6,9 +6,12 @@ from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
 
+from analysis.corpus.schema import RUN as CORPUS_FILE
+from analysis.corpus.schema import SUMMARY
+from analysis.corpus.summary import Summary
 from analysis.training.run import RoutingHistory, Run, load_snapshots, read_run, routing_history
 from subllm import SubllmConfig
-from subllm.checkpoints.load import read_config
+from subllm.checkpoints.config import read_config
 from subllm.runs.folder import LOG_FILE, RUN_FILE, SNAPSHOTS
 from subllm.runs.routing_snapshot import SUFFIX, RoutingSnapshot
 
@@ -67,6 +70,11 @@ def recorded(folder: Path) -> Recorded:
     return _recorded(folder, stamp(folder, (RUN_FILE,)), stamp(folder / SNAPSHOTS, (SUFFIX,)))
 
 
+def corpus_summary(folder: Path) -> Summary:
+    """What is known of a corpus result, which is not to be changed; errors are those of `Summary.read`."""
+    return _corpus_summary(folder, stamp(folder, (CORPUS_FILE,)), stamp(folder / SUMMARY, (".json", ".parquet")))
+
+
 @lru_cache(maxsize=32)
 def _configuration(folder: Path, _: Stamp) -> SubllmConfig:
     return read_config(folder)
@@ -77,8 +85,13 @@ def _run(folder: Path, *_: Stamp) -> Run:
     return read_run(folder)
 
 
-@lru_cache(maxsize=4)  # all snapshots of a run
+@lru_cache(maxsize=8)  # all snapshots of a run; those of every router stand side by side
 def _recorded(folder: Path, *_: Stamp) -> Recorded:
     run = read_run(folder)
     snapshots = load_snapshots(run)
     return Recorded(run, snapshots, routing_history(run, snapshots))
+
+
+@lru_cache(maxsize=8)
+def _corpus_summary(folder: Path, *_: Stamp) -> Summary:
+    return Summary.read(folder)

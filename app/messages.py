@@ -1,15 +1,25 @@
-"""Messages, progress bars and figures in Streamlit's elements, which read Markdown; and the app's log."""
+"""Messages, progress bars and figures in Streamlit's elements, which read Markdown."""
 
 import logging
 import os
 import re
+import sys
 import time
-from typing import Any
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
+from functools import cache, wraps
+from pathlib import Path
+from typing import Any, ParamSpec
 
 import streamlit as st
 
+from analysis import AnalysisError
 from app.strings import explain, say
+from subllm import SubllmError
+from subllm.assets import ASSETS
+from subllm.demo import home
 
+_Arguments = ParamSpec("_Arguments")
 REDRAW = 0.2  # seconds between two updates at least: drawing takes time from the run
 
 
@@ -24,18 +34,62 @@ def plain(text: str) -> str:
 
 def show_error(error: Exception) -> None:
     """Show what a user can do something about, in the user's language."""
-    st.error(plain(explain(error)), icon=":material/error:")
+    st.error(plain(told(error)), icon=":material/error:")
+
+
+def told(error: Exception) -> str:
+    """What an error says, in the user's language, without telling where things are on this machine."""
+    text = explain(error)
+    for folder in _private_folders(os.environ.get("SUBLLM_ROOTS", "checkpoints")):
+        text = text.replace(f"{folder}/", "").replace(folder, "…")
+    return text
+
+
+@cache
+def _private_folders(roots: str) -> list[str]:
+    """Folders whose place is nobody's business, the innermost ones first."""
+    folders = [Path(root).expanduser() for root in roots.split(os.pathsep) if root.strip()[:1] not in ("", "~")]
+    with suppress(SubllmError):
+        folders.append(home())
+    folders += [ASSETS, ASSETS.parent, Path.home(), Path(sys.prefix), Path.cwd()]
+    found = {str(each) for folder in folders for each in (folder.absolute(), folder.resolve())} - {"/"}
+    return sorted(found, key=len, reverse=True)
+
+
+@contextmanager
+def boundary() -> Iterator[None]:
+    """Nothing that fails inside reaches Streamlit: what a user can do something about is said, the rest is logged."""
+    try:
+        yield
+    except (SubllmError, AnalysisError) as error:
+        show_error(error)
+    except Exception:
+        logging.getLogger("app").exception("A page failed")
+        st.error(say("failed"))
+
+
+def bounded(draw: Callable[_Arguments, None]) -> Callable[_Arguments, None]:
+    """A part of a page within a `boundary`: Streamlit runs fragments without the page around them."""
+
+    @wraps(draw)
+    def drawn(*arguments: _Arguments.args, **options: _Arguments.kwargs) -> None:
+        with boundary():
+            draw(*arguments, **options)
+
+    return drawn
 
 
 def plot(where: Any, figure: Any, key: str) -> None:
-    """Show a Plotly figure without its toolbar.
+    """Show a Plotly figure. Its toolbar has one button, which saves the figure as a picture.
 
     Args:
         where: container for the figure.
         figure: Plotly figure.
         key: key of the element.
     """
-    where.plotly_chart(figure, key=key, config={"displayModeBar": False})
+    name = re.sub(r"\W+", "-", key)
+    buttons = {"modeBarButtons": [["toImage"]], "toImageButtonOptions": {"filename": name, "scale": 2}}
+    where.plotly_chart(figure, key=key, config={"displaylogo": False, **buttons})
 
 
 class ProgressBar:
@@ -98,14 +152,3 @@ class ProgressBar:
         """Clear the place, and reserve one in the current container."""
         self.clear()
         self._reserve()
-
-
-def start_logging() -> None:
-    """Give the app's log a format and a level, once; the logs of libraries stay as they are."""
-    log = logging.getLogger("app")
-    level = os.environ.get("SUBLLM_LOG_LEVEL", "WARNING").upper()
-    log.setLevel(level if level in logging.getLevelNamesMapping() else "WARNING")  # `Settings` says what is wrong
-    if not log.handlers:
-        handler = logging.StreamHandler()
-        handler.setFormatter(logging.Formatter("%(asctime)s %(levelname)s %(name)s: %(message)s"))
-        log.addHandler(handler)

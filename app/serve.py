@@ -14,10 +14,17 @@ _OPTIONS = {
     "client.showErrorDetails": "none",
     "client.toolbarMode": "minimal",
     "server.fileWatcherType": "none",
+    "server.enableCORS": "true",
+    "server.enableXsrfProtection": "true",
+    "server.maxMessageSize": "32",
     "server.maxUploadSize": "8",
     "theme.light.primaryColor": "#2f6fb3",
+    "theme.light.textColor": "#151412",
     "theme.dark.primaryColor": "#6aa5e0",
 }
+
+
+_LOCAL = ("127.0.0.1", "localhost", "::1")
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -36,6 +43,12 @@ def main(arguments: Sequence[str] | None = None) -> int:
     options = _OPTIONS | {"server.address": chosen.address, "server.headless": str(chosen.no_browser).lower()}
     if chosen.port is not None:
         options["server.port"] = str(chosen.port)
+    if chosen.address not in _LOCAL and "SUBLLM_PROFILE" not in os.environ:
+        print(  # noqa: T201
+            f"Others can reach {chosen.address}. SUBLLM_PROFILE=class or SUBLLM_PROFILE=public limits what they can "
+            "use; see docs/hosting.md.",
+            file=sys.stderr,
+        )
     flags = [part for name, value in options.items() for part in (f"--{name}", value)]
     sys.stdout.flush()
     os.execv(sys.executable, [sys.executable, "-m", "streamlit", "run", str(_MAIN), *flags, *rest])

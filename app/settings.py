@@ -4,14 +4,14 @@
 | --- | --- | --- |
 | `SUBLLM_ROOTS` | folders below which checkpoints may be opened, separated as in `PATH` | `checkpoints` |
 | `SUBLLM_HUB_MODELS` | names on the Hugging Face hub that may be opened, separated by commas | none |
-| `SUBLLM_MAX_TOKENS` | longest prompt, in tokens | 8192 |
-| `SUBLLM_MAX_SECONDS` | longest run, in seconds | 300 |
+| `SUBLLM_PROFILE` | limits, which further variables override (`app.limits`): private, class or public | private |
+| `SUBLLM_FRAME_ORIGIN` | of the page that shows the app in a frame, and is told the app's address | none |
 | `SUBLLM_HOME` | where the demo checkpoint is built | the user's cache folder |
-| `SUBLLM_LOG_LEVEL` | how much the app logs: WARNING, or INFO for every run | WARNING |
+| `SUBLLM_LOG_LEVEL` | what is logged: WARNING, or INFO for every action (`app.log`) | INFO unless private |
 """
 
-import logging
 import os
+import re
 import shlex
 import time
 from collections.abc import Iterator, Mapping
@@ -19,29 +19,41 @@ from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
 
+from analysis.corpus.schema import RUN as CORPUS_FILE
 from analysis.guard import Progress, silent
+from app import log
 from app.files import configuration
-from subllm import CheckpointError, ConfigurationError, SubllmConfig
+from app.limits import Feature, Limits
+from subllm import CheckpointError, ConfigurationError, SubllmConfig, assets, demo
 from subllm.assets import ASSETS
+from subllm.checkpoints.files import read_start
 from subllm.checkpoints.load import fetch_checkpoint
-from subllm.demo import SHIPPED as _SHIPPED_DEMO
-from subllm.demo import build_demo, demo_folder
+from subllm.errors import shortened
 from subllm.runs.folder import FINAL, RUN_FILE
 
-DEMO, SMALL = SHIPPED = ("shipped:demo", "shipped:small")  # ids of checkpoints; `app.strings.name_of` has their names
+DEMO, DEEP, SMALL = "shipped:demo", "shipped:deep", "shipped:small"  # ids; `app.strings.name_of` has the names
+DEMOS = {f"shipped:{name}": name for name in assets.DEMOS}
+_ROUTERS = {  # the id of each stands for its checkpoint and for its training run
+    f"shipped:{name}": folder
+    for name, folder in assets.TRAINED.items()
+    if name != "small" and (folder / RUN_FILE).is_file()
+}
+SHIPPED = (DEMO, DEEP, SMALL, *_ROUTERS)
 OLD_IDS = {  # in links that were made before checkpoints had ids
     "Demo: SmolLM2-135M as a SUBLLM": DEMO,
     "Small: 10 million parameters, trained from scratch": SMALL,
 }
 SHIPPED_RUN = "shipped:run"
+SHIPPED_CORPUS = "shipped:corpus"
+_CORPUS = ASSETS / "corpus" / "demo"
 SHIPPED_BESIDE = {kind: f"shipped:{kind}" for kind in ("llama", "no-bypass", "stride", "random")}
-_SHIPPED = ASSETS / "small"
-_LONGEST_NAME = 80  # characters of what was typed that a message repeats
+BESIDE = (SHIPPED_BESIDE["llama"], *_ROUTERS)  # runs that the page shows beside the shipped one
+_SHIPPED = assets.TRAINED["small"]
+_WITH_REPOSITORY = {SMALL: _SHIPPED / FINAL} | {name: folder / FINAL for name, folder in _ROUTERS.items()}
 _DEPTH = 3  # folders below a root that are searched for checkpoints
 _READ = 1 << 16  # bytes of a config.json in which the kind of model has to stand
 _SUBLLM, _LLAMA, _OBJECT = _MARKS = (b'"subllm"', b'"llama"', b"{")  # what is looked for in there
 _FRESH = 5.0  # seconds for which a search holds: every page asks at every rerun
-_MOST_TOKENS = 10**9
 _fetched: dict[str, Path] = {}  # folders of the hub models that this process has located, by name
 
 
@@ -52,14 +64,14 @@ class Settings:
     Attributes:
         roots: absolute folders below which checkpoints may be opened.
         hub_models: names on the Hugging Face hub that may be opened.
-        max_tokens: maximum length of a prompt, in tokens.
-        max_seconds: maximum duration of a run.
+        limits: how much visitors may ask for.
+        frame_origin: of the page that shows the app in a frame, such as https://huggingface.co.
     """
 
     roots: tuple[Path, ...]
     hub_models: tuple[str, ...]
-    max_tokens: int
-    max_seconds: float
+    limits: Limits
+    frame_origin: str | None = None
 
     @classmethod
     def read(cls, environment: Mapping[str, str] = os.environ) -> "Settings":
@@ -73,21 +85,17 @@ class Settings:
         """
         roots = environment.get("SUBLLM_ROOTS", "checkpoints").split(os.pathsep)
         names = environment.get("SUBLLM_HUB_MODELS", "").split(",")
-        level = environment.get("SUBLLM_LOG_LEVEL", "WARNING")
-        if level.upper() not in logging.getLevelNamesMapping():
-            raise ConfigurationError(
-                "SUBLLM_LOG_LEVEL is {level!r}; it must be WARNING, INFO, DEBUG or ERROR.", level=level
-            )
+        log.level(environment)
         return cls(
             tuple(_root(root) for root in roots if root.strip()),
             tuple(name.strip() for name in names if name.strip()),
-            _tokens(environment),
-            _seconds(environment),
+            Limits.read(environment),
+            _origin(environment.get("SUBLLM_FRAME_ORIGIN", "")),
         )
 
     def choices(self) -> list[str]:
         """Ids of all checkpoints that can be chosen: the shipped ones, folders below the roots, hub names."""
-        return [DEMO, SMALL, *self._search().subllms, *self.hub_models]
+        return [*SHIPPED, *self._search().subllms, *self.hub_models]
 
     def llamas(self) -> list[str]:
         """Names of the LLaMA checkpoints below the roots, to compare with."""
@@ -97,10 +105,15 @@ class Settings:
         """Folders of training runs by id: the shipped ones, and those below the roots."""
         shipped = {SHIPPED_RUN: _SHIPPED} | {name: _SHIPPED / "beside" / kind for kind, name in SHIPPED_BESIDE.items()}
         found = {name: folder for name, folder in shipped.items() if (folder / RUN_FILE).is_file()}
-        return found | self._search().runs
+        return found | _ROUTERS | self._search().runs
+
+    def corpora(self) -> dict[str, Path]:
+        """Folders of corpus results by id: the shipped one, and those below the roots."""
+        shipped = {SHIPPED_CORPUS: _CORPUS} if (_CORPUS / CORPUS_FILE).is_file() else {}
+        return shipped | self._search().corpora
 
     def locate(self, choice: str, progress: Progress) -> Path:
-        """Folder of a chosen checkpoint; the demo is built and a hub model is downloaded if necessary.
+        """Folder of a chosen checkpoint; a demo is built and a hub model is downloaded if necessary.
 
         Args:
             choice: one of `choices`, or a path that a visitor typed.
@@ -109,25 +122,24 @@ class Settings:
         Raises:
             CheckpointError: if it is not allowed, or cannot be built or downloaded.
         """
-        if choice == DEMO:
-            return build_demo(progress)
-        if choice == SMALL:
-            return _SHIPPED / FINAL
+        if choice in DEMOS:
+            return demo.build_demo(progress, DEMOS[choice])
+        if choice in _WITH_REPOSITORY:
+            return _WITH_REPOSITORY[choice]
         if choice in self.hub_models:
             progress(0.1, "fetching", name=choice)
             _fetched[choice] = fetch_checkpoint(choice)
             return _fetched[choice]
-        for root in self.roots if choice.strip() and choice.isprintable() else ():
+        typed = Feature.FOLDERS in self.limits.features
+        known = typed or choice in self.choices() or choice in self.llamas()
+        for root in self.roots if known and choice.strip() and choice.isprintable() else ():
             path = _resolved(root / choice)
             if path.is_relative_to(root) and os.path.isdir(path):  # False, too, for a name that no file can have
                 return path
-        name = choice if len(choice) <= _LONGEST_NAME else f"{choice[:_LONGEST_NAME]}…"
-        allowed = ", ".join([*map(str, self.roots), *self.hub_models]) or "none"
         raise CheckpointError(
-            "{name!r} is neither a folder below the configured roots nor an allowed hub name (allowed: {allowed}). "
-            "Whoever runs the app can add it with SUBLLM_ROOTS or SUBLLM_HUB_MODELS.",
-            name=name,
-            allowed=allowed,
+            "{name!r} is neither a folder below the configured roots nor an allowed hub name. Choose one from the "
+            "list; whoever runs the app can add it with SUBLLM_ROOTS or SUBLLM_HUB_MODELS.",
+            name=shortened(choice),
         )
 
     def configuration(self, choice: str) -> SubllmConfig | None:
@@ -139,49 +151,54 @@ class Settings:
         Raises:
             SubllmError: if it is not allowed, or cannot be read.
         """
-        if choice == DEMO:
-            return configuration(_SHIPPED_DEMO)  # what is built from it has the same
+        if choice in DEMOS:
+            return configuration(demo.SHIPPED[DEMOS[choice]])  # what is built from it has the same
         if choice in self.hub_models:
             return configuration(_fetched[choice]) if choice in _fetched else None
         return configuration(self.locate(choice, silent))
 
     def _search(self) -> "_Found":
         when = (int(time.monotonic() / _FRESH), *map(_changed, self.roots))
-        return _find(self.roots, _resolved(demo_folder()), when)
+        return _find(self.roots, tuple(_resolved(demo.demo_folder(name)) for name in DEMOS.values()), when)
 
 
 @dataclass(frozen=True)
 class _Found:
-    """What is below the roots, by its relative path: SUBLLM and LLaMA checkpoints, and training runs."""
+    """What is below the roots, by its relative path: SUBLLM and LLaMA checkpoints, training runs, corpus results."""
 
     subllms: tuple[str, ...]
     llamas: tuple[str, ...]
     runs: dict[str, Path]
+    corpora: dict[str, Path]
 
 
 @lru_cache(maxsize=4)
-def _find(roots: tuple[Path, ...], demo: Path, when: tuple[int, ...]) -> _Found:
+def _find(roots: tuple[Path, ...], demos: tuple[Path, ...], when: tuple[int, ...]) -> _Found:
     """Search the roots; what cannot be read, or is not a regular file, is ignored.
 
     Args:
         roots: absolute folders.
-        demo: folder of the demo checkpoint, which is always offered.
+        demos: folders of the demo checkpoints, which are always offered.
         when: changes when the result is out of date.
     """
     subllms: list[str] = []
     llamas: list[str] = []
     runs: dict[str, Path] = {}
+    corpora: dict[str, Path] = {}
     for root in roots:
         for folder in _folders_below(root):
+            offered = any(_resolved(folder).is_relative_to(built) for built in demos)
             name = str(folder.relative_to(root))
             config = _marks(folder / "config.json", root)
-            if _SUBLLM in config and not _resolved(folder).is_relative_to(demo):
+            if _SUBLLM in config and not offered:
                 subllms.append(name)
-            if _LLAMA in config and not _resolved(folder).is_relative_to(demo):
+            if _LLAMA in config and not offered:
                 llamas.append(name)
             if _OBJECT in _marks(folder / RUN_FILE, root):
                 runs.setdefault(name, folder)
-    return _Found(tuple(dict.fromkeys(subllms)), tuple(dict.fromkeys(llamas)), runs)
+            if _OBJECT in _marks(folder / CORPUS_FILE, root):
+                corpora.setdefault(name, folder)
+    return _Found(tuple(dict.fromkeys(subllms)), tuple(dict.fromkeys(llamas)), runs, corpora)
 
 
 def _changed(root: Path) -> int:
@@ -218,15 +235,14 @@ def _marks(path: Path, root: Path) -> tuple[bytes, ...]:
     try:
         status = real.stat()
         return _marks_of(real, status.st_size, status.st_mtime_ns)
-    except OSError:
+    except (OSError, ValueError):  # gone, or replaced by a pipe
         return ()
 
 
 @lru_cache(maxsize=4096)
 def _marks_of(path: Path, *_: int) -> tuple[bytes, ...]:
     """The `_MARKS` at the beginning of a file, which is read again when its size or time has changed."""
-    with path.open("rb") as file:
-        start = file.read(_READ)
+    start = read_start(path, _READ)
     return tuple(mark for mark in _MARKS if mark in start)
 
 
@@ -241,9 +257,19 @@ def checkpoint_option(choice: str) -> str:
     Args:
         choice: one of `Settings.choices`.
     """
-    if choice == DEMO:
-        return ""
-    return f" --checkpoint {shlex.quote(f'assets/{_SHIPPED.name}/{FINAL}' if choice == SMALL else choice)}"
+    return "" if choice == DEMO else f" --checkpoint {shlex.quote(checkpoint_path(choice))}"
+
+
+def checkpoint_path(choice: str) -> str:
+    """How a command names a checkpoint: by its folder, seen from the project's or from the root, or as a demo.
+
+    Args:
+        choice: one of `Settings.choices`.
+    """
+    if choice in DEMOS:
+        return DEMOS[choice]
+    shipped = _WITH_REPOSITORY.get(choice)
+    return choice if shipped is None else f"assets/{shipped.relative_to(ASSETS)}"
 
 
 def _root(text: str) -> Path:
@@ -255,29 +281,12 @@ def _root(text: str) -> Path:
         ) from error
 
 
-def _tokens(environment: Mapping[str, str]) -> int:
-    text = environment.get("SUBLLM_MAX_TOKENS", "8192")
-    try:
-        value = int(text)
-    except ValueError:
-        value = 0
-    if not 0 < value <= _MOST_TOKENS:
+def _origin(text: str) -> str | None:
+    if not text.strip():
+        return None
+    if re.fullmatch(r"https?://[A-Za-z0-9.-]{1,253}(:[0-9]{1,5})?", text.strip(), re.ASCII) is None:
         raise ConfigurationError(
-            "SUBLLM_MAX_TOKENS is {text!r}; it must be a whole number from 1 to {most:,}, such as 8192.",
-            text=text,
-            most=_MOST_TOKENS,
+            "SUBLLM_FRAME_ORIGIN is {text!r}; it must be the beginning of an address, such as https://huggingface.co.",
+            text=shortened(text),
         )
-    return value
-
-
-def _seconds(environment: Mapping[str, str]) -> float:
-    text = environment.get("SUBLLM_MAX_SECONDS", "300")
-    try:
-        value = float(text)
-    except ValueError:
-        value = 0.0
-    if not value > 0:
-        raise ConfigurationError(
-            "SUBLLM_MAX_SECONDS is {text!r}; it must be a positive number, such as 300, or inf for no limit.", text=text
-        )
-    return value
+    return text.strip()

@@ -2,38 +2,51 @@
 
 | what | kept in | in the link |
 | --- | --- | --- |
-| prompt, chat, checkpoint of the run that is shown | `Session.runs` | yes, if the prompt is short |
+| prompt, chat, checkpoint of the run that is shown | `Session.runs` | yes, long prompts compressed |
 | level, selected tokens, colour | `Session.shown` | yes |
-| edits of the run that is shown, answer that is watched | `Session.edits`, `answer` | yes |
+| edits of the run that is shown, name of its rule, answer that is watched | `Session.edits`, `answer` | yes |
+| rules that were saved, opened or linked | `Session.rules` | no |
+| stop of the lesson, whether a teacher pinned it | `Session.lesson` | yes |
+| answers to the lesson's questions | `Session.lesson` | no |
 | language | the widget's own state | yes |
 | device, dtype, new tokens, comparison, sampling | the widgets' own state | no |
 | what was asked for on demand: lens, attention, attribution, effects, generated text | `Session.found` | no |
 
-Sessions hold recipes and arrays; models and what lies on a device are the engine's (`app.engine`). A link comes from a
-stranger: it can name what the operator offers, and nothing else.
+Sessions hold recipes and arrays; models and what lies on a device are the engine's (`app.engine`). Addresses are read
+and written in `app.links`.
 """
 
-from collections.abc import Hashable, Mapping
-from dataclasses import dataclass, field
-from typing import Any
+from collections.abc import Callable, Hashable, Mapping
+from dataclasses import dataclass, field, replace
+from enum import StrEnum
+from typing import IO, Any
 
 import streamlit as st
 
 from analysis import AnalysisError, Trace
-from analysis.debug.edits import MOST_EDITS, Edit, parse_edits, write_edits
-from analysis.guard import silent
-from app.components.routing_view import Exchange, Shown
+from analysis.debug.edits import Edit, read_edits
+from analysis.debug.rules import Rule
+from analysis.figures.quoted import quoted
+from analysis.figures.routing_view.data import Shown
+from analysis.lesson.answers import Answer
+from analysis.lesson.content import Lesson
+from analysis.trace.untrusted import open_trace
+from app.components.routing_view import Exchange
+from app.edit_list import EditList
 from app.engine import Recipe
-from app.messages import plain
-from app.settings import OLD_IDS, Settings
-from app.strings import language, name_of, say
-from subllm import CheckpointError
+from app.shipped_rules import check_name, rule_name, shipped, stem_of
+from app.shipped_run import shipped_trace
+from app.strings import name_of
 
 _RUNS = 8  # that are kept
-_LINK = "2"  # number of the form of links: levels count from 1; before, there was no number, and they counted from 0
-_LONGEST = 600  # characters of a prompt that a link carries
-_LONGEST_LINK = 4000  # characters of a link; servers refuse much longer ones
-_LONGEST_NAME = 80  # characters of a name that a message repeats
+_RULES = 8  # the same
+
+
+class Elsewhere(StrEnum):
+    """Where a run comes from whose model is absent."""
+
+    SHIPPED = "shipped"  # with the app, so that no page is blank
+    FILE = "file"  # that a visitor opened
 
 
 @dataclass(frozen=True, eq=False)
@@ -42,21 +55,40 @@ class Run:
 
     Attributes:
         trace: what was measured.
-        recipe: what was run.
+        origin: what was run; or where the trace comes from, if its model is absent.
         number: number in the session, from 1.
     """
 
     trace: Trace
-    recipe: Recipe
+    origin: Recipe | Elsewhere
     number: int
+
+    @property
+    def recipe(self) -> Recipe:
+        """What it takes to run the model again.
+
+        Raises:
+            AnalysisError: if the model is absent.
+        """
+        if isinstance(self.origin, Elsewhere):
+            raise AnalysisError(
+                "This needs the model, and the run on screen was made elsewhere. Click Run to make one here."
+            )
+        return self.origin
+
+    @property
+    def has_model(self) -> bool:
+        """Whether the model can be run again."""
+        return isinstance(self.origin, Recipe)
 
     @property
     def name(self) -> str:
         """The name on screen, which is unique because of the number."""
         where = self.trace.provenance
-        edits = f" · {'; '.join(where.edits)}" if where.edits else ""
-        prompt = repr(self.trace.prompt.text.strip()[:60])
-        return f"{self.number} · {prompt} · {name_of(where.checkpoint)} · {where.dtype}{edits}"
+        edits = rule_name(where.rule) if where.rule else "; ".join(where.edits)
+        prompt = quoted(self.trace.prompt.text.strip()[:60])
+        changes = (each for each in (edits, where.patch) if each)
+        return " · ".join([str(self.number), prompt, name_of(where.checkpoint), where.dtype, *changes])
 
 
 @dataclass(frozen=True)
@@ -75,54 +107,33 @@ class Form:
 
 
 @dataclass
-class EditList:
-    """The edits of one run, with undo and redo.
+class LessonTaken:
+    """How far somebody is in the lesson.
 
     Attributes:
-        edits: in force, if they fit.
-        unread: why the edits of a link cannot be read.
-        mistake: why the edit that was added last cannot be made.
+        stop: key of the stop; "" if no lesson is taken.
+        entered: the stop that was shown last.
+        pinned: whether the link of a teacher hides everything else.
+        own: a lesson from a file, in place of the one that is offered.
+        answers: by key of the question.
+        given: what was answered at stops, and the run, level and tokens that the question was about, by key.
+        run: name (`Trace.run`) of the run that the stops are about.
+        edited: names of runs that buttons of stops made with edits.
     """
 
-    edits: list[Edit] = field(default_factory=list)
-    unread: AnalysisError | None = None
-    mistake: AnalysisError | None = None
-    _before: list[list[Edit]] = field(default_factory=list)
-    _after: list[list[Edit]] = field(default_factory=list)
-
-    def change(self, edits: list[Edit]) -> None:
-        """Set the edits; the old ones can be restored."""
-        self.mistake = None
-        if len(edits) > MOST_EDITS:
-            self.mistake = AnalysisError(
-                "There are {most} edits in force, and no more fit into a link.", most=MOST_EDITS
-            )
-        elif edits != self.edits:
-            self._before.append(self.edits)
-            self._after.clear()
-            self.edits = list(edits)
+    stop: str = ""
+    entered: str = ""
+    pinned: bool = False
+    own: Lesson | None = None
+    answers: dict[str, Answer] = field(default_factory=dict)
+    given: dict[str, Any] = field(default_factory=dict)
+    run: str = ""
+    edited: set[str] = field(default_factory=set)
 
     @property
-    def can_undo(self) -> bool:
-        """Whether there is a change to undo."""
-        return bool(self._before)
-
-    @property
-    def can_redo(self) -> bool:
-        """Whether there is a change to redo."""
-        return bool(self._after)
-
-    def undo(self) -> None:
-        """Restore the edits before the last change."""
-        if self._before:
-            self._after.append(self.edits)
-            self.edits = self._before.pop()
-
-    def redo(self) -> None:
-        """Make the change again that was undone last."""
-        if self._after:
-            self._before.append(self.edits)
-            self.edits = self._after.pop()
+    def fields(self) -> dict[str, str]:
+        """What a link says of it."""
+        return ({"lesson": self.stop} if self.stop else {}) | ({"pin": "1"} if self.stop and self.pinned else {})
 
 
 @dataclass
@@ -135,9 +146,13 @@ class Session:
         shown: what the text and map show, on every page and tab.
         views: what was exchanged with the browser, by the key of the text and map.
         answer: text whose probability is measured.
-        form: the prompt's form as it was filled in last.
+        form: the form of the page Explore as it was filled in last.
+        debug_form: that of the page Debug.
         failure: why the last run failed.
         found: what was asked for on demand, by its name: a key of its inputs, and the result.
+        chosen: what was chosen in selectors with labels, by their keys; see `app.views.boxes`.
+        rules: the last ones that this person saved or opened, by keys that no shipped rule has.
+        lesson: how far this person is in the lesson.
     """
 
     runs: list[Run] = field(default_factory=list)
@@ -146,34 +161,48 @@ class Session:
     views: dict[str, Exchange] = field(default_factory=dict)
     answer: str = ""
     form: Form | None = None
+    debug_form: Form | None = None
     failure: Exception | None = None
     found: dict[str, tuple[Hashable, Any]] = field(default_factory=dict)
+    chosen: dict[str, Any] = field(default_factory=dict)
+    rules: dict[str, Rule] = field(default_factory=dict)
+    lesson: LessonTaken = field(default_factory=LessonTaken)
     made: int = 0  # runs
     changes: int = 0  # of the run that is shown, other than by its selector
     page: str = ""  # opened last
     visits: int = 0  # to pages
     edits: dict[str, EditList] = field(default_factory=dict)
     opened: bool = False
+    asked: bool = False  # whether a link asks for a run that was not begun yet
     linked_edits: EditList | None = None
 
     def run(self) -> Run | None:
         """The run that is shown; None if there is none yet."""
-        return next((run for run in self.runs if run.trace.run == self.shown_run), None)
+        return self.named(self.shown_run)
 
-    def remember(self, trace: Trace, recipe: Recipe, *, shown: bool = True) -> None:
-        """Keep a run; the oldest one goes if there are too many.
+    def named(self, name: str | None) -> Run | None:
+        """The run whose trace has a name, `Trace.run`; None if there is none."""
+        return next((run for run in self.runs if run.trace.run == name), None)
+
+    def remember(self, trace: Trace, origin: Recipe | Elsewhere, *, shown: bool = True) -> None:
+        """Keep a run; the oldest one goes if there are too many, and the shipped one as soon as there is another.
+
+        A run whose model is here stays as it is when it is opened from a file, whose note it takes if it has none.
 
         Args:
             trace: of the run.
-            recipe: of the run.
+            origin: of the run, as in `Run`.
             shown: whether it is shown from now on.
         """
+        self.runs = [run for run in self.runs if run.origin is not Elsewhere.SHIPPED]
         known = next((run for run in self.runs if run.trace.run == trace.run), None)
         if known is None:
             self.made += 1
-        else:
+        elif known.has_model and isinstance(origin, Recipe):  # never with what another machine measured
             trace = trace.completed(known.trace)  # what is known of it stays known
-        run = Run(trace, recipe, self.made if known is None else known.number)
+        elif known.has_model:
+            trace, origin = replace(known.trace, note=known.trace.note or trace.note), known.origin
+        run = Run(trace, origin, self.made if known is None else known.number)
         if shown and self.shown_run != trace.run:
             self.shown_run = trace.run
             self.changes += 1
@@ -187,6 +216,17 @@ class Session:
         self.runs = [run, *others]
         kept = {run.trace.run for run in self.runs}
         self.edits = {name: edits for name, edits in self.edits.items() if name in kept}
+
+    def begin(self) -> None:
+        """Show the run that ships with the app, which takes the number of the first own one."""
+        if not self.runs:
+            self.remember(shipped_trace(), Elsewhere.SHIPPED)
+            self.made = 0
+
+    def take_asked(self) -> bool:
+        """Whether a link asks for a run that was not begun; from then on, it no longer does."""
+        asked, self.asked = self.asked, False
+        return asked
 
     def visit(self, page: str) -> int:
         """Number of this visit to a page; it changes when the visitor comes from another page."""
@@ -222,6 +262,67 @@ class Session:
             self.edits[trace.run] = EditList([Edit.parse(text) for text in trace.provenance.edits])
         return self.edits[trace.run]
 
+    def open_trace(self, upload: str, file: IO[bytes], most_tokens: int) -> None:
+        """Show the run in a file, once for each upload.
+
+        Args:
+            upload: id of the file in the page.
+            file: that was uploaded.
+            most_tokens: longest prompt.
+
+        Raises:
+            AnalysisError: if it holds no run that can be shown.
+        """
+        if self.recall("opened run", upload) is None:
+            trace = open_trace(file, most_tokens)
+            read_edits(trace.provenance.edits)
+            self.found["opened run"] = (upload, True)
+            self.remember(trace, Elsewhere.FILE)
+
+    def annotate(self, name: str, note: str) -> None:
+        """Write a note about a run.
+
+        Args:
+            name: of its trace, `Trace.run`.
+            note: in place of the one before.
+        """
+        self.runs = [
+            replace(run, trace=replace(run.trace, note=note)) if run.trace.run == name else run for run in self.runs
+        ]
+
+    def keep_rule(self, rule: Rule) -> str:
+        """Offer a rule from now on, and return its key. The oldest one goes if there are too many.
+
+        A rule with the name of a shipped one, and no edits but its own, is the shipped one.
+
+        Raises:
+            AnalysisError: if another rule with its name is shipped.
+        """
+        stem = stem_of(rule.name)
+        if stem is not None and {*rule.edits} <= {*shipped()[stem].edits}:
+            return stem
+        check_name(rule)
+        key = f"own:{rule.name}"
+        others = {each: other for each, other in self.rules.items() if each != key}
+        self.rules = dict([*others.items(), (key, rule)][-_RULES:])
+        return key
+
+    def open_rule(self, upload: str, content: Callable[[], bytes]) -> str | None:
+        """Offer the rule in a file; its key, or None if the file was opened before.
+
+        Args:
+            upload: id of the file in the page.
+            content: its bytes.
+
+        Raises:
+            AnalysisError: if it is no rule, or as `keep_rule`.
+        """
+        if self.recall("rule file", upload):
+            return None
+        key = self.keep_rule(Rule.read(content()))
+        self.found["rule file"] = (upload, key)
+        return key
+
     def show(self, shown: Shown, asked: Shown) -> None:
         """Note what a visitor changed in a view; a level or colour that this trace lacks stays for others that have it.
 
@@ -247,89 +348,3 @@ def session() -> Session:
     """The session of the person whose browser this is."""
     found: Session = st.session_state.setdefault("session", Session())
     return found
-
-
-def open_link(settings: Settings) -> bool:
-    """Read the link that opened the session; True if there is a prompt to run.
-
-    Call this before the widgets are made. Later calls do nothing, since the address then follows the page. A
-    link to a checkpoint that is not offered is refused with a message; its prompt is filled in nevertheless.
-
-    Args:
-        settings: what the operator allows.
-    """
-    own = session()
-    if own.opened:
-        return False
-    own.opened = True
-    fields = st.query_params.to_dict()
-    if "prompt" not in fields:
-        return False
-    own.form = Form(fields["prompt"], fields.get("chat") == "1")
-    name = fields.get("checkpoint")
-    name = OLD_IDS.get(name, name) if name is not None else None
-    if name is not None and not _offered(settings, name):
-        short = name if len(name) <= _LONGEST_NAME else f"{name[:_LONGEST_NAME]}…"
-        st.error(plain(say("link_checkpoint", name=repr(short))), icon=":material/error:")
-        return False
-    if name is not None:
-        st.session_state["checkpoint"] = name
-    version = fields.get("v")
-    if version not in (None, _LINK):
-        st.error(plain(say("link_version", version=repr(version[:_LONGEST_NAME]))), icon=":material/error:")
-        fields = {key: value for key, value in fields.items() if key not in ("level", "edits")}
-    first = 0 if version is None else 1
-    own.shown = {key: fields[key] for key in ("level", "selected", "until", "colour") if key in fields}
-    if "level" in own.shown and not first:
-        own.shown = {**own.shown, "level": _next(fields["level"])}
-    own.answer = fields.get("answer", "")
-    own.linked_edits = EditList()
-    try:
-        own.linked_edits.edits = parse_edits(fields.get("edits", ""), first)
-    except AnalysisError as error:
-        own.linked_edits.unread = error
-    return True
-
-
-def write_link(run: Run) -> None:
-    """Write the address that opens this run, with its edits, in another browser.
-
-    A run with a long prompt, or a long link, has no address.
-
-    Args:
-        run: run that is shown.
-    """
-    own, recipe = session(), run.recipe
-    if not carries(recipe):
-        st.query_params.from_dict({"lang": language()})
-        return
-    fields = {"v": _LINK, "checkpoint": recipe.model.checkpoint, "prompt": recipe.text, "chat": str(int(recipe.chat))}
-    shown = vars(Shown.parse(own.shown, run.trace))
-    fields |= {key: str(value) for key, value in shown.items() if value is not None}
-    edits = own.edits_of(run.trace).edits
-    if edits:
-        fields["edits"] = write_edits(edits)
-    if own.answer:
-        fields["answer"] = own.answer
-    if sum(map(len, fields.values())) > _LONGEST_LINK:
-        fields = {}
-    st.query_params.from_dict(fields | {"lang": language()})
-
-
-def carries(recipe: Recipe) -> bool:
-    """Whether a prompt is short enough for a link or a command."""
-    return len(recipe.text) <= _LONGEST
-
-
-def _next(level: str) -> str:
-    return str(int(level) + 1) if level.isdecimal() and len(level) < 6 else level
-
-
-def _offered(settings: Settings, name: str) -> bool:
-    if name in settings.choices():
-        return True
-    try:
-        settings.locate(name, silent)  # a folder: nothing is built or fetched for it
-    except CheckpointError:
-        return False
-    return True

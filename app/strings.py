@@ -14,24 +14,8 @@ from typing import Any
 
 import streamlit as st
 
+from analysis.figures.strings import LANGUAGES, spoken, table
 from subllm.assets import ASSETS
-
-LANGUAGES = {"en": "English", "zh": "中文"}
-_FILE = ASSETS / "strings.json"
-_SINGULAR = "{} one"  # key of a singular in a table
-
-
-@cache
-def table(language: str) -> dict[str, str]:
-    """All strings of one language of `LANGUAGES`, by key; a singular has the key followed by " one"."""
-    found: dict[str, str] = {}
-    for key, entry in json.loads(_FILE.read_text(encoding="utf-8")).items():
-        forms = entry[language]
-        if isinstance(forms, dict):
-            found[_SINGULAR.format(key)] = forms["one"]
-            forms = forms["other"]
-        found[key] = forms
-    return found
 
 
 def language() -> str:
@@ -47,10 +31,7 @@ def say(key: str, **values: object) -> str:
         key: of the string.
         **values: for its placeholders; `n`, a number or a formatted number, chooses between singular and plural.
     """
-    words = table(language())
-    singular = _SINGULAR.format(key)
-    text = words[singular if str(values.get("n")) == "1" and singular in words else key]
-    return text.format(**values) if values else text
+    return spoken(table(language()), key, **values)
 
 
 def name_of(identifier: str, language_: str | None = None) -> str:

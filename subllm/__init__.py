@@ -7,6 +7,9 @@ from .errors import (
     CheckpointError,
     ConfigurationError,
     DataError,
+    DeviceError,
+    DeviceFullError,
+    DiskFullError,
     PromptError,
     PromptTooLongError,
     StructureError,
@@ -15,7 +18,8 @@ from .errors import (
     TrainingStopped,
 )
 from .model.cache import SubllmCache
-from .model.modeling import SubllmForCausalLM, SubllmModel
+from .model.causal_lm import SubllmForCausalLM
+from .model.modeling import SubllmModel
 from .model.probe import Closed, Event, Opened, Probe, Ran
 from .routing import RoutingRecord, Selection
 from .structure import Site, Structure, parse_structure
@@ -29,6 +33,9 @@ __all__ = [
     "Closed",
     "ConfigurationError",
     "DataError",
+    "DeviceError",
+    "DeviceFullError",
+    "DiskFullError",
     "Event",
     "Opened",
     "Probe",

@@ -1,5 +1,6 @@
 """Configuration of a SUBLLM: LLaMA's fields, the structure, and how tokens are selected."""
 
+import math
 from dataclasses import field
 from typing import Any
 
@@ -7,15 +8,24 @@ from huggingface_hub.dataclasses import strict
 from transformers import LlamaConfig
 
 from .errors import ConfigurationError
-from .routing import ROUTERS
-from .structure import BLOCK, Structure, parse_structure
+from .routing import LIGHT_HEAVY_ROUTER, ROUTERS, Router, router_class
+from .routing.mod import ROUTER_WEIGHTS
+from .routing.stride import stride_of
+from .structure import BLOCK, BRACKETS, LIGHT_HEAVY_SITES, Structure, parse_structure
 
-POSITION_MODES = ("original", "parent")
+POSITION_MODES = ("original", "parent", "packed")
+LIGHT_HEAVY_FIELDS = ("light_heads", "light_intermediate_size", "window", "routed", "epsilon")
 OWN_FIELDS = (
     "structure", "retention_ratio", "positions", "router",
     "balancer_probability", "balancer_steps", "bypass_minimum", "bypass_steps",
+    "predictor", "router_weight", "router_loss",
+    *LIGHT_HEAVY_FIELDS,
 )  # fmt: skip
 """Fields that a LLaMA's configuration does not have."""
+
+_WINDOW = 128  # a token and those before it; the paper's 127 on either side, as far as they are known
+_ROUTED = {"query": 1 / 8, "key_value": 1 / 4, "mlp": 1 / 8}
+_EPSILON = 1.0
 
 
 @strict
@@ -28,13 +38,28 @@ class SubllmConfig(LlamaConfig):
         retention_ratio: share of its parent's tokens that each router keeps in training, in (0, 1]: one number for
             all, or a list in order of opening. Inference keeps the tokens whose score is positive.
         positions: rotary positions inside a level. "original": a kept token keeps its position in the prompt.
-            "parent": its index in the parent sequence, as in the reference's forward pass.
+            "parent": its index in the parent sequence, as in the reference's forward pass. "packed": its index among
+            the tokens of the level, as in Zipformer.
         router: router of each level, a key of `subllm.routing.ROUTERS`: one for all levels, or a list in their order.
         balancer_probability: probability that a training pass balances the scores, at the first step and from step
             `balancer_steps` on.
         balancer_steps: optimisation steps over which that probability changes.
         bypass_minimum: lower limit of the bypass scales in training, at the first step and from step `bypass_steps` on.
         bypass_steps: optimisation steps over which that limit changes.
+        predictor: a level with the router "mod" decides at inference by a learned predictor of the choice in training,
+            and not by the router weight.
+        router_weight: "score": a level with the router "mod" multiplies what it adds with the router weight.
+            "unit": with 1, whose gradient is that of the router weight; a conversion starts so.
+        router_loss: factor of what routers add to the loss in training: for each level with the router "mod", the
+            binary cross-entropy of what decides at inference against the choice in training.
+        light_heads: number of query heads of the light branch of a block "C", which see the window. They are the first
+            ones, with their key/value heads, whole groups; the others are heavy. By default a quarter.
+        light_intermediate_size: number of hidden units of the light branch of its MLP, the first ones. By default a
+            ninth, as in the paper.
+        window: number of tokens that a light head sees: the token itself and those before it.
+        routed: share of the tokens that a block "C" routes to its heavy branches in training, in (0, 1], by "query",
+            "key_value" and "mlp". Inference routes the tokens whose score is above the threshold learned in training.
+        epsilon: softness of the weights of routed tokens, above 0; see `subllm.routing.soft_topk`.
         num_hidden_layers: number of blocks; taken from the structure when left out.
 
     Raises:
@@ -52,6 +77,14 @@ class SubllmConfig(LlamaConfig):
     balancer_steps: int = 8_000
     bypass_minimum: list[float | int] = field(default_factory=lambda: [0.9, 0.2])
     bypass_steps: int = 20_000
+    predictor: bool = False
+    router_weight: str = "score"
+    router_loss: float | int = 0.01
+    light_heads: int | None = None
+    light_intermediate_size: int | None = None
+    window: int | None = None
+    routed: dict[str, float | int] | None = None
+    epsilon: float | int = _EPSILON
     num_hidden_layers: int | None = None  # type: ignore[assignment]
 
     def __post_init__(self, **kwargs: Any) -> None:
@@ -72,8 +105,9 @@ class SubllmConfig(LlamaConfig):
             raise ConfigurationError(
                 "positions is {positions!r}; allowed are {modes}.", positions=self.positions, modes=POSITION_MODES
             )
-        _check_retention(self.retention_ratio, parsed.num_levels, self.structure)
-        _check_router(self.router, parsed.num_levels, self.structure)
+        _check_retention(self.retention_ratio, len(parsed.brackets), self.structure)
+        _check_router(self.router, len(parsed.brackets), self.structure)
+        self._check_depth_routers()
         for name in ("balancer_probability", "bypass_minimum"):
             bounds = getattr(self, name)
             if len(bounds) != 2 or not all(0 <= bound <= 1 for bound in bounds):
@@ -86,6 +120,90 @@ class SubllmConfig(LlamaConfig):
                     "{name} is {value}; it must be 0 or more.", name=name, value=getattr(self, name)
                 )
         super().__post_init__(**kwargs)
+        self._check_light_heavy(parsed)  # of numbers that the configuration of a LLaMA fills in
+        _ = self.strides  # which refuses groups of no whole number of tokens
+
+    def _check_light_heavy(self, structure: Structure) -> None:
+        """Check the fields of light/heavy blocks, and fill in those that were left out."""
+        if not structure.light_heavy:
+            given = [name for name in LIGHT_HEAVY_FIELDS if getattr(self, name) != getattr(type(self), name)]
+            if given:
+                raise ConfigurationError(
+                    "{name} is {value!r}, which is of blocks 'C' only, but the structure {structure!r} has none; leave "
+                    "{name} out, or write a 'C' in place of a 'T'.",
+                    name=given[0],
+                    value=getattr(self, given[0]),
+                    structure=structure.text,
+                )
+            return
+        assert self.num_key_value_heads is not None
+        heads, group = self.num_attention_heads, self.num_attention_heads // self.num_key_value_heads
+        if heads // group < 2 or self.intermediate_size < 2:
+            raise ConfigurationError(
+                "A block 'C' divides its heads into light and heavy ones, but the number of key/value heads is "
+                "{groups} and that of hidden units {units}; it needs at least two of both.",
+                groups=heads // group,
+                units=self.intermediate_size,
+            )
+        if self.light_heads is None:
+            self.light_heads = max(heads // 4 // group, 1) * group
+        if self.light_intermediate_size is None:
+            self.light_intermediate_size = max(self.intermediate_size // 9, 1)
+        self.window = _WINDOW if self.window is None else self.window
+        self.routed = _ROUTED | (self.routed or {})
+        if self.light_heads % group or not 0 < self.light_heads < heads:
+            raise ConfigurationError(
+                "light_heads is {value}; it must be a multiple of {group}, the number of heads that share a key/value "
+                "head, from {group} to {most}, so that the heavy branch has heads, too.",
+                value=self.light_heads,
+                group=group,
+                most=heads - group,
+            )
+        if not 0 < self.light_intermediate_size < self.intermediate_size:
+            raise ConfigurationError(
+                "light_intermediate_size is {value}; it must be from 1 to {most}, so that the heavy branch has hidden "
+                "units, too.",
+                value=self.light_intermediate_size,
+                most=self.intermediate_size - 1,
+            )
+        if self.window < 1:
+            raise ConfigurationError("window is {value}; it must be 1 token or more.", value=self.window)
+        if not 0 < self.epsilon < math.inf:
+            raise ConfigurationError("epsilon is {value}; it must be a number above 0.", value=self.epsilon)
+        for name, share in self.routed.items():
+            if name not in LIGHT_HEAVY_SITES:
+                raise ConfigurationError(
+                    "routed has a share for {name!r}; allowed are {allowed}.",
+                    name=name,
+                    allowed=", ".join(LIGHT_HEAVY_SITES),
+                )
+            if not 0 < share <= 1:
+                raise ConfigurationError(
+                    "The share of {name!r} in routed is {share}; it must lie in (0, 1], where 0.125 routes one token "
+                    "of eight.",
+                    name=name,
+                    share=share,
+                )
+
+    def _check_depth_routers(self) -> None:
+        if self.router_weight not in ROUTER_WEIGHTS:
+            raise ConfigurationError(
+                "router_weight is {value!r}; allowed are {allowed}.",
+                value=self.router_weight,
+                allowed=", ".join(ROUTER_WEIGHTS),
+            )
+        if not 0 <= self.router_loss < math.inf:
+            raise ConfigurationError("router_loss is {value}; it must be a number from 0 on.", value=self.router_loss)
+        given = {"predictor": self.predictor, "router_weight": self.router_weight}
+        for name, value in given.items():
+            if value != getattr(type(self), name) and "mod" not in self.routers:
+                raise ConfigurationError(
+                    "{name} is {value!r}, which is of the router 'mod' only, but the routers are {routers}; leave "
+                    "{name} out, or give a level the router 'mod'.",
+                    name=name,
+                    value=value,
+                    routers=", ".join(self.routers) or "none",
+                )
 
     @property
     def parsed_structure(self) -> Structure:
@@ -94,15 +212,56 @@ class SubllmConfig(LlamaConfig):
 
     @property
     def retention_ratios(self) -> list[float]:
-        """Nominal share of its parent's tokens that each router keeps, in order of the levels."""
-        if isinstance(self.retention_ratio, (int, float)):
-            return [float(self.retention_ratio)] * self.parsed_structure.num_levels
-        return [float(ratio) for ratio in self.retention_ratio]
+        """Nominal share of its parent's tokens that each router keeps, in order of the levels.
+
+        That of a router that merges s tokens is 1/s, however many digits of it are written.
+        """
+        routed = self.routed or {}
+        written = [
+            float(self._of_brackets(self.retention_ratio, site.level) if site.kind == BRACKETS else routed[site.kind])
+            for site in self.parsed_structure.sites
+        ]
+        routers = zip(self.router_classes, written, strict=True)
+        return [1 / stride_of(ratio) if router.merges_tokens else ratio for router, ratio in routers]
 
     @property
     def routers(self) -> list[str]:
         """Name of the router of each level, in order of the levels."""
-        return [self.router] * self.parsed_structure.num_levels if isinstance(self.router, str) else list(self.router)
+        return [
+            self._of_brackets(self.router, site.level) if site.kind == BRACKETS else LIGHT_HEAVY_ROUTER
+            for site in self.parsed_structure.sites
+        ]
+
+    @property
+    def router_classes(self) -> list[type[Router]]:
+        """Class of the router of each level, in order of the levels."""
+        return [router_class(name) for name in self.routers]
+
+    def _of_brackets(self, field: Any, level: int) -> Any:
+        """What a field that has one value, or one per bracket pair, says about a level."""
+        return field[self.parsed_structure.brackets[level]] if isinstance(field, list) else field
+
+    @property
+    def strides(self) -> list[int]:
+        """Number of tokens that each level's router merges into one, in order of the levels; 1 if it does not merge."""
+        routers = zip(self.router_classes, self.retention_ratios, strict=True)
+        return [stride_of(ratio) if router.merges_tokens else 1 for router, ratio in routers]
+
+    def with_structure(self, structure: str, **fields: Any) -> "SubllmConfig":
+        """The same sizes with another structure, and without the fields of blocks "C" if it has none.
+
+        Args:
+            structure: the structure.
+            **fields: other fields to change.
+
+        Raises:
+            StructureError: if the structure cannot be read.
+            ConfigurationError: if the fields contradict each other.
+        """
+        parsed, changed = parse_structure(structure), self.to_dict() | fields
+        if not parsed.light_heavy:
+            changed |= {name: getattr(type(self), name) for name in LIGHT_HEAVY_FIELDS}
+        return self.from_dict(changed | {"structure": structure, "num_hidden_layers": parsed.num_blocks})
 
     @classmethod
     def from_dict(cls, config_dict: dict[str, Any], **kwargs: Any) -> "SubllmConfig":
@@ -131,7 +290,7 @@ def _check_retention(ratio: float | list[float | int], num_levels: int, structur
     ratios = [ratio] if isinstance(ratio, (int, float)) else list(ratio)
     if not isinstance(ratio, (int, float)) and len(ratios) != num_levels:
         raise ConfigurationError(
-            "The number of values in retention_ratio is {values}, but the number of levels in the structure "
+            "The number of values in retention_ratio is {values}, but the number of '(' in the structure "
             "{structure!r} is {levels}; give one number for all levels, or one per '(' in order of opening.",
             values=len(ratios),
             structure=structure,
@@ -149,7 +308,7 @@ def _check_router(router: str | list[str], num_levels: int, structure: str | Non
     names = [router] if isinstance(router, str) else list(router)
     if not isinstance(router, str) and len(names) != num_levels:
         raise ConfigurationError(
-            "The number of names in router is {names}, but the number of levels in the structure {structure!r} is "
+            "The number of names in router is {names}, but the number of '(' in the structure {structure!r} is "
             "{levels}; give one name for all levels, or one per '(' in order of opening.",
             names=len(names),
             structure=structure,

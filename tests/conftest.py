@@ -1,23 +1,58 @@
-"""Shared by all tests: tiny random models, and the golden cases of the reference."""
+"""Shared by all tests: tiny random models, the golden cases of the reference, and the device that tests run on.
+
+Tests run on the CPU, and see no GPU. With `SUBLLM_TEST_DEVICE=cuda` those with the marker `gpu` run, and the golden
+cases and the properties of the model are checked on that device.
+"""
 
 import contextlib
 import io
 import json
+import os
 import shutil
 import subprocess
+import sys
 import warnings
 from pathlib import Path
 
+import hypothesis
 import pytest
 import torch
 from safetensors.torch import load_file
-from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
+from tokenizers import Tokenizer, decoders, models, normalizers, pre_tokenizers, trainers
 from transformers import AutoTokenizer, PreTrainedTokenizerFast
 from transformers.utils import logging
 
 from subllm import SubllmConfig, SubllmForCausalLM
 
 GOLDEN = Path(__file__).parent / "golden"
+MAIN = sys.modules["__main__"]
+DEVICE = torch.device(os.environ.get("SUBLLM_TEST_DEVICE", "cpu"))
+
+if DEVICE.type == "cpu":
+    os.environ["CUDA_VISIBLE_DEVICES"] = ""  # a training would take the GPU, and not the CPU's steps to the last digit
+if "PYTEST_XDIST_WORKER" in os.environ:  # threads of several processes that share the cores wait for each other
+    torch.set_num_threads(1)
+    os.environ["OMP_NUM_THREADS"] = "1"
+
+hypothesis.settings.register_profile("any machine", deadline=None)
+hypothesis.settings.load_profile("any machine")  # no test depends on how fast it is
+
+
+def pytest_collection_modifyitems(items):
+    """Skip what needs a GPU where there is none, with the reason."""
+    if DEVICE.type == "cuda" and torch.cuda.is_available():
+        return
+    for item in items:
+        if item.get_closest_marker("gpu"):
+            item.add_marker(pytest.mark.skip(reason="needs a GPU, and SUBLLM_TEST_DEVICE=cuda; make gpu runs it"))
+
+
+@pytest.fixture(autouse=True)
+def _main_module():
+    """Put the main module back that Streamlit's test runner replaces, in fixtures too: a started process runs it."""
+    sys.modules["__main__"] = MAIN
+    yield
+    sys.modules["__main__"] = MAIN
 
 
 def tiny_config(structure: str, **fields) -> SubllmConfig:
@@ -32,6 +67,10 @@ def tiny_config(structure: str, **fields) -> SubllmConfig:
         "initializer_range": 0.2,
         "pad_token_id": 0,
     }
+    router = fields.get("router", "subllm")
+    names = [router] * structure.count("(") if isinstance(router, str) else router
+    if "stride" in names:  # which has no groups of 1/0.64 tokens
+        defaults["retention_ratio"] = [0.5 if name == "stride" else 0.64 for name in names]
     return SubllmConfig(structure=structure, **(defaults | fields))
 
 
@@ -39,8 +78,11 @@ def tiny_model(structure: str, seed: int = 0, **fields) -> SubllmForCausalLM:
     """A small model with random weights, in evaluation mode; its scorers keep about half of the tokens."""
     torch.manual_seed(seed)
     model = SubllmForCausalLM(tiny_config(structure, **fields)).eval()
-    for parameter in [b.scale for b in model.model.bypasses]:
+    for parameter in model.model.bypasses.parameters():
         torch.nn.init.uniform_(parameter, 0.3, 1.0)
+    for router in model.model.subsamplers:
+        if router.merges_tokens:
+            torch.nn.init.normal_(router.bias)
     return model
 
 
@@ -54,6 +96,7 @@ def run_command(main, *arguments) -> subprocess.CompletedProcess:
     finally:  # commands choose what transformers may say
         logging.set_verbosity(before[0])
         (logging.enable_progress_bar if before[1] else logging.disable_progress_bar)()
+    assert "np." not in said.getvalue(), "a value of NumPy is printed as code"
     return subprocess.CompletedProcess(arguments, code, said.getvalue(), complained.getvalue())
 
 
@@ -86,6 +129,19 @@ def byte_tokenizer() -> PreTrainedTokenizerFast:
     fast = PreTrainedTokenizerFast(tokenizer_object=tokenizer, eos_token="<eos>")
     fast.chat_template = "<user>{{ messages[0]['content'] }}<model>"
     return fast
+
+
+def sentencepiece_tokenizer() -> PreTrainedTokenizerFast:
+    """A tokenizer as SentencePiece makes them: "▁" stands for a space, one of which is added before a text."""
+    tokenizer = Tokenizer(models.BPE(byte_fallback=True, unk_token="<unk>"))
+    tokenizer.normalizer = normalizers.Sequence([normalizers.Prepend("▁"), normalizers.Replace(" ", "▁")])
+    tokenizer.decoder = decoders.Sequence(
+        [decoders.Replace("▁", " "), decoders.ByteFallback(), decoders.Fuse(), decoders.Strip(" ", 1, 0)]
+    )
+    special = ["<unk>", "<s>", "</s>", *(f"<0x{byte:02X}>" for byte in range(256))]
+    trainer = trainers.BpeTrainer(vocab_size=300, special_tokens=special, show_progress=False)
+    tokenizer.train_from_iterator(["cat", " cat", "cats", " sat"] * 20, trainer)
+    return PreTrainedTokenizerFast(tokenizer_object=tokenizer, unk_token="<unk>", bos_token="<s>", eos_token="</s>")
 
 
 @pytest.fixture(scope="session")

@@ -6,17 +6,22 @@ from tests.architecture import FILE, ROOT, arrows, reduced, rooms, text
 
 LAYERS = {
     "app": (
-        ("command", "serve"),  # name what they start, and import nothing of ours
-        ("main",),
+        ("command", "serve", "space"),  # start the app, or copy it, and import no other room of it
+        ("gallery", "main"),
         ("views",),
-        ("state",),
-        ("components", "engine", "messages", "settings"),
-        ("files", "strings"),
+        ("links",),
+        ("state", "visitors"),
+        ("reproduce", "shipped_corpus", "shipped_run"),
+        ("components", "edit_list", "engine", "messages", "settings", "shipped_rules"),
+        ("files", "limits", "log", "packed_prompt", "strings"),
     ),
     "analysis": (
         ("commands",),
+        ("report",),
         ("figures", "run"),
-        ("debug", "quality", "training"),
+        ("corpus",),
+        ("lesson", "quality", "training"),
+        ("debug",),
         ("cost", "trace"),
         ("guard",),
         ("errors",),
@@ -24,11 +29,13 @@ LAYERS = {
     "subllm": (
         ("demo",),
         ("convert", "train"),
-        ("checkpoints", "runs", "text"),
+        ("runs",),
+        ("checkpoints", "text"),
         ("model",),
         ("configuration",),
         ("routing", "structure"),
-        ("assets", "atomic", "command"),
+        ("assets", "child", "command"),
+        ("atomic",),
         ("errors",),
     ),
 }

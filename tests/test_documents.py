@@ -13,6 +13,7 @@ from analysis.cost.sweep import from_parquet, report
 from analysis.debug.edits import EditKind
 from analysis.trace import format_3
 from analysis.trace.files import FORMAT, PARTS
+from app.limits import VARIABLES
 from subllm.routing import ROUTERS
 from subllm.runs.routing_snapshot import RoutingSnapshot
 from tests.architecture import PACKAGES, ROOT
@@ -32,7 +33,8 @@ def anchors(path) -> set[str]:
 
 @pytest.mark.parametrize("document", DOCUMENTS, ids=lambda path: str(path.relative_to(ROOT)))
 def test_links_lead_somewhere(document):
-    for target in re.findall(r"\]\(([^)\s]+)\)", document.read_text(encoding="utf-8")):
+    prose = re.sub(r"```.*?```|`[^`\n]*`", "", document.read_text(encoding="utf-8"), flags=re.S)
+    for target in re.findall(r"\]\(([^)\s]+)\)", prose):
         if re.match(r"https?://", target):
             continue
         name, _, anchor = target.partition("#")
@@ -125,14 +127,14 @@ def test_every_array_of_a_routing_snapshot_is_documented():
 
 def test_documented_edits_and_their_kinds_are_the_same():
     text = FORMATS.read_text(encoding="utf-8")
-    here = text[text.index("## Edits") : text.index("## Links")]
+    here = text[text.index("## Edits") : text.index("## Rules")]
     assert re.findall(r"^\| `(\w+)", here, re.M) == [*EditKind]
 
 
 def test_every_setting_is_documented_for_those_who_host():
     code = "".join(path.read_text(encoding="utf-8") for package in PACKAGES for path in (ROOT / package).rglob("*.py"))
     table = re.findall(r"^\| `(SUBLLM_\w+)`", (ROOT / "docs" / "hosting.md").read_text(encoding="utf-8"), re.M)
-    assert {*table} == {*re.findall(r'get\("(SUBLLM_[A-Z_]+)"', code)}
+    assert {*table} == {*re.findall(r'get\("(SUBLLM_[A-Z_]+)"', code), *VARIABLES}
 
 
 def test_the_version_is_one():

@@ -3,23 +3,29 @@
 import argparse
 from functools import partial
 from pathlib import Path
+from typing import NamedTuple
 
 from subllm import SubllmError
-from subllm.checkpoints.device import pick_device, pick_dtype
+from subllm.assets import DEMOS
+from subllm.atomic import full_disk_reported, written_whole
 from subllm.checkpoints.load import Checkpoint, load_checkpoint
 from subllm.command import command
 
-from ..debug.edits import Edit, EditKind
+from ..debug.edit_override import kinds_of
+from ..debug.edits import Edit, EditKind, read_edits
+from ..debug.rules import Rule, load_rule
 from ..errors import AnalysisError
+from ..trace.chat_text import MOST_BYTES, FilePrompt, prompt_in_file
 from ..trace.parts import Prompt
 from ..trace.tokenize import read_prompt
+from ..trace.trace import Trace
 
 analysis_command = partial(command, SubllmError, AnalysisError)
 
 
 def add_checkpoint(parser: argparse.ArgumentParser) -> None:
     """Options `--checkpoint`, `--device` and `--dtype`."""
-    parser.add_argument("--checkpoint", type=Path, help="folder of the checkpoint (default: the demo)")
+    parser.add_argument("--checkpoint", type=Path, help="folder of the checkpoint, or demo or deep (default: demo)")
     parser.add_argument("--device", help="such as cpu or cuda:0 (default: the best one)")
     parser.add_argument("--dtype", help="float32, float16 or bfloat16 (default: the device's best)")
 
@@ -28,7 +34,7 @@ def add_prompt(parser: argparse.ArgumentParser) -> None:
     """Options `--prompt`, `--prompt-file` and `--chat`."""
     source = parser.add_mutually_exclusive_group(required=True)
     source.add_argument("--prompt", help="text of the prompt")
-    source.add_argument("--prompt-file", type=Path, help="UTF-8 file with the prompt")
+    source.add_argument("--prompt-file", type=Path, help="UTF-8 file with the prompt; *.json: messages of a chat")
     parser.add_argument("--chat", action="store_true", help="put the prompt into the model's chat template")
 
 
@@ -43,33 +49,59 @@ def add_edits(parser: argparse.ArgumentParser) -> None:
         )
 
 
+def add_rule(parser: argparse.ArgumentParser) -> None:
+    """Option `--rule`."""
+    parser.add_argument("--rule", type=Path, metavar="FILE", help="edits under a name (docs/formats.md)")
+
+
+def rule_of(arguments: argparse.Namespace) -> Rule | None:
+    """The rule that the option of `add_rule` names."""
+    return None if arguments.rule is None else load_rule(arguments.rule)
+
+
 def load(arguments: argparse.Namespace) -> Checkpoint:
     """The checkpoint that the options of `add_checkpoint` name."""
-    device = arguments.device or pick_device()
-    return load_checkpoint(folder_of(arguments), device, arguments.dtype or pick_dtype(device))
+    return load_checkpoint(folder_of(arguments), arguments.device, arguments.dtype)
 
 
 def folder_of(arguments: argparse.Namespace) -> Path:
-    """Folder of that checkpoint; the demo is built if it is asked for and is not there yet."""
-    if arguments.checkpoint is not None:
-        return Path(arguments.checkpoint)
+    """Folder of that checkpoint; a demo is built if it is asked for and is not there yet."""
+    name = arguments.checkpoint
+    if name is not None and (str(name) not in DEMOS or name.exists()):
+        return Path(name)
     from subllm.demo import build_demo  # noqa: PLC0415 - needs more packages than a checkpoint of one's own
 
-    return build_demo()
+    return build_demo() if name is None else build_demo(name=str(name))
 
 
 def prompt_of(arguments: argparse.Namespace, checkpoint: Checkpoint) -> Prompt:
     """The prompt that the options of `add_prompt` name, as the checkpoint's tokenizer reads it."""
-    text = arguments.prompt
-    if text is None:
-        try:
-            text = arguments.prompt_file.read_text(encoding="utf-8")
-        except UnicodeDecodeError as error:
-            raise AnalysisError(f"{arguments.prompt_file} is not UTF-8 text ({error.reason}).") from error
+    found = FilePrompt(arguments.prompt, False)
+    if arguments.prompt is None:
+        with arguments.prompt_file.open("rb") as file:
+            found = prompt_in_file(arguments.prompt_file.name, file.read(MOST_BYTES + 1))
     most = checkpoint.model.config.max_position_embeddings
-    return read_prompt(text, checkpoint.tokenizer, most, chat=arguments.chat)
+    return read_prompt(found.text, checkpoint.tokenizer, most, chat=arguments.chat or found.chat)
 
 
-def edits_of(arguments: argparse.Namespace) -> list[Edit]:
-    """The edits that the options of `add_edits` name."""
-    return [Edit.parse(text) for text in arguments.edits]
+class AskedEdits(NamedTuple):
+    """A rule and edits, read before there is a model, so that a mistake in them costs no waiting."""
+
+    rule: Rule | None
+    edits: tuple[Edit, ...]
+
+    def on(self, prompt: Prompt, checkpoint: Checkpoint) -> tuple[Edit, ...]:
+        """Those that apply to a prompt, the rule's first."""
+        first = () if self.rule is None else self.rule.on(prompt, kinds_of(checkpoint.model))
+        return (*first, *self.edits)
+
+
+def edits_of(arguments: argparse.Namespace) -> AskedEdits:
+    """What the options of `add_rule` and `add_edits` name."""
+    return AskedEdits(rule_of(arguments), tuple(read_edits(arguments.edits)))
+
+
+def save_trace(trace: Trace, path: Path) -> None:
+    """Save a trace where `--out` says; a file that is there is replaced once the new one is whole."""
+    with full_disk_reported(path), written_whole(path) as partial, partial.open("wb") as file:
+        trace.save(file)

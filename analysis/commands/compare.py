@@ -28,7 +28,7 @@ def main(arguments: Arguments) -> None:
 def report(first: Trace, second: Trace) -> str:
     """Overlap of the kept tokens at every level that both traces have, and tokens that only one keeps."""
     pairing = pair(first.prompt, second.prompt)
-    names = [f"{trace.provenance.checkpoint} ({trace.provenance.structure})" for trace in (first, second)]
+    names = [_name(trace) for trace in (first, second)]
     lines = [f"{' | '.join(names)}: {len(pairing.first):,} tokens in common"]
     for level, row in overlap(first.routing, second.routing, pairing).iterrows():
         lines.append(
@@ -40,6 +40,12 @@ def report(first: Trace, second: Trace) -> str:
             keeper = "first" if first.routing.kept[level - 1, token] else "second"
             lines.append(f"  token {token} {str(first.prompt.pieces[token])!r}: only the {keeper} keeps it")
     return "\n".join(lines)
+
+
+def _name(trace: Trace) -> str:
+    where = trace.provenance
+    edits = where.rule or "; ".join(where.edits)
+    return f"{where.checkpoint} ({where.structure})" + (f", {edits}" if edits else "")
 
 
 if __name__ == "__main__":

@@ -11,7 +11,17 @@ from subllm.command import Arguments
 
 from ..debug.intervene import Outcome, intervene, run_unedited
 from ..trace.tokenize import read_answer
-from .arguments import add_checkpoint, add_edits, add_prompt, analysis_command, edits_of, load, prompt_of
+from .arguments import (
+    add_checkpoint,
+    add_edits,
+    add_prompt,
+    add_rule,
+    analysis_command,
+    edits_of,
+    load,
+    prompt_of,
+    save_trace,
+)
 
 
 @analysis_command()
@@ -23,6 +33,7 @@ def main(arguments: Arguments) -> None:
     add_checkpoint(parser)
     add_prompt(parser)
     parser.add_argument("--answer", default="", help="text whose probability after the prompt is watched")
+    add_rule(parser)
     add_edits(parser)
     parser.add_argument("--out", type=Path, metavar="FILE.npz", help="save the edited run's trace")
     chosen = parser.parse_args(arguments)
@@ -31,9 +42,9 @@ def main(arguments: Arguments) -> None:
     prompt = prompt_of(chosen, checkpoint)
     room = checkpoint.model.config.max_position_embeddings - len(prompt)
     run = run_unedited(checkpoint, prompt, read_answer(chosen.answer, checkpoint.tokenizer, room))
-    unedited, outcome = intervene(run, ()), intervene(run, edits)
+    unedited, outcome = intervene(run, ()), intervene(run, edits.on(prompt, checkpoint))
     if chosen.out:
-        outcome.trace.save(chosen.out)
+        save_trace(outcome.trace, chosen.out)
     print(report(unedited, outcome))  # noqa: T201
 
 

@@ -12,11 +12,12 @@ from torch import Tensor
 from subllm import Probe, SubllmCache, SubllmForCausalLM
 from subllm.command import Arguments
 
-from ..cost.benchmark_text import prompt_of
+from ..cost.benchmark_text import NEW_TOKENS, prompt_of
 from ..cost.comparison import Baseline, baseline, compare
 from ..cost.sweep import LENGTHS, facts_of, load_rows, report, save, settings_of
+from ..errors import AnalysisError
 from ..trace.prefill import prefill
-from .arguments import add_checkpoint, analysis_command, load
+from .arguments import add_checkpoint, add_rule, analysis_command, load, rule_of
 
 
 @analysis_command()
@@ -40,12 +41,18 @@ def main(arguments: Arguments) -> None:
     parser.add_argument("--overheads", action="store_true", help="measure also what recording costs")
     parser.add_argument("--out", type=Path, help="folder for the table and the Parquet file")
     parser.add_argument("--resume", action="store_true", help="keep the settings that are in --out already")
+    add_rule(parser)
     chosen = parser.parse_args(arguments)
+    rule = rule_of(chosen)
+    if rule is not None and any(chosen.retentions):
+        raise AnalysisError("A rule says what every level keeps; leave out --rule or --retentions.")
     settings = settings_of(chosen.lengths, chosen.batches, chosen.retentions)
     checkpoint = load(chosen)
     prompts = {setting: prompt_of(checkpoint, setting.tokens, setting.batch) for setting in settings}
     facts = facts_of(checkpoint, chosen.baseline, chosen.repeats)
-    name = f"{checkpoint.model.device.type}-{facts['dtype']}"
+    if rule is not None:
+        facts["rule"] = f"{rule.name} ({'; '.join(map(str, rule.edits))})"
+    name = f"{checkpoint.model.device.type}-{facts['dtype']}" + (f"-{chosen.rule.stem}" if chosen.rule else "")
     known = load_rows(chosen.out / f"{name}.parquet", facts) if chosen.out and chosen.resume else []
     rows = {row.setting: row for row in known}
     dense = baseline(checkpoint, chosen.baseline)
@@ -54,7 +61,13 @@ def main(arguments: Arguments) -> None:
         if setting in rows:
             continue
         rows[setting] = compare(
-            checkpoint.model, dense, ids, chosen.repeats, retention=setting.retention, overheads=overheads
+            checkpoint.model,
+            dense,
+            ids,
+            chosen.repeats,
+            retention=setting.retention,
+            override=None if rule is None else rule.override(checkpoint, ids[:, :-NEW_TOKENS]),
+            overheads=overheads,
         )
         print(f"{setting.words} tokens: {rows[setting].ratio('dense', 'subllm'):.2f}×", file=sys.stderr)  # noqa: T201
         if chosen.out:

@@ -10,7 +10,7 @@ from subllm.command import Arguments
 
 from ..debug.generation import Generation, Sampling
 from ..trace.tokenize import decode_pieces
-from .arguments import add_checkpoint, add_edits, add_prompt, analysis_command, edits_of, load, prompt_of
+from .arguments import add_checkpoint, add_edits, add_prompt, add_rule, analysis_command, edits_of, load, prompt_of
 
 
 @analysis_command()
@@ -30,13 +30,15 @@ def main(arguments: Arguments) -> None:
         "--repetition-penalty", type=float, default=Sampling.repetition_penalty, help="default: 1, none"
     )
     parser.add_argument("--seed", type=int, default=Sampling.seed, help="random seed (default: 0)")
+    add_rule(parser)
     add_edits(parser)
     chosen = parser.parse_args(arguments)
+    edits = edits_of(chosen)
     checkpoint = load(chosen)
     model = load_dense(checkpoint).model if chosen.model == "dense" else checkpoint.model
     sampling = Sampling(chosen.temperature, chosen.top_p, chosen.top_k, chosen.repetition_penalty, chosen.seed)
     prompt = prompt_of(chosen, checkpoint)
-    text = Generation(model, prompt, sampling, tuple(edits_of(chosen)))
+    text = Generation(model, prompt, sampling, edits.on(prompt, checkpoint))
     while len(text.tokens) < chosen.new_tokens and not text.finished:
         text.step()
     pieces = decode_pieces(np.asarray([token.id for token in text.tokens], dtype=np.int64), checkpoint.tokenizer)

@@ -7,9 +7,11 @@ from pathlib import Path
 from subllm.checkpoints.dense import load_dense
 from subllm.command import Arguments
 
+from ..figures.terms import flag_in_words
 from ..run import RunOptions, record_trace
+from ..trace.flags import flags
 from ..trace.trace import Trace
-from .arguments import add_checkpoint, add_prompt, analysis_command, load, prompt_of
+from .arguments import add_checkpoint, add_prompt, add_rule, analysis_command, load, prompt_of, rule_of, save_trace
 
 
 @analysis_command()
@@ -24,25 +26,32 @@ def main(arguments: Arguments) -> None:
     parser.add_argument(
         "--compare", action="store_true", help="measure time, memory and agreement with the dense model"
     )
+    add_rule(parser)
     parser.add_argument("--out", type=Path, metavar="FILE.npz", help="save the trace")
     chosen = parser.parse_args(arguments)
+    options = RunOptions(chosen.new_tokens, chosen.compare, rule=rule_of(chosen))
     checkpoint = load(chosen)
     dense = load_dense(checkpoint) if chosen.compare else None
-    options = RunOptions(chosen.new_tokens, chosen.compare)
     trace = record_trace(checkpoint, prompt_of(chosen, checkpoint), options, dense=dense, name=checkpoint.folder.name)
     print(report(trace))  # noqa: T201
     if chosen.out:
-        trace.save(chosen.out)
+        save_trace(trace, chosen.out)
 
 
 def report(trace: Trace) -> str:
     """What each level kept, as text; tokens that no level dropped stand without a mark."""
     where, routing = trace.provenance, trace.routing
     lines = [f"{where.checkpoint} · {where.structure} · {where.device} · {where.dtype} · {trace.num_tokens:,} tokens"]
+    if where.rule:
+        lines.append(f"rule: {where.rule} ({'; '.join(where.edits) or 'names nothing in this prompt'})")
     for level in routing.levels:
         kept, reached = routing.kept[level - 1], routing.reached[level - 1]
-        lines.append(f"Level {level} keeps {kept.sum():,} of {reached.sum():,} tokens:")
+        if routing.merges[level - 1]:
+            lines.append(f"Level {level} merges {reached.sum():,} tokens into {kept.sum():,}, carried by:")
+        else:
+            lines.append(f"Level {level} keeps {kept.sum():,} of {reached.sum():,} tokens:")
         lines.append("  " + " ".join(repr(str(piece)) for piece in trace.prompt.pieces[kept]))
+    lines += [f"odd: {flag_in_words(trace, flag)}" for flag in flags(trace)]
     if trace.continuation is not None and trace.continuation.text:
         lines.append(f"continuation: {trace.continuation.text!r}")
     if trace.costs is not None:

@@ -7,6 +7,7 @@ import argparse
 import sys
 from pathlib import Path
 
+from subllm.atomic import full_disk_reported, written_whole
 from subllm.checkpoints.device import pick_device
 from subllm.command import Arguments
 from subllm.train.config import TrainConfig
@@ -44,7 +45,9 @@ def main(arguments: Arguments) -> None:
     print(text)  # noqa: T201
     if chosen.out:
         name = f"training-{'gpu' if device.startswith('cuda') else 'cpu'}-{config.precision}.md"
-        (chosen.out / name).write_text(text)
+        chosen.out.mkdir(parents=True, exist_ok=True)
+        with full_disk_reported(chosen.out), written_whole(chosen.out / name) as partial:
+            partial.write_text(text)
 
 
 if __name__ == "__main__":

@@ -1,9 +1,11 @@
 """The text that measurements read: technical English that every Python carries."""
 
 import pydoc_data.topics
+from functools import lru_cache
 
 import torch
 from torch import Tensor
+from transformers import PreTrainedTokenizerBase
 
 from subllm.checkpoints.load import Checkpoint
 
@@ -24,7 +26,7 @@ def prompt_of(checkpoint: Checkpoint, length: int, batch: int = 1) -> Tensor:
         AnalysisError: if the length or the batch is not positive, or the length exceeds the model's positions or the
             text.
     """
-    ids = checkpoint.tokenizer(benchmark_text(), verbose=False, return_tensors="pt")["input_ids"][0]
+    ids = _ids(checkpoint.tokenizer)
     longest = min(checkpoint.model.config.max_position_embeddings, ids.shape[0] - NEW_TOKENS)
     if not 0 < length <= longest:
         raise AnalysisError(
@@ -38,6 +40,13 @@ def prompt_of(checkpoint: Checkpoint, length: int, batch: int = 1) -> Tensor:
     last = ids.shape[0] - whole
     starts = [(1000 + row * length) % (last + 1) if last else 0 for row in range(batch)]
     return torch.stack([ids[start : start + whole] for start in starts]).to(checkpoint.model.device)
+
+
+@lru_cache(maxsize=2)  # a sweep asks for every setting
+def _ids(tokenizer: PreTrainedTokenizerBase) -> Tensor:
+    """(N,) ids of the whole text."""
+    ids: Tensor = tokenizer(benchmark_text(), verbose=False, return_tensors="pt")["input_ids"][0]
+    return ids
 
 
 def benchmark_text() -> str:

@@ -10,22 +10,23 @@ from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
-from transformers import DynamicCache, LlamaForCausalLM
+from transformers import DynamicCache, LlamaConfig
 
-from subllm import Probe, RoutingRecord, SubllmCache, SubllmConfig, SubllmForCausalLM
+from subllm import Probe, RoutingRecord, SubllmCache, SubllmForCausalLM
 from subllm.checkpoints.dense import load_llama, routing_off, sharing_weights
 from subllm.checkpoints.device import dtype_name
 from subllm.checkpoints.files import DENSE_TWIN
 from subllm.checkpoints.load import Checkpoint
-from subllm.routing import AtRetention
-from subllm.structure import BLOCK
+from subllm.model.graphs import CAPTURES
+from subllm.routing import AtRetention, Override
+from subllm.structure import BLOCK, LIGHT_HEAVY
 
 from ..errors import AnalysisError
 from ..guard import Progress, out_of_memory_reported, silent
 from .benchmark_text import NEW_TOKENS
-from .measure import Took, alternate, anatomy, free_bytes, peak_bytes, resident_bytes
+from .measure import Took, alternate, anatomy, energy, free_bytes, peak_bytes, resident_bytes
 from .operations import decode_operations, prefill_operations
-from .sizes import block_tokens, cache_bytes, level_tokens, prefill_bytes, without_levels
+from .sizes import cache_bytes, level_tokens, prefill_bytes, without_levels
 
 DISTURBED = 1.5  # slowest pass over the fastest, beyond which a measurement says that it was disturbed
 Overhead = Callable[[SubllmForCausalLM, Tensor, SubllmCache, Probe], object]  # reads the prompts once more
@@ -85,7 +86,8 @@ class Comparison:
             "dense decode" per new token of every prompt; with overheads also "recording" (the SUBLLM recording its
             routing), "trace" (recording all that a trace holds) and "dense structure" (our model without brackets).
         busy: processor time of the same passes.
-        joules: energy of the same passes; 0 where it is not counted.
+        joules: energy of reading the prompts once, "subllm" and "dense", from blocks of many passes; no blocks where it
+            is not counted.
         prefill_limit: dense operations over the SUBLLM's, reading the prompts.
         decode_limit: the same for the new tokens.
         cache_bytes: keys and values of the prompts, SUBLLM and dense.
@@ -96,6 +98,8 @@ class Comparison:
         module_seconds: median for each kind of module while reading; see `analysis.cost.measure.Anatomy`.
         decode_blocks: blocks that ran for each timed new token, in the order of "subllm decode".
         growth: bytes of keys and values after each new token, SUBLLM and dense.
+        graphs: whether both models launched their blocks as CUDA graphs for new tokens; the dense one then is our
+            model without brackets, since LlamaForCausalLM has none.
     """
 
     structure: str
@@ -116,6 +120,7 @@ class Comparison:
     module_seconds: dict[str, float]
     decode_blocks: list[int]
     growth: list[list[int]]
+    graphs: bool = False
 
     @property
     def setting(self) -> Setting:
@@ -126,14 +131,14 @@ class Comparison:
     def routing_share(self) -> float:
         """Share of the time of reading that goes into entering and leaving levels."""
         inside = zip(self.structure, self.step_seconds, strict=False)
-        return sum(seconds for symbol, seconds in inside if symbol != BLOCK) / sum(self.step_seconds)
+        return sum(seconds for symbol, seconds in inside if symbol in "()") / sum(self.step_seconds)
 
     def decode_by_blocks(self) -> dict[int, tuple[float, float]]:
         """For every number of blocks that ran for a new token: its time over the dense one's, and its blocks' share.
 
         Times are medians of the ratios of tokens decoded in turn.
         """
-        blocks = self.structure.count(BLOCK)
+        blocks = self.structure.count(BLOCK) + self.structure.count(LIGHT_HEAVY)
         pairs = zip(
             self.decode_blocks, self.seconds[Timed.SUBLLM_DECODE], self.seconds[Timed.DENSE_DECODE], strict=True
         )
@@ -193,6 +198,20 @@ def baseline(checkpoint: Checkpoint, which: str) -> Any:
     return load_llama(folder, model)
 
 
+def check_scores(model: SubllmForCausalLM) -> None:
+    """Refuse to set the retention of a model in which no level scores tokens, so that none would follow.
+
+    Raises:
+        AnalysisError: if no router has scores, whose threshold could be moved.
+    """
+    if not any(router.scores_tokens for router in model.config.router_classes):
+        raise AnalysisError(
+            "No level of this model scores tokens (routers: {routers}), so none can be made to keep another share of "
+            "them; leave the retention to the model.",
+            routers=", ".join(sorted({*model.config.routers})) or "none",
+        )
+
+
 @torch.inference_mode()
 def compare(
     model: SubllmForCausalLM,
@@ -202,6 +221,7 @@ def compare(
     progress: Progress = silent,
     *,
     retention: float = 0.0,
+    override: Override | None = None,
     overheads: Mapping[str, Overhead] | None = None,
 ) -> Comparison:
     """Measure prompts of equal length.
@@ -213,10 +233,12 @@ def compare(
         repeats: timed passes of each.
         progress: told how many passes are done.
         retention: share that every level is made to keep; 0 leaves it to the model.
+        override: decides in place of the model's routers, where no retention is asked for.
         overheads: measure also what recording costs, our model without brackets, and these passes over one prompt.
 
     Raises:
-        AnalysisError: if the baseline cannot read the prompts, or memory would not suffice.
+        AnalysisError: if the baseline cannot read the prompts, memory would not suffice, or the retention of no level
+            can be set.
         RunStopped: if memory runs out all the same.
     """
     device, config = model.device, model.config
@@ -225,10 +247,10 @@ def compare(
     setting = Setting(prompt.shape[1], batch, retention)
     check_memory(model, dense, setting)
     _check_baseline(dense, ids)
-    override = AtRetention(retention) if retention else None
+    if retention:
+        check_scores(model)
+        override = AtRetention(retention)
     plain, recording = Probe(override=override), Probe(record=True, override=override)
-    if override is not None:
-        model.model(prompt, use_cache=False, probe=plain)  # finds the thresholds
 
     def read(which: Any, cache: Any, **options: Any) -> Any:
         return which(prompt, past_key_values=cache, logits_to_keep=1, **options)
@@ -250,28 +272,32 @@ def compare(
     def before(done: int) -> None:
         progress(done / total, "passes", done=done, total=total, tokens=setting.words)
 
-    with out_of_memory_reported(prompt.numel()):
-        before(0)
+    with out_of_memory_reported(prompt.numel(), model):
+        for each in passes.values():
+            before(0)
+            each()  # finds the thresholds; and the first pass of all makes the workspaces of matrix libraries
         peaks, resident = [], []
         for index, name in enumerate((Timed.SUBLLM, Timed.DENSE)):
+            before(index + 1)
             peaks.append(peak_bytes(passes[name], device))
             resident.append(resident_bytes(passes[name], device))
-            before(index + 1)
-        for name in list(passes)[2:]:
-            passes[name]()
         took = alternate(passes, repeats, device, lambda done: before(2 + done))
+        before(total)
+        joules = energy({name: passes[name] for name in (Timed.SUBLLM, Timed.DENSE)}, device, min(repeats, 2))
+        before(total)
         parts = [
             anatomy(model, lambda probe: read(model, SubllmCache(config), probe=probe), device, override)
             for _ in range(min(repeats, 3))
         ]
-        cache, dense_cache = SubllmCache(config), _cache(dense)
+        writer = _dense_structure(dense, dense.config) if device.type in CAPTURES else dense
+        cache, dense_cache = SubllmCache(config), _cache(writer)
         records = read(model, cache, probe=recording).routing
-        read(dense, dense_cache)
+        read(writer, dense_cache)
         sizes, level_sizes = [cache.used_bytes, _used(dense_cache)], cache.level_bytes
-        lengths = [level.rows for level in cache.levels]
-        decode, blocks, limit, growth = _decode(model, dense, cache, dense_cache, rest, plain)
-    ours = [[int(n) for n in block_tokens(config, row)] for row in zip(*lengths, strict=True)]
-    theirs = batch * prefill_operations(dense.config, [setting.tokens] * dense.config.num_hidden_layers)
+        lengths = _rows(cache, batch)
+        decode, blocks, limit, growth = _decode(model, writer, cache, dense_cache, rest, plain, lambda: before(total))
+    ours = sum(prefill_operations(config, levels) for levels in zip(*lengths, strict=True))
+    theirs = batch * prefill_operations(without_levels(dense.config), [setting.tokens])
     everything = took | decode
     return Comparison(
         structure=config.parsed_structure.text,
@@ -281,8 +307,8 @@ def compare(
         retention=[_kept_share(record) for record in records],
         seconds={name: [one.seconds for one in each] for name, each in everything.items()},
         busy={name: [one.busy for one in each] for name, each in everything.items()},
-        joules={name: [one.joules for one in each] for name, each in everything.items()},
-        prefill_limit=theirs / sum(prefill_operations(config, blocks) for blocks in ours),
+        joules=joules,
+        prefill_limit=theirs / ours,
         decode_limit=limit,
         cache_bytes=sizes,
         level_bytes=level_sizes,
@@ -292,6 +318,7 @@ def compare(
         module_seconds={name: median(part.modules[name] for part in parts) for name in parts[0].modules},
         decode_blocks=blocks,
         growth=growth,
+        graphs=bool(cache.graphs.replays) and not cache.graphs.refusal and writer is not dense,
     )
 
 
@@ -321,32 +348,51 @@ def check_memory(model: SubllmForCausalLM, dense: Any, setting: Setting) -> None
         )
 
 
+def _rows(cache: SubllmCache, batch: int) -> list[tuple[int, ...]]:
+    """(1 + S,) cached tokens of every row; a level that no token reached yet knows of no rows."""
+    return [level.rows or (0,) * batch for level in cache.levels]
+
+
 def _decode(
-    model: SubllmForCausalLM, dense: Any, cache: SubllmCache, dense_cache: Any, rest: Tensor, probe: Probe
+    model: SubllmForCausalLM,
+    dense: Any,
+    cache: SubllmCache,
+    dense_cache: Any,
+    rest: Tensor,
+    probe: Probe,
+    report: Callable[[], None],
 ) -> tuple[dict[str, list[Took]], list[int], float, list[list[int]]]:
     """Time per new token, both models in turn, the same tokens fed to both; blocks used; limit of the ratio; growth."""
     config, places = model.config, model.config.parsed_structure.block_levels
-    operations = [0, 0]
+    dense_config, operations = without_levels(dense.config), [0.0, 0.0]
     took: dict[str, list[Took]] = {Timed.SUBLLM_DECODE: [], Timed.DENSE_DECODE: []}
     blocks: list[int] = []
     growth: list[list[int]] = []
+    first = rest.shape[1] // 4  # those before grow the buffers
     for index in range(rest.shape[1]):
+        report()
         token = rest[:, index, None]
-        before = [level.rows for level in cache.levels]
+        before = _rows(cache, rest.shape[0])
         passes: dict[str, Callable[[], object]] = {
             Timed.SUBLLM_DECODE: partial(model, token, past_key_values=cache, probe=probe),
             Timed.DENSE_DECODE: partial(dense, token, past_key_values=dense_cache),
         }
-        for name, each in alternate(passes, 1, model.device).items():
+        names = list(passes)[:: -1 if index % 2 else 1]
+        for name, each in alternate({name: passes[name] for name in names}, 1, model.device).items():
             took[name] += each
-        after = [level.rows for level in cache.levels]
+        if isinstance(dense_cache, SubllmCache) and (why := cache.graphs.refusal or dense_cache.graphs.refusal):
+            if index > first and not (cache.graphs.refusal and dense_cache.graphs.refusal):
+                first = min(index + 1, rest.shape[1] - 1)  # both with graphs, or both without
+            cache.graphs.refuse(why)
+            dense_cache.graphs.refuse(why)
+        after = _rows(cache, rest.shape[0])
         growth.append([cache.used_bytes, _used(dense_cache)])
         blocks.append(sum(after[place] != before[place] for place in places))
         for row in range(rest.shape[0]):
-            keys = [after[place][row] for place in places if after[place][row] > before[place][row]]
-            operations[0] += decode_operations(config, keys)
-            operations[1] += decode_operations(dense.config, [after[0][row]] * dense.config.num_hidden_layers)
-    first = rest.shape[1] // 4  # those before grow the buffers
+            cached = [level[row] for level in after]
+            present = [new[row] > old[row] for new, old in zip(after, before, strict=True)]
+            operations[0] += decode_operations(config, cached, present)
+            operations[1] += decode_operations(dense_config, [after[0][row]], [True])
     return {n: each[first:] for n, each in took.items()}, blocks[first:], operations[1] / operations[0], growth
 
 
@@ -383,7 +429,7 @@ def _check_baseline(dense: Any, ids: Tensor) -> None:
         )
 
 
-def _dense_structure(dense: LlamaForCausalLM, config: SubllmConfig) -> SubllmForCausalLM:
+def _dense_structure(dense: Any, config: LlamaConfig) -> SubllmForCausalLM:
     """Our model with a structure without brackets, sharing the dense model's weights."""
     plain_config = without_levels(config)
     plain_config._attn_implementation = config._attn_implementation

@@ -1,6 +1,7 @@
 """Time, memory and energy of passes over a prompt, measured the same way on the CPU and on a GPU."""
 
 import ctypes
+import os
 import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager, suppress
@@ -15,10 +16,16 @@ import torch
 from torch import nn
 from torch.profiler import ProfilerActivity, profile
 
-from subllm import Event, Probe, Ran
+from subllm import Event, Probe, Ran, SubllmForCausalLM
+from subllm.checkpoints.device import dtype_name, release_memory
 from subllm.routing import Bypass, LevelTokens, Override, Router, Selection
 
+from .sizes import level_tokens, prefill_bytes, without_levels
+
 Pass = Callable[[], object]
+_MOST_ROWS = 8  # more are no faster
+_LONG = 2.0  # seconds of a block whose energy is measured
+_SILENT = "6"  # of the profiler's library, above all that it writes; torch raises what goes wrong
 _STATUS, _RESET = Path("/proc/self/status"), Path("/proc/self/clear_refs")  # of Linux
 
 
@@ -28,12 +35,10 @@ class Took(NamedTuple):
     Attributes:
         seconds: on the wall clock.
         busy: seconds of processor time, all threads of the process together.
-        joules: of the GPU; 0 where its driver does not count them.
     """
 
     seconds: float
     busy: float
-    joules: float
 
 
 def timed(run: Pass, device: torch.device) -> Took:
@@ -43,11 +48,11 @@ def timed(run: Pass, device: torch.device) -> Took:
         run: the pass.
         device: that it runs on.
     """
-    _finish(device)
-    wall, busy, joules = time.perf_counter(), time.process_time(), _joules(device)
+    finish(device)
+    wall, busy = time.perf_counter(), time.process_time()
     run()
-    _finish(device)
-    return Took(time.perf_counter() - wall, time.process_time() - busy, _joules(device) - joules)
+    finish(device)
+    return Took(time.perf_counter() - wall, time.process_time() - busy)
 
 
 def alternate(
@@ -72,6 +77,35 @@ def alternate(
     return took
 
 
+def energy(
+    passes: Mapping[str, Pass], device: torch.device, blocks: int = 2, seconds: float = _LONG
+) -> dict[str, list[float]]:
+    """Measure the energy of passes in blocks of many, since a GPU's counter moves in steps of tens of milliseconds.
+
+    Args:
+        passes: by name; each should have run before.
+        device: that they run on.
+        blocks: of each; they take turns.
+        seconds: that a block takes at least.
+
+    Returns:
+        Joules of one pass, for every block, by name; no blocks where no energy is counted.
+    """
+    found: dict[str, list[float]] = {name: [] for name in passes}
+    if _joules(device) is None:
+        return found
+    for block in range(blocks):
+        for name in list(passes)[:: -1 if block % 2 else 1]:
+            finish(device)
+            before, began, done = _joules(device), time.perf_counter(), 0
+            while not done or time.perf_counter() - began < seconds:
+                passes[name]()
+                finish(device)
+                done += 1
+            found[name].append(((_joules(device) or 0.0) - (before or 0.0)) / done)
+    return found
+
+
 def peak_bytes(run: Pass, device: torch.device) -> int:
     """Most memory that tensors made during a pass took at once.
 
@@ -85,13 +119,15 @@ def peak_bytes(run: Pass, device: torch.device) -> int:
     Returns:
         Bytes beyond what was allocated before.
     """
-    if device.type == "cuda":
-        torch.cuda.synchronize(device)
-        torch.cuda.reset_peak_memory_stats(device)
-        before = torch.cuda.memory_allocated(device)
+    if device.type != "cpu":
+        memory: Any = torch.get_device_module(device)
+        finish(device)
+        memory.reset_peak_memory_stats(device)
+        before = memory.memory_allocated(device)
         run()
-        torch.cuda.synchronize(device)
-        return torch.cuda.max_memory_allocated(device) - before
+        finish(device)
+        return int(memory.max_memory_allocated(device) - before)
+    os.environ.setdefault("KINETO_LOG_LEVEL", _SILENT)  # read at its first use; else every pass leaves lines in the log
     with profile(activities=[ProfilerActivity.CPU], profile_memory=True) as profiler:
         run()
     events = [event for event in profiler.profiler.kineto_results.events() if event.name() == "[memory]"]
@@ -115,29 +151,43 @@ def resident_bytes(run: Pass, device: torch.device) -> int | None:
         that was free already went back to the system; on a GPU, the same for what torch reserved there. None where
         the system does not tell (other systems than Linux).
     """
-    if device.type == "cuda":
-        torch.cuda.synchronize(device)
-        torch.cuda.empty_cache()
-        torch.cuda.reset_peak_memory_stats(device)
-        reserved = torch.cuda.memory_reserved(device)
+    if device.type != "cpu":
+        memory: Any = torch.get_device_module(device)
+        finish(device)
+        release_memory()
+        memory.reset_peak_memory_stats(device)
+        reserved = memory.memory_reserved(device)
         run()
-        torch.cuda.synchronize(device)
-        return torch.cuda.max_memory_reserved(device) - reserved
+        finish(device)
+        return int(memory.max_memory_reserved(device) - reserved)
     try:
         ctypes.CDLL(None).malloc_trim(0)
         _RESET.write_text("5")  # the highest resident set is counted anew
-        before = _highest_resident()
+        before = highest_resident()
         run()
-        return _highest_resident() - before
+        return highest_resident() - before
     except (OSError, AttributeError, StopIteration):
         return None
 
 
 def free_bytes(device: torch.device) -> int:
-    """Memory that a pass on a device may still take."""
-    if device.type == "cuda":
-        return torch.cuda.mem_get_info(device)[0]
-    return psutil.virtual_memory().available
+    """Memory that a pass on a device may still take: what is free there, and what torch keeps without using it."""
+    if device.type == "cpu":
+        return psutil.virtual_memory().available
+    memory: Any = torch.get_device_module(device)
+    return int(memory.mem_get_info(device)[0] + memory.memory_reserved(device) - memory.memory_allocated(device))
+
+
+def rows_that_fit(model: SubllmForCausalLM, tokens: int) -> int:
+    """Number of prompts that a model may read at once without taking more than half of the memory that is free.
+
+    Args:
+        model: that reads them.
+        tokens: of each prompt; all of them are counted at every level.
+    """
+    config = without_levels(model.config)
+    each = prefill_bytes(config, level_tokens(config, tokens), 1, dtype_name(model))
+    return max(1, min(_MOST_ROWS, int(free_bytes(model.device) / (2 * each))))
 
 
 class Anatomy(NamedTuple):
@@ -165,12 +215,11 @@ def anatomy(
         override: decides in place of the model's routers.
     """
     clock = _Clock(device)
-    ends: list[float] = []  # of the steps
+    ends: list[int] = []  # of the steps
     brackets: list[bool] = []
 
     def observe(event: Event) -> None:
-        _finish(device)
-        ends.append(time.perf_counter())
+        ends.append(clock.mark())
         brackets.append(not isinstance(event, Ran))
 
     def decide(level: int, router: Router, tokens: LevelTokens) -> Selection:
@@ -181,36 +230,55 @@ def anatomy(
 
     with _hooked(model, clock):
         total = timed(lambda: run(Probe(observe=observe, override=decide)), device).seconds
-    assert clock.first is not None
-    steps = [after - before for before, after in pairwise([clock.first, *ends])]
-    modules = clock.seconds
+    times = clock.times()
+    steps = [times[after] - times[before] for before, after in pairwise([0, *ends])]  # the first starts with a part
+    modules = dict.fromkeys(("attention", "mlp", "norms", "scorer", "bypass", "head"), 0.0)
+    for kind, start, stop in clock.spans:
+        modules[kind] += times[stop] - times[start]
     routing = sum(step for step, bracket in zip(steps, brackets, strict=True) if bracket)
     modules["gather and scatter"] = max(routing - modules["scorer"] - modules["bypass"], 0.0)
     modules["rest"] = max(total - sum(modules.values()), 0.0)
-    return Anatomy([*steps, total - sum(steps)], modules)
+    return Anatomy([*steps, max(total - sum(steps), 0.0)], modules)
 
 
 class _Clock:
-    """Adds up seconds by kind; one thing runs at a time.
+    """Marks moments of a pass on its device; one part runs at a time.
+
+    An accelerator notes the moment itself when it gets there, and is asked once it is done: to wait at every mark would
+    measure the waiting, which takes longer than a small kernel.
 
     Attributes:
-        seconds: by kind.
-        first: when it was first started; the first step of a structure begins with a norm or a decision.
+        spans: kind of each part that ran, and its first and last mark.
     """
 
     def __init__(self, device: torch.device) -> None:
-        self.seconds = dict.fromkeys(("attention", "mlp", "norms", "scorer", "bypass", "head"), 0.0)
-        self.first: float | None = None
-        self._device, self._started = device, 0.0
+        self.spans: list[tuple[str, int, int]] = []
+        self._device, self._started = device, 0
+        self._module: Any = torch.get_device_module(device)
+        self._marks: list[Any] = []  # seconds, or events
+
+    def mark(self) -> int:
+        """Number of a new mark."""
+        if self._device.type == "cpu":
+            self._marks.append(time.perf_counter())
+        else:
+            event = self._module.Event(enable_timing=True)
+            event.record(self._module.current_stream(self._device))
+            self._marks.append(event)
+        return len(self._marks) - 1
 
     def start(self) -> None:
-        _finish(self._device)
-        self._started = time.perf_counter()
-        self.first = self._started if self.first is None else self.first
+        self._started = self.mark()
 
     def stop(self, kind: str) -> None:
-        _finish(self._device)
-        self.seconds[kind] += time.perf_counter() - self._started
+        self.spans.append((kind, self._started, self.mark()))
+
+    def times(self) -> list[float]:
+        """Seconds from the first mark to every mark; the device has to be done with the pass."""
+        first = self._marks[0]
+        if self._device.type == "cpu":
+            return [mark - first for mark in self._marks]
+        return [first.elapsed_time(mark) / 1e3 for mark in self._marks]
 
 
 @contextmanager
@@ -235,26 +303,32 @@ def _hooked(model: Any, clock: _Clock) -> Iterator[None]:
             handle.remove()
 
 
-def _finish(device: torch.device) -> None:
-    if device.type == "cuda":
-        torch.cuda.synchronize(device)
+def finish(device: torch.device) -> None:
+    """Wait until a device has done all that it was asked to."""
+    if device.type != "cpu":
+        torch.get_device_module(device).synchronize(device)
 
 
-def _joules(device: torch.device) -> float:
-    """Energy that a GPU took since its driver was loaded; 0 where it does not count."""
+def _joules(device: torch.device) -> float | None:
+    """Energy that a GPU took since its driver was loaded; None where nobody counts it."""
     if device.type != "cuda":
-        return 0.0
+        return None
     with suppress(pynvml.NVMLError):
-        return pynvml.nvmlDeviceGetTotalEnergyConsumption(_handle(torch.cuda.get_device_properties(device).uuid)) / 1000
-    return 0.0
+        uuid = str(torch.cuda.get_device_properties(device).uuid)
+        return float(pynvml.nvmlDeviceGetTotalEnergyConsumption(_handle(uuid)) / 1000)
+    return None
 
 
 @cache
-def _handle(uuid: object) -> Any:
+def _handle(uuid: str) -> Any:
     pynvml.nvmlInit()
     return pynvml.nvmlDeviceGetHandleByUUID(f"GPU-{uuid}")
 
 
-def _highest_resident() -> int:
+def highest_resident() -> int:
+    """Most memory of the process at once, in bytes, since it began or the mark was taken back.
+
+    What `getrusage` calls so begins with the memory of the process that started this one.
+    """
     line = next(line for line in _STATUS.read_text().splitlines() if line.startswith("VmHWM"))
     return int(line.split()[1]) * 1024

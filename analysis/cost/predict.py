@@ -1,15 +1,18 @@
 """Predicted time and memory of a SUBLLM and its dense model on any hardware, from the configuration alone."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
 from typing import NamedTuple
 
-from subllm import SubllmConfig
+from subllm import SubllmConfig, parse_structure
+from subllm.configuration import LIGHT_HEAVY_FIELDS
 
 from ..errors import AnalysisError
 from .roofline import PHASES, Scenario, speedup
 from .sizes import BYTES, cache_bytes, level_tokens, parameters, prefill_bytes, training_bytes, without_levels
 
-LONGEST = 1 << 20  # tokens up to which a break-even length is looked for
+LONGEST = 1 << 20  # tokens up to which a length is looked for
+LARGEST = 1 << 12  # sequences up to which a batch is looked for
 HERE = "this machine"
 
 
@@ -69,16 +72,56 @@ def break_even(config: SubllmConfig, phase: str, scenario: Scenario) -> int | No
     Returns:
         Tokens, or None if it is slower at `LONGEST` still.
     """
+    return _least(LONGEST, lambda tokens: speedup(config, phase, scenario.at(tokens)) >= 1)
 
-    def pays(tokens: int) -> bool:
-        return speedup(config, phase, scenario.at(tokens)) >= 1
 
-    if not pays(LONGEST):
+@dataclass(frozen=True)
+class LaunchBound:
+    """A pass in which launching kernels takes longer than running them, so that work saved saves little time.
+
+    Attributes:
+        phase: one of `PHASES`.
+        launching: seconds of the SUBLLM's pass, on the host.
+        working: seconds, on the device.
+        tokens: per sequence, from which on working takes longer; None if it does not up to `LONGEST`.
+        batch: sequences, likewise, up to `LARGEST`.
+    """
+
+    phase: str
+    launching: float
+    working: float
+    tokens: int | None
+    batch: int | None
+
+
+def launch_bound(config: SubllmConfig, scenario: Scenario) -> list[LaunchBound]:
+    """The phases in which a SUBLLM is too small for the hardware to show what it saves."""
+    found = []
+    for phase in PHASES:
+
+        def times(changed: Scenario, phase: str = phase) -> tuple[float, float]:
+            work = changed.work(config, phase)
+            return changed.hardware.launching(work), changed.hardware.working(work, changed.dtype)
+
+        def works(changed: Scenario) -> bool:
+            launching, working = times(changed)
+            return working >= launching
+
+        if not works(scenario):
+            tokens = _least(LONGEST, lambda n: works(scenario.at(n)))
+            batch = _least(LARGEST, lambda n: works(replace(scenario, batch=n)))
+            found.append(LaunchBound(phase, *times(scenario), tokens, batch))
+    return found
+
+
+def _least(limit: int, holds: Callable[[int], bool]) -> int | None:
+    """Least number from 1 to `limit` for which something holds that then holds for all larger ones."""
+    if not holds(limit):
         return None
-    low, high = 0, LONGEST  # slower at the one, not at the other
+    low, high = 0, limit
     while high - low > 1:
         middle = (low + high) // 2
-        low, high = (low, middle) if pays(middle) else (middle, high)
+        low, high = (low, middle) if holds(middle) else (middle, high)
     return high
 
 
@@ -95,11 +138,16 @@ def changed(config: SubllmConfig, structure: str, retention: float | None) -> Su
         ConfigurationError: if the retention is out of range, or the model's levels differ and the structure has another
             number of them.
     """
-    fields = config.to_dict() | {"structure": structure, "num_hidden_layers": structure.count("T")}
-    if len(set(config.routers)) == 1:
-        fields["router"] = config.routers[0]
-    if "(" not in structure:
-        fields |= {"retention_ratio": 1.0, "router": SubllmConfig.router}
+    parsed, own = parse_structure(structure), config.parsed_structure
+    fields = config.to_dict() | {"structure": structure, "num_hidden_layers": parsed.num_blocks}
+    routers = {config.routers[level - 1] for level in own.brackets}
+    if len(routers) == 1:
+        fields["router"] = routers.pop()
+    if not parsed.light_heavy:
+        fields |= {name: getattr(SubllmConfig, name) for name in LIGHT_HEAVY_FIELDS}
+    if not parsed.brackets:
+        fields |= {"retention_ratio": 1.0}
+        fields |= {name: getattr(SubllmConfig, name) for name in ("router", "predictor", "router_weight")}
     elif retention is not None:
         fields["retention_ratio"] = retention
     return SubllmConfig.from_dict(fields)

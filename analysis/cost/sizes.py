@@ -9,8 +9,8 @@ import torch
 from transformers import LlamaConfig
 
 from subllm import SubllmConfig
-from subllm.routing import ROUTERS
-from subllm.structure import CLOSE, OPEN
+from subllm.configuration import LIGHT_HEAVY_FIELDS
+from subllm.structure import CLOSE, LIGHT_HEAVY, OPEN
 
 from .operations import head_dim, key_value_heads
 
@@ -46,7 +46,9 @@ def without_levels(config: LlamaConfig) -> SubllmConfig:
         config: of a SUBLLM, or of a LLaMA.
     """
     fields = config.to_dict() | {"structure": "T" * config.num_hidden_layers, "retention_ratio": 1.0}
-    fields["router"] = SubllmConfig.router  # a list would need one name per level
+    fields |= {name: getattr(SubllmConfig, name) for name in LIGHT_HEAVY_FIELDS}
+    # a list would need one name per level, and some fields a level whose router has them
+    fields |= {name: getattr(SubllmConfig, name) for name in ("router", "predictor", "router_weight")}
     return SubllmConfig.from_dict(fields | {"model_type": SubllmConfig.model_type})
 
 
@@ -64,13 +66,13 @@ def parameters(config: SubllmConfig) -> int:
     biases += blocks * width if config.attention_bias else 0
     biases += blocks * (2 * config.intermediate_size + width) if config.mlp_bias else 0
     with torch.device("meta"):
-        routers = [ROUTERS[name](config, level) for level, name in enumerate(config.routers, start=1)]
-    routing = sum(width + sum(weight.numel() for weight in router.parameters()) for router in routers)
+        routers = [router(config, level) for level, router in enumerate(config.router_classes, start=1)]
+    routing = sum(width * router.has_bypass + sum(each.numel() for each in router.parameters()) for router in routers)
     return blocks * block + biases + embeddings + width + routing
 
 
 def cache_bytes(config: SubllmConfig, levels: Sequence[float], batch: int = 1, dtype: str = "bfloat16") -> float:
-    """Keys and values of sequences.
+    """Keys and values of sequences, and the open group and last result that levels carry which merge tokens.
 
     Args:
         config: of the model.
@@ -78,8 +80,14 @@ def cache_bytes(config: SubllmConfig, levels: Sequence[float], batch: int = 1, d
         batch: sequences.
         dtype: of the cache.
     """
-    per_token = 2 * key_value_heads(config) * head_dim(config) * BYTES[dtype]
-    return batch * per_token * sum(block_tokens(config, levels))
+    each, groups = 2 * head_dim(config) * BYTES[dtype], key_value_heads(config)
+    total = groups * sum(block_tokens(config, levels))
+    for sites in config.parsed_structure.light_heavy.values():  # the heavy heads have keys of routed tokens only
+        assert config.light_heads is not None
+        heavy = groups - config.light_heads * groups // config.num_attention_heads
+        total += heavy * sum(levels[site.level] - levels[site.parent] for site in sites if site.kind == "key_value")
+    carried = config.hidden_size * sum(stride for stride in config.strides if stride > 1)
+    return batch * (each * total + BYTES[dtype] * carried)
 
 
 def prefill_bytes(
@@ -87,7 +95,8 @@ def prefill_bytes(
 ) -> float:
     """Most memory of tensors at once while prompts are read, weights left out and the cache included.
 
-    Counted for transformers' blocks with a fused attention kernel, which on the CPU repeats no keys.
+    Counted for transformers' blocks with a fused attention kernel, which on the CPU repeats no keys. A light/heavy
+    block also has a mask of its routed queries and keys; it is counted within a tenth.
 
     Args:
         config: of the model.
@@ -116,14 +125,23 @@ def prefill_bytes(
             present = inside[-1]
         else:
             cached += 2 * keys * present
-            peak = max(peak, cached + outer[-1] + present * (rotary + max(attention, mlp)))
+            transient = present * max(attention, mlp)
+            if step.symbol == LIGHT_HEAVY:
+                sites = {site.kind: levels[site.level] for site in config.parsed_structure.light_heavy[step.index]}
+                light, masked = config.light_intermediate_size or 0, sites["query"] * sites["key_value"]
+                routed = sites["mlp"] * (2 * width + 3 * (config.intermediate_size - light))
+                transient = max(
+                    present * attention + masked * (1 + 1 / BYTES[dtype]), present * (4 * width + 3 * light) + routed
+                )
+            peak = max(peak, cached + outer[-1] + present * rotary + transient)
     return batch * BYTES[dtype] * peak
 
 
 def activation_bytes(config: SubllmConfig, levels: Sequence[float], batch: int = 1, dtype: str = "bfloat16") -> float:
     """What a training step keeps of its forward pass for the backward pass, nothing recomputed, the head left out.
 
-    Counted for transformers' blocks with a fused attention kernel that repeats no keys.
+    Counted for transformers' blocks with a fused attention kernel that repeats no keys. A light/heavy block is counted
+    within a fifth.
 
     Args:
         config: of the model.
@@ -138,11 +156,22 @@ def activation_bytes(config: SubllmConfig, levels: Sequence[float], batch: int =
     block = 2 * (norm + each * width) + attention + each * 4 * config.intermediate_size
     once = 2 * each * size  # rotary
     total = block * sum(block_tokens(config, levels)) + (norm + 8) * levels[0] + once * sum(levels)
-    for site, name in zip(config.parsed_structure.sites, config.routers, strict=True):
-        # the tokens before and after; where weights are learned, their difference and what the scorer read, too
-        total += 2 * each * width * levels[site.level]
-        if ROUTERS[name].scores_tokens:
+    for sites in config.parsed_structure.light_heavy.values():  # the heavy branches keep what is routed only
+        missing = {site.kind: levels[site.parent] - levels[site.level] for site in sites}
+        heavy = heads - (config.light_heads or 0)
+        total -= missing["query"] * heavy * (2 * each * size + 4)
+        total -= missing["key_value"] * 2 * each * size * heavy * key_value_heads(config) // heads
+        total -= missing["mlp"] * 4 * each * (config.intermediate_size - (config.light_intermediate_size or 0))
+    for site, name, router in zip(config.parsed_structure.sites, config.routers, config.router_classes, strict=True):
+        if router.merges_tokens:  # the stream outside, the change, its weights, and whose result each token gets
+            total += (2 * each * width + each + 8) * levels[site.parent]
+            continue
+        # the tokens before, and after for the bypass; where weights are learned, their difference and what was scored
+        total += (1 + router.has_bypass) * each * width * levels[site.level]
+        if router.scores_tokens:
             total += each * width * levels[site.level] + 4 * width * levels[site.parent]
+        if name == "mod" and config.predictor:  # what its two layers read, in float32
+            total += (4 * width * (dtype != "float32") + 8 * (width // 2)) * levels[site.parent]
     return batch * total
 
 

@@ -8,7 +8,7 @@ import json
 import os
 import platform
 from collections.abc import Sequence
-from dataclasses import asdict
+from dataclasses import asdict, fields
 from pathlib import Path
 from typing import Any
 
@@ -18,16 +18,18 @@ import pyarrow.parquet
 import torch
 import transformers
 
-from subllm.atomic import written_whole
+from subllm.atomic import full_disk_reported, written_whole
 from subllm.checkpoints.device import device_name, dtype_name
 from subllm.checkpoints.load import Checkpoint
 from subllm.errors import first_line
 
 from ..errors import AnalysisError
 from .comparison import Comparison, Setting
+from .page import page
 
 LENGTHS = (512, 2048, 4096, 8192)
 _FACTS = "facts"
+_MOST_ROWS, _MOST_BYTES, _LARGEST_NUMBER = 10_000, 64 << 20, 8  # of a file of measurements
 
 
 def settings_of(
@@ -114,7 +116,9 @@ def from_parquet(data: bytes) -> tuple[dict[str, str], list[Comparison]]:
         AnalysisError: if it is no such file.
     """
     try:
-        table = pyarrow.parquet.read_table(pyarrow.BufferReader(data))
+        file = pyarrow.parquet.ParquetFile(pyarrow.BufferReader(data))
+        _check_size(file)
+        table = file.read()
         facts = json.loads(table.schema.metadata[_FACTS.encode()])
         rows = [Comparison(**_without_none(row)) for row in table.to_pylist()]
         report(facts, rows)  # takes everything that is shown
@@ -134,6 +138,27 @@ def from_parquet(data: bytes) -> tuple[dict[str, str], list[Comparison]]:
             words=first_line(error),
         ) from error
     return {str(key): str(value) for key, value in facts.items()}, rows
+
+
+def _check_size(file: pyarrow.parquet.ParquetFile) -> None:
+    """See that a file is as small as it looks before it is read: a repeated value takes no place in it.
+
+    Raises:
+        ValueError: if it is not, or has other columns than measurements have.
+    """
+    known, found = {field.name for field in fields(Comparison)}, set(file.schema_arrow.names)
+    if not found <= known:
+        raise ValueError(f"it has a column {first_line(sorted(found - known)[0])[:40]!r}")
+    if file.metadata.num_rows > _MOST_ROWS:
+        raise ValueError(f"it has {file.metadata.num_rows:,} rows; at most {_MOST_ROWS:,} are read")
+    size = 0
+    for number in range(file.metadata.num_row_groups):
+        group = file.metadata.row_group(number)
+        for column in map(group.column, range(group.num_columns)):
+            each = column.total_uncompressed_size if column.physical_type.endswith("BYTE_ARRAY") else _LARGEST_NUMBER
+            size += column.num_values * each
+    if size > _MOST_BYTES:
+        raise ValueError(f"it would take {size / 2**20:,.0f} MiB; at most {_MOST_BYTES >> 20} MiB are read")
 
 
 def _without_none(row: dict[str, Any]) -> dict[str, Any]:
@@ -187,12 +212,12 @@ def table(rows: Sequence[Comparison]) -> str:
             for slow, fast in (("recording", "subllm"), ("trace", "subllm"), ("dense structure", "dense"))
         ]
         resident = f"{row.resident_bytes[0] / row.resident_bytes[1]:.2f}×" if all(row.resident_bytes[:2]) else "–"
-        cells = row.decode_by_blocks().items()
+        cells, graphs = row.decode_by_blocks().items(), " (graphs)" if row.graphs else ""
         lines.append(
             f"| {row.setting.words} | {', '.join(f'{share:.0%}' for share in row.retention)} "
             f"| {speed:.2f}× ({row.spread('dense'):.2f}, {row.spread('subllm'):.2f}) "
             f"| {row.busy_ratio('dense', 'subllm'):.2f}× | {row.prefill_limit:.2f}× "
-            f"| {speed / row.prefill_limit:.0%} | {row.ratio('dense decode', 'subllm decode'):.2f}× "
+            f"| {speed / row.prefill_limit:.0%} | {row.ratio('dense decode', 'subllm decode'):.2f}×{graphs} "
             f"| {row.decode_limit:.2f}× | {row.throughput('subllm'):,.0f}, {row.throughput('subllm decode'):,.1f} "
             f"| {row.cache_bytes[0] / row.cache_bytes[1]:.2f}× | {row.peak_bytes[0] / row.peak_bytes[1]:.2f}× "
             f"| {resident if len(row.resident_bytes) == 2 else '–'} | {' | '.join(costs)} | {row.routing_share:.1%} "
@@ -208,26 +233,29 @@ def report(facts: dict[str, str], rows: Sequence[Comparison]) -> str:
         facts: as from `facts_of`.
         rows: measured.
     """
-    listed = "\n".join(f"- {key}: {value}" for key, value in facts.items())
-    return f"""# SUBLLM against a dense LLaMA
-
+    about = """\
 Measured by `subllm efficiency`: the checkpoint and its baseline, in turn. Medians of the ratios of passes
 that ran in turn; spread is the slowest pass over the fastest (dense, SUBLLM). "Processor time" is the same ratio by the
 process's clock. "Limit" counts operations; "reached" is the speed-up over the limit. "Recording" is of the routing,
 "trace" of all that the page shows; "dense structure" is our model without brackets over LlamaForCausalLM. Cache and
 peaks (of tensors beyond the weights, and of the process as the system sees it) are SUBLLM over dense. "Routing" is the
 share of reading that goes into entering and leaving levels. The last column tells new tokens apart by how many blocks
-ran for them: their time over the dense model's, and those blocks' share of all.
-
-{table(rows)}
-
-{listed}
-"""
+ran for them: their time over the dense model's, and those blocks' share of all. "Graphs": both models launched their
+blocks as CUDA graphs for new tokens, the dense one as our model without brackets."""
+    return page("SUBLLM against a dense LLaMA", about, table(rows), facts)
 
 
 def save(folder: Path, name: str, facts: dict[str, str], rows: Sequence[Comparison]) -> None:
-    """Write after every setting, so that a run that is stopped loses one at most."""
+    """Write page and Parquet file after every setting, so that a run that is stopped loses one at most.
+
+    Raises:
+        DiskFullError: if the disk is full; both files are as they were then.
+    """
     folder.mkdir(parents=True, exist_ok=True)
-    (folder / f"{name}.md").write_text(report(facts, rows))
-    with written_whole(folder / f"{name}.parquet") as partial:
-        partial.write_bytes(to_parquet(facts, rows))
+    with (
+        full_disk_reported(folder, lambda: f"{name}.md and {name}.parquet are as they were before this setting"),
+        written_whole(folder / f"{name}.md") as page,
+        written_whole(folder / f"{name}.parquet") as file,
+    ):
+        page.write_text(report(facts, rows))
+        file.write_bytes(to_parquet(facts, rows))

@@ -11,16 +11,18 @@ from statistics import median
 from typing import Any
 
 import torch
-from transformers import PreTrainedTokenizerBase
+from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
-from subllm import SubllmConfig
+from subllm import SubllmConfig, SubllmForCausalLM
 from subllm.text.tokenizer import train_tokenizer
 from subllm.train.config import TrainConfig
 from subllm.train.loop import build_model
 
 from ..errors import AnalysisError
+from ..guard import full_device_reported
 from .benchmark_text import benchmark_text
 from .measure import Took, alternate, peak_bytes
+from .page import page
 from .roofline import training_work
 from .sizes import level_tokens, without_levels
 
@@ -70,6 +72,7 @@ def compare_steps(config: TrainConfig, length: int, batch: int, repeats: int, de
 
     Raises:
         AnalysisError: if the model does not have so many positions.
+        RunStopped: if the device's free memory does not suffice.
         SubllmError: if the models cannot be built.
     """
     most = SubllmConfig(**config.model).max_position_embeddings
@@ -80,20 +83,37 @@ def compare_steps(config: TrainConfig, length: int, batch: int, repeats: int, de
         )
     tokenizer = train_tokenizer([benchmark_text()], _VOCABULARY)
     config = replace(config, length=length)
-    models = [_model(replace(config, dense=dense), tokenizer, device) for dense in (False, True)]
     text = torch.tensor(tokenizer(benchmark_text(), verbose=False)["input_ids"])
-    ids = text[: batch * length].reshape(batch, length).to(device)
-    steps = [_step(model, ids, config.precision == "bf16") for model in models]
-    peaks = []
+    with full_device_reported(torch.device(device)):
+        model, dense = (_model(replace(config, dense=dense), tokenizer, device) for dense in (False, True))
+        ids = text[: batch * length].reshape(batch, length).to(device)
+        return compare_models(model, dense, ids, repeats, bf16=config.precision == "bf16")
+
+
+def compare_models(
+    model: SubllmForCausalLM, dense: PreTrainedModel, ids: torch.Tensor, repeats: int, *, bf16: bool = False
+) -> StepComparison:
+    """Measure training steps of two models in turn, which changes their weights.
+
+    Args:
+        model: a SUBLLM.
+        dense: the LLaMA of its size.
+        ids: (B, T) sequences of a step.
+        repeats: timed steps of each.
+        bf16: whether matrix products are of bfloat16.
+    """
+    (batch, length), peaks = ids.shape, []
+    steps = [_step(each.train(), ids, bf16) for each in (model, dense)]
     for step in steps:
-        step()  # makes the optimizer's state
+        step()  # makes the optimizer's state, and for all the workspaces of matrix libraries
+    for step in steps:
         peaks.append(peak_bytes(step, ids.device))
-    own = models[0].config
+    took = alternate({"subllm": steps[0], "dense": steps[1]}, repeats, ids.device)
+    own = model.config
     operations = [
         sum(work.operations for work in training_work(each, level_tokens(each, length), batch))
         for each in (own, without_levels(own))
     ]
-    took = alternate({"subllm": steps[0], "dense": steps[1]}, repeats, ids.device)
     return StepComparison(
         length, batch, took["subllm"], took["dense"], (operations[0], operations[1]), (peaks[0], peaks[1])
     )
@@ -101,7 +121,7 @@ def compare_steps(config: TrainConfig, length: int, batch: int, repeats: int, de
 
 def _model(config: TrainConfig, tokenizer: PreTrainedTokenizerBase, device: str) -> Any:
     model: Any = build_model(config, tokenizer)
-    return model.to(device).train()
+    return model.to(device)
 
 
 def _step(model: Any, ids: torch.Tensor, bf16: bool) -> Callable[[], None]:
@@ -137,19 +157,10 @@ def report(rows: list[StepComparison], facts: dict[str, str]) -> str:
             f"| {row.speedup / row.limit:.0%} | {rates[0]:,.0f} | {rates[1]:,.0f} "
             f"| {row.peak_bytes[0] / row.peak_bytes[1]:.2f}× of {row.peak_bytes[1] / 2**20:,.0f} MiB |"
         )
-    listed = "\n".join(f"- {key}: {value}" for key, value in facts.items())
-    return "\n".join(
-        [
-            "# Training steps, SUBLLM against LLaMA",
-            "",
-            "Measured by `subllm training-step`: forward pass, backward pass and AdamW, in turn. Medians",
-            "of the ratios of steps that ran in turn; spread is the slowest over the fastest (SUBLLM, LLaMA). The",
-            "limit counts the matrix products of both passes, of attention too, at the nominal share of tokens; peak",
-            "memory is of tensors beyond weights and gradients.",
-            "",
-            *lines,
-            "",
-            listed,
-            "",
-        ]
+    about = (
+        "Measured by `subllm training-step`: forward pass, backward pass and AdamW, in turn. Medians\n"
+        "of the ratios of steps that ran in turn; spread is the slowest over the fastest (SUBLLM, LLaMA). The\n"
+        "limit counts the matrix products of both passes, of attention too, at the nominal share of tokens; peak\n"
+        "memory is of tensors beyond weights and gradients."
     )
+    return page("Training steps, SUBLLM against LLaMA", about, "\n".join(lines), facts)

@@ -3,7 +3,6 @@
 The features are the embeddings of the prompt's tokens, alone or merged into words.
 """
 
-import time
 from dataclasses import dataclass
 
 import numpy as np
@@ -13,12 +12,13 @@ from torch import Tensor
 from subllm import SubllmForCausalLM
 from subllm.checkpoints.device import dtype_name
 
-from ..cost.measure import free_bytes, peak_bytes
+from ..cost.measure import finish, free_bytes, peak_bytes
 from ..cost.sizes import activation_bytes, level_tokens, without_levels
 from ..errors import AnalysisError
-from ..guard import Progress, frozen, out_of_memory_reported, silent
+from ..guard import Progress, clock, frozen, out_of_memory_reported, silent
 from .attribution_methods import METHODS, Method, Problem
 from .conductance import Conductance
+from .edit_override import EditOverride
 from .target import Baseline, Held, Question, Target, baseline_of
 
 _STEPS = 32
@@ -32,6 +32,7 @@ class Attribution:
         groups: (T,) feature of each token, from 0.
         values: (F,) contribution of each feature, in the unit of the value (score, or nats).
         conductance: what passed through each block and past each level; None for other methods.
+        answer: id of the next token that the value is about; None for a score.
         value: the value that is explained.
         baseline: the value with every feature at its baseline.
         delta: sum of the contributions minus (value - baseline), the convergence delta; 0 for an exact method.
@@ -42,6 +43,7 @@ class Attribution:
     groups: np.ndarray
     values: np.ndarray
     conductance: Conductance | None
+    answer: int | None
     value: float
     baseline: float
     delta: float
@@ -65,6 +67,7 @@ def attribute(
     groups: np.ndarray | None = None,
     steps: int = _STEPS,
     window: int = 3,
+    override: EditOverride | None = None,
     measure_memory: bool = False,
     progress: Progress = silent,
 ) -> Attribution:
@@ -80,11 +83,13 @@ def attribute(
         groups: (T,) feature of each token, from 0; by default every token is a feature.
         steps: steps of the path integral, for integrated gradients and conductance.
         window: tokens that occlusion hides at once.
+        override: edits of the run that is explained; none if left out.
         measure_memory: measure the peak memory, which takes longer.
         progress: receives the progress; may raise to stop.
 
     Raises:
         AnalysisError: if an argument is not among those allowed, or the memory would not suffice.
+        PromptError: if the model has no embedding for a token.
         RunStopped: when memory runs out nevertheless.
     """
     if method not in [*Method]:
@@ -93,34 +98,41 @@ def attribute(
         )
     chosen = METHODS[Method(method)]
     groups = np.arange(len(token_ids)) if groups is None else groups
-    read = question.token + 1  # the tokens that can matter
+    read = question.read
     if chosen.needs_gradients:
         _check_memory(model, read)
-    target = Target(model, token_ids, question, held)
-    inputs = target.embeddings
-    base = baseline_of(model, inputs, baseline)
-    problem = Problem(target, base, torch.tensor(groups[:read], device=inputs.device), steps, window, progress)
     found: list[tuple[Conductance | None, Tensor]] = []
+    peaks = [0]
+    with frozen(model), out_of_memory_reported(len(token_ids), model):
+        target = Target(model, token_ids, question, held, override)
+        inputs = target.embeddings
+        base = baseline_of(model, inputs, baseline)
+        problem = Problem(target, base, torch.tensor(groups[:read], device=inputs.device), steps, window, progress)
 
-    def run() -> None:
-        found.append((chosen.conductance(problem), chosen.contributions(problem)))
+        def run() -> None:
+            found.append((chosen.conductance(problem), chosen.contributions(problem)))
 
-    peak = 0
-    started = time.perf_counter()
-    with frozen(model), out_of_memory_reported(len(token_ids)), torch.set_grad_enabled(chosen.needs_gradients):
-        if measure_memory:
-            peak = peak_bytes(run, inputs.device)
-        else:
-            run()
-    seconds = time.perf_counter() - started
-    with torch.no_grad():
-        value, base_value = (target(each).item() for each in (inputs, base))
+        def measured() -> None:
+            peaks.append(peak_bytes(run, inputs.device))
+
+        with torch.set_grad_enabled(chosen.needs_gradients):
+            if measure_memory and chosen.needs_gradients:  # the first backward pass of all makes workspaces
+                leaf = inputs.clone().requires_grad_()
+                torch.autograd.grad(target(leaf).sum(), leaf)
+            finish(inputs.device)
+            began = clock(progress)
+            (measured if measure_memory else run)()
+            finish(inputs.device)
+            seconds = clock(progress) - began
+        with torch.no_grad():
+            value, base_value = (target(each).item() for each in (inputs, base))
     followed, contributions = found[0]
     per_token = np.zeros(len(token_ids))
     per_token[:read] = contributions[0].detach().float().sum(-1).cpu().numpy()
     values = np.bincount(groups, weights=per_token).astype(np.float32)
     delta = float(values.sum()) - (value - base_value)
-    return Attribution(groups, values, followed, value, base_value, delta, seconds, peak)
+    answer = target.answer if question.level is None else None
+    return Attribution(groups, values, followed, answer, value, base_value, delta, seconds, peaks[-1])
 
 
 def _check_memory(model: SubllmForCausalLM, tokens: int) -> None:

@@ -13,7 +13,7 @@ import torch
 from captum.attr import FeatureAblation, InputXGradient, IntegratedGradients, Occlusion
 from torch import Tensor
 
-from ..guard import Progress, silent
+from ..guard import Progress
 from .conductance import Conductance, conductance
 from .target import Target
 
@@ -87,7 +87,7 @@ class _IntegratedGradients(AttributionMethod):
 
 class _InputXGradient(AttributionMethod):
     def contributions(self, problem: Problem) -> Tensor:
-        found: Tensor = InputXGradient(problem.target).attribute(problem.inputs.clone().requires_grad_())
+        found: Tensor = InputXGradient(problem.counted(1)).attribute(problem.inputs.clone().requires_grad_())
         return found
 
 
@@ -117,10 +117,16 @@ class _Occlusion(AttributionMethod):
 
 class _Conductance(AttributionMethod):
     def contributions(self, problem: Problem) -> Tensor:
-        return _integrated(problem, silent)
+        def second_half(share: float, stage: str, **values: object) -> None:
+            problem.progress((1 + share) / 2, stage, **values)
+
+        return _integrated(problem, second_half)
 
     def conductance(self, problem: Problem) -> Conductance:
-        return conductance(problem.target, problem.inputs, problem.baseline, problem.steps, problem.progress)
+        def first_half(share: float, stage: str, **values: object) -> None:
+            problem.progress(share / 2, stage, **values)
+
+        return conductance(problem.target, problem.inputs, problem.baseline, problem.steps, first_half)
 
 
 METHODS: dict[Method, AttributionMethod] = {

@@ -2,13 +2,22 @@
 
     drop 3-7,9@1        Level 1 drops these tokens, whatever their scores
     keep 12@2           Level 2 keeps this token, with weight 1
-    threshold 0.3@1     Level 1 keeps the scores above 0.3; weights, too, are computed from the score minus 0.3
+    threshold 0.3@1     the threshold of Level 1 moves by 0.3: from 0 to 0.3, or in a light/heavy block from where
+                        training left it; SUBLLM's weights, too, are computed from the score minus 0.3; all
+                        others stay
     retention 0.5@2     Level 2 keeps the half of the prompt's tokens that reach it with the highest scores
     bypass 0@1          what Level 1 adds to the stream is scaled by this factor
     dense@2             Level 2 keeps everything, with weight 1
+    budget 256@1        Level 1 keeps no token once it has kept 256, except those that an edit keeps
 
-`@*` means every level. Tokens can also be named by class (`drop digits@1`) or by text (`keep "harbour gate"@*`), which
-is matched against the prompt that the edit is applied to. Semicolons separate the edits of a line.
+`@*` means every level. Tokens can also be named by class (`drop digits@1`), by who says them in a chat (`keep
+system@*`) or by text (`keep "harbour gate"@*`), which is matched against the prompt that the edit is applied to.
+`keep last 32@*` is for the last 32 tokens of the prompt and all that follow it: a new token is always among the last
+ones when it is decided about, and no decision is taken back later. Semicolons separate the edits of a line.
+
+A budget counts the tokens that the level has kept so far, in their order, whatever kept them. It comes after all other
+edits of the level. A token is never dropped later for a better one, so a text that goes on token by token is kept as
+if it had been read at once.
 
 Edits come from strangers, also in links: parsing takes time linear in the length of the text, and the size of a range
 is checked before the range is expanded.
@@ -17,12 +26,15 @@ is checked before the range is expanded.
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from enum import StrEnum
+from typing import NamedTuple
 
 import numpy as np
 
+from subllm.errors import shortened
+
 from ..errors import AnalysisError
-from ..trace.parts import Prompt
-from .named_tokens import MOST_TOKENS, check_named, count_numbers, find_tokens, parse_number, ranges, shortened
+from ..trace.parts import Prompt, Routing
+from .named_tokens import MOST_TOKENS, check_named, count_numbers, find_tokens, parse_number, ranges
 
 MOST_EDITS = 200  # in a line
 MOST_CHARACTERS = 1 << 18  # of one edit; every token of a long prompt can be named
@@ -38,6 +50,7 @@ class EditKind(StrEnum):
     RETENTION = "retention"
     BYPASS = "bypass"
     DENSE = "dense"
+    BUDGET = "budget"
 
     @property
     def names_tokens(self) -> bool:
@@ -49,6 +62,23 @@ class EditKind(StrEnum):
         """Whether the level's router has to score tokens."""
         return self in (EditKind.THRESHOLD, EditKind.RETENTION)
 
+    @property
+    def chooses(self) -> bool:
+        """Whether such an edit chooses tokens; the others take a level as it is, or keep everything."""
+        return self not in (EditKind.BYPASS, EditKind.DENSE)
+
+
+class LevelKind(NamedTuple):
+    """What edits have to know about a level.
+
+    Attributes:
+        scores: whether its router scores tokens.
+        merges: whether its router merges tokens, so that none are dropped.
+    """
+
+    scores: bool
+    merges: bool
+
 
 @dataclass(frozen=True)
 class Edit:
@@ -57,8 +87,8 @@ class Edit:
     Attributes:
         kind: what it changes; the word for it is converted.
         level: number of the level, from 1; None for every level.
-        tokens: tokens to keep or drop, as written: numbers, a class, or a text in quotes.
-        value: the threshold, the retention, or the factor of the bypass.
+        tokens: tokens to keep or drop, as written; see `analysis.debug.named_tokens`.
+        value: what the threshold moves by, the retention, the factor of what the level adds, or the number of tokens.
     """
 
     kind: EditKind
@@ -129,6 +159,14 @@ class Edit:
             value = float(what)
         except ValueError:
             value = np.nan
+        if kind is EditKind.BUDGET and not (1 <= value <= MOST_TOKENS and value == int(value)):
+            raise AnalysisError(
+                "The edit {text!r} has {what!r} where {kind} needs a whole number of tokens from 1 to {most:,}.",
+                text=shortened(text),
+                what=shortened(what),
+                kind=kind,
+                most=MOST_TOKENS,
+            )
         least, most = (0, 1) if kind is EditKind.RETENTION else (-_LARGEST, _LARGEST)
         if not least <= value <= most:  # NaN is refused, too
             raise AnalysisError(
@@ -150,6 +188,8 @@ class Edit:
         if not self.kind.names_tokens:
             return ()
         tokens = find_tokens(self.tokens, prompt)
+        if not tokens:
+            raise AnalysisError("No tokens of the prompt match {what}.", what=shortened(self.tokens))
         if tokens[-1] >= len(prompt):
             raise AnalysisError(
                 "The edit '{edit}' is for token {token:,}; the tokens of the prompt are 0 to {last:,}.",
@@ -159,26 +199,37 @@ class Edit:
             )
         return tokens
 
-    def check(self, scored: Sequence[bool], prompt: Prompt) -> None:
+    def check(self, levels: Sequence[LevelKind], prompt: Prompt) -> None:
         """Check that the edit fits a model and a prompt.
 
         Args:
-            scored: (S,) whether the router of each level scores tokens.
+            levels: (S,) kind of each level.
             prompt: the prompt that the edit is applied to.
 
         Raises:
-            AnalysisError: if the level or a token does not exist, or the level's router does not score tokens.
+            AnalysisError: if the level or a token does not exist, or the level's router does not score tokens, or it
+                merges them.
         """
         short = shortened(str(self))
-        if self.level is not None and self.level > len(scored):
+        if self.level is not None and self.level > len(levels):
             raise AnalysisError(
                 "The edit '{edit}' is for Level {level}, and the number of levels of this model is {levels}.",
                 edit=short,
                 level=self.level,
-                levels=len(scored),
+                levels=len(levels),
             )
-        for level, scores in enumerate(scored, start=1):
-            if self.kind.needs_scores and self.applies(level) and not scores:
+        for level, kind in enumerate(levels, start=1):
+            if not self.applies(level):
+                continue
+            if self.kind.chooses and kind.merges:
+                raise AnalysisError(
+                    "The edit '{edit}' chooses tokens of Level {level}, but that level's router merges tokens into "
+                    "groups by their place and drops none. Switch the level off with dense@{level}, or scale what it "
+                    "adds with bypass.",
+                    edit=short,
+                    level=level,
+                )
+            if self.kind.needs_scores and not kind.scores:
                 raise AnalysisError(
                     "The edit '{edit}' moves the threshold of Level {level}, but that level's router does not score "
                     "tokens. Keep or drop tokens there instead.",
@@ -201,16 +252,28 @@ def parse_edits(text: str, first: int = 1) -> list[Edit]:
     >>> [edit.level for edit in parse_edits('drop 3-7,9@1; keep "harbour gate"@*')]
     [1, None]
     """
-    parts = [part for part in _split(text) if part.strip()]
-    if len(parts) > MOST_EDITS:
-        raise AnalysisError("There are more than {most} edits in a line; leave some out.", most=MOST_EDITS)
+    return read_edits([part for part in _split(text) if part.strip()], first)
+
+
+def read_edits(texts: Sequence[str], first: int = 1) -> list[Edit]:
+    """Read edits one by one.
+
+    Args:
+        texts: an edit each.
+        first: see `parse_edits`.
+
+    Raises:
+        AnalysisError: see `parse_edits`.
+    """
+    if len(texts) > MOST_EDITS:
+        raise AnalysisError("There are more than {most} edits; leave some out.", most=MOST_EDITS)
     edits: list[Edit] = []
     named = 0
-    for part in parts:
-        edits.append(Edit.parse(part, first))
+    for text in texts:
+        edits.append(Edit.parse(text, first))
         named += count_numbers(edits[-1].tokens)
         if named > MOST_TOKENS:
-            raise AnalysisError("The edits of a line name more than {most:,} tokens; leave some out.", most=MOST_TOKENS)
+            raise AnalysisError("The edits name more than {most:,} tokens; leave some out.", most=MOST_TOKENS)
     return edits
 
 
@@ -255,7 +318,12 @@ def without(edits: Sequence[Edit], tokens: Sequence[int], level: int | None, pro
     return rest
 
 
-def check(edits: Sequence[Edit], scored: Sequence[bool], prompt: Prompt) -> None:
+def check(edits: Sequence[Edit], levels: Sequence[LevelKind], prompt: Prompt) -> None:
     """Check that all edits fit a model and a prompt; see `Edit.check`."""
     for edit in edits:
-        edit.check(scored, prompt)
+        edit.check(levels, prompt)
+
+
+def kinds_in(routing: Routing) -> list[LevelKind]:
+    """(S,) kind of each level of a trace."""
+    return [LevelKind(*pair) for pair in zip(routing.scored, routing.merges.tolist(), strict=True)]

@@ -1,9 +1,9 @@
 """Generation token by token: which levels kept each new token, what it cost, and what else was likely."""
 
 import math
-import time
 from collections.abc import Sequence
-from dataclasses import InitVar, dataclass, field
+from contextlib import AbstractContextManager
+from dataclasses import InitVar, dataclass, field, replace
 from typing import Any
 
 import torch
@@ -21,10 +21,11 @@ from transformers import (
 from subllm import Probe, RoutingRecord, SubllmCache, SubllmForCausalLM
 from subllm.routing import routing_arrays
 
+from ..cost.measure import timed
 from ..errors import AnalysisError
-from ..guard import out_of_memory_reported
+from ..guard import Progress, ids_on_device, out_of_memory_reported, silent, steps_reported
 from ..trace.parts import Prompt
-from .edit_override import EditOverride
+from .edit_override import EditOverride, kinds_of
 from .edits import Edit, check
 
 ALTERNATIVES = 8
@@ -61,7 +62,10 @@ class Sampling:
                 )
 
     def choose(self, ids: Sequence[int], logits: Tensor) -> tuple[int, Tensor]:
-        """Choose the token after `ids`, from logits (V,); also returns the probabilities (V,) that it was chosen by."""
+        """Choose the token after `ids`, from logits (V,).
+
+        Also returns the probabilities (V,) that it was chosen by, on the CPU.
+        """
         processors = LogitsProcessorList()
         if self.repetition_penalty != 1:
             processors.append(RepetitionPenaltyLogitsProcessor(self.repetition_penalty))
@@ -71,13 +75,14 @@ class Sampling:
                 processors.append(TopKLogitsWarper(self.top_k))
             if self.top_p < 1:
                 processors.append(TopPLogitsWarper(self.top_p))
-        row = torch.tensor([list(ids)], device=logits.device)
+        seen = list(ids) if self.repetition_penalty != 1 else []  # nothing else looks at them
+        row = torch.tensor([seen], dtype=torch.long, device=logits.device)
         scores: Any = processors(row, logits[None].float())  # type: ignore[arg-type]
-        probabilities = scores[0].softmax(-1)
+        probabilities = scores[0].softmax(-1).cpu()  # what follows reads it several times
         if not self.temperature:
             return int(probabilities.argmax()), probabilities
         generator = torch.Generator().manual_seed(hash((self.seed, len(ids))) % 2**63)
-        return int(torch.multinomial(probabilities.cpu(), 1, generator=generator)), probabilities
+        return int(torch.multinomial(probabilities, 1, generator=generator)), probabilities
 
 
 @dataclass(frozen=True)
@@ -117,12 +122,15 @@ class Generation:
         model: a SUBLLM or a LLaMA in evaluation mode.
         prompt: the tokenised prompt.
         sampling: how tokens are chosen.
-        edits: edits to the routing of a SUBLLM. All apply to the prompt; those that name no tokens also to new tokens.
+        edits: edits to the routing of a SUBLLM. All apply to the prompt; those that name no tokens, or the last ones,
+            also to new tokens.
         tokens: tokens generated so far.
-        prefilled: cache and logits (V,) after the prompt, if the prompt was run already.
+        prefilled: cache and logits (V,) after the prompt, if the prompt was run already, and what applied the edits.
+        progress: receives the progress of running the prompt, after every step; may raise to stop.
 
     Raises:
         AnalysisError: if the prompt is empty or fills all positions, or an edit does not fit.
+        PromptError: if the model has no embedding for a token.
         RunStopped: when memory runs out.
     """
 
@@ -131,9 +139,12 @@ class Generation:
     sampling: Sampling = field(default_factory=Sampling)
     edits: tuple[Edit, ...] = ()
     tokens: list[NewToken] = field(default_factory=list)
-    prefilled: InitVar[tuple[SubllmCache, Tensor] | None] = None
+    prefilled: InitVar[tuple[SubllmCache, Tensor, EditOverride | None] | None] = None
+    progress: InitVar[Progress] = silent
 
-    def __post_init__(self, prefilled: tuple[SubllmCache, Tensor] | None) -> None:
+    def __post_init__(
+        self, prefilled: tuple[SubllmCache, Tensor, EditOverride | None] | None, progress: Progress
+    ) -> None:
         if not len(self.prompt):
             raise AnalysisError("There is no prompt to continue; type some text.")
         config = self.model.config
@@ -146,14 +157,15 @@ class Generation:
                 positions=config.max_position_embeddings,
             )
         if self._sparse:
-            check(self.edits, [router.scores_tokens for router in self.model.model.subsamplers], self.prompt)
-        self._probe = Probe(record=True, override=EditOverride(self.edits, self.prompt) if self.edits else None)
+            check(self.edits, kinds_of(self.model), self.prompt)
+        override = EditOverride(self.edits, self.prompt) if self.edits else None
         self._cache: Any
         if prefilled is not None:
-            self._cache, self._logits = prefilled
-        else:
+            self._cache, self._logits, override = prefilled
+        self._probe = Probe(record=True, override=override)
+        if prefilled is None:
             self._cache = SubllmCache(config) if self._sparse else DynamicCache(config=config)
-            self._logits = self._feed(self.prompt.token_ids.tolist())[0]
+            self._logits = self._feed(self.prompt.token_ids.tolist(), progress)[0]
 
     @property
     def ids(self) -> list[int]:
@@ -183,7 +195,8 @@ class Generation:
         """
         if self.finished:
             raise AnalysisError("The text has ended; go back some tokens to continue from there.")
-        chosen, probabilities = self.sampling.choose(self.ids, self._logits)
+        with self._memory():
+            chosen, probabilities = self.sampling.choose(self.ids, self._logits)
         best = probabilities.topk(min(ALTERNATIVES, probabilities.numel()))
         alternatives = dict(zip(best.indices.tolist(), best.values.tolist(), strict=True))
         written = chosen if choice is None else choice
@@ -212,10 +225,13 @@ class Generation:
         removed = len(self.tokens) - length
         if removed <= 0:
             return
-        last = self.ids[len(self.prompt) + length - 1]
         del self.tokens[length:]
-        self._cache.crop(removed + 1) if self._sparse else self._cache.crop(-(removed + 1))
-        self._logits = self._feed([last])[0]
+        if self._sparse and not self._cache.is_croppable:  # a level merges tokens: read the text again
+            self._cache.reset()
+            self._logits = self._feed(self.ids)[0]
+        else:
+            self._cache.crop(-(removed + 1))
+            self._logits = self._feed(self.ids[-1:])[0]
 
     def restore(self, tokens: Sequence[NewToken]) -> None:
         """Return to a text that was generated earlier, by this object or another one.
@@ -238,16 +254,25 @@ class Generation:
         return self.step(choice)
 
     @torch.inference_mode()
-    def _feed(self, ids: list[int]) -> tuple[Tensor, tuple[RoutingRecord, ...], float]:
+    def _feed(self, ids: list[int], progress: Progress = silent) -> tuple[Tensor, tuple[RoutingRecord, ...], float]:
         """Feed tokens; returns the logits (V,) after them, their routing, and the time in seconds."""
-        options: dict[str, Any] = {"probe": self._probe} if self._sparse else {}
-        row = torch.tensor([ids], device=self.model.device)
-        started = time.perf_counter()
-        with out_of_memory_reported(len(ids)):
-            output = self.model(row, past_key_values=self._cache, logits_to_keep=1, **options)
-            logits = output.logits[0, -1]
-            logits[0].item()  # wait for the device
-        return logits, output.routing if self._sparse else (), time.perf_counter() - started
+        options: dict[str, Any] = {}
+        if self._sparse:
+            report = steps_reported(progress, self.model.config.parsed_structure, len(ids))
+            options["probe"] = replace(self._probe, observe=None if progress is silent else lambda event: report())
+        row = ids_on_device(self.model, ids)
+        outputs: list[Any] = []
+
+        def run() -> None:
+            outputs.append(self.model(row, past_key_values=self._cache, logits_to_keep=1, **options))
+
+        with self._memory():
+            seconds = timed(run, self.model.device).seconds
+        (output,) = outputs
+        return output.logits[0, -1], output.routing if self._sparse else (), seconds
+
+    def _memory(self) -> AbstractContextManager[None]:
+        return out_of_memory_reported(len(self.prompt) + len(self.tokens), self.model)
 
     def _blocks(self, present: list[bool]) -> int:
         """Number of blocks that run on a token, by whether it is present at each level, level 0 first."""

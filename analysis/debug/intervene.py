@@ -4,7 +4,6 @@ A prompt is run once without edits. A run with edits resumes from the state just
 so that earlier blocks are not run again. Without edits the result equals the unedited run bit for bit.
 """
 
-import time
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from typing import NamedTuple
@@ -17,18 +16,18 @@ from subllm import Probe, SubllmForCausalLM
 from subllm.checkpoints.device import dtype_name
 from subllm.checkpoints.load import Checkpoint
 from subllm.model.divergence import divergence_of
-from subllm.structure import BLOCK
+from subllm.structure import BLOCK, LIGHT_HEAVY
 
 from ..cost.measure import timed
-from ..cost.operations import prefill_operations
+from ..cost.operations import block_operations, prefill_operations
 from ..cost.sizes import cache_bytes
-from ..guard import out_of_memory_reported
+from ..guard import Progress, ids_on_device, out_of_memory_reported, silent
 from ..trace.agreement import agree
 from ..trace.parts import UNTOUCHED, Likelihood, Prompt, Routing
 from ..trace.prefill import NEXT_TOKENS, Prefill, predictions_of, prefill, provenance_of
 from ..trace.tokenize import decode_pieces
 from ..trace.trace import Trace
-from .edit_override import EditOverride
+from .edit_override import EditOverride, kinds_of
 from .edits import Edit, EditKind, check
 from .named_tokens import ranges
 
@@ -133,7 +132,13 @@ class Outcome:
 
 
 @torch.no_grad()  # unlike in inference mode, gradients can be taken from its snapshots on
-def run_unedited(checkpoint: Checkpoint, prompt: Prompt, answer_ids: Sequence[int] = (), name: str = "") -> UneditedRun:
+def run_unedited(
+    checkpoint: Checkpoint,
+    prompt: Prompt,
+    answer_ids: Sequence[int] = (),
+    name: str = "",
+    progress: Progress = silent,
+) -> UneditedRun:
     """Run a prompt without edits.
 
     Args:
@@ -141,34 +146,41 @@ def run_unedited(checkpoint: Checkpoint, prompt: Prompt, answer_ids: Sequence[in
         prompt: the tokenised prompt.
         answer_ids: (A,) ids of an answer after the prompt whose probability is measured.
         name: display name of the checkpoint, for traces.
+        progress: receives the progress, after every step; may raise to stop.
 
     Raises:
+        PromptError: if the model has no embedding for a token.
         RunStopped: when memory runs out.
     """
     model = checkpoint.model
-    ids = torch.tensor([[*prompt.token_ids.tolist(), *answer_ids]], device=model.device)
-    started = time.perf_counter()
-    with out_of_memory_reported(ids.shape[1]):
-        whole = prefill(model, ids, length=len(prompt), probe=Probe(keep_snapshots=True))
-    whole.hidden_states.sum().item()  # wait for the device
-    seconds = time.perf_counter() - started
+    ids = ids_on_device(model, [*prompt.token_ids.tolist(), *answer_ids])
+    found: list[Prefill] = []
+
+    def run() -> None:
+        found.append(prefill(model, ids, length=len(prompt), probe=Probe(keep_snapshots=True), progress=progress))
+
+    with out_of_memory_reported(ids.shape[1], model):
+        seconds = timed(run, model.device).seconds
+        (whole,) = found
+        predictions = predictions_of(model.lm_head(whole.hidden_states[len(prompt) - 1]), checkpoint.tokenizer)
     trace = Trace(
         prompt=prompt,
         routing=whole.routing,
         provenance=provenance_of(checkpoint, None, name),
         blocks=whole.blocks,
-        predictions=predictions_of(model.lm_head(whole.hidden_states[len(prompt) - 1]), checkpoint.tokenizer),
+        predictions=predictions,
     )
     return UneditedRun(checkpoint, ids, trace, whole, seconds)
 
 
 @torch.inference_mode()
-def stages(unedited: UneditedRun, edits: Sequence[Edit]) -> Iterator[Outcome]:
+def stages(unedited: UneditedRun, edits: Sequence[Edit], progress: Progress = silent) -> Iterator[Outcome]:
     """Run a prompt with edits, from the first level that they name on.
 
     Args:
         unedited: the run without edits.
         edits: edits to make, in order.
+        progress: receives the progress; may raise to stop.
 
     Yields:
         The outcome; then again with surprisal and agreement at every position, which take a head's work per token.
@@ -178,7 +190,7 @@ def stages(unedited: UneditedRun, edits: Sequence[Edit]) -> Iterator[Outcome]:
         RunStopped: when memory runs out.
     """
     model, prompt, length = unedited.model, unedited.trace.prompt, unedited.num_tokens
-    check(edits, [router.scores_tokens for router in model.model.subsamplers], prompt)
+    check(edits, kinds_of(model), prompt)
     edited, seconds, share = unedited.prefill, 0.0, 0.0
     if edits and unedited.trace.routing.num_levels:
         first = first_level(edits)
@@ -186,17 +198,22 @@ def stages(unedited: UneditedRun, edits: Sequence[Edit]) -> Iterator[Outcome]:
         found: list[Prefill] = []
 
         def run() -> None:
-            found.append(prefill(model, unedited.ids, length=length, probe=probe, known=unedited.prefill))
+            found.append(
+                prefill(model, unedited.ids, length=length, probe=probe, known=unedited.prefill, progress=progress)
+            )
 
-        with out_of_memory_reported(length):
+        with out_of_memory_reported(length, model):
             seconds = timed(run, model.device).seconds
         (edited,) = found
         share = _share_again(unedited, first)
-    outcome = _outcome(unedited, tuple(edits), edited, seconds, share)
+    with out_of_memory_reported(length, model):
+        outcome = _outcome(unedited, tuple(edits), edited, seconds, share)
     yield outcome
+    progress(0.9, "predictions")
     head = model.lm_head
     before, after = unedited.prefill.hidden_states[:length], edited.hidden_states[:length]
-    surprisal, agreement = agree(head, after, head, before, unedited.ids[0, :length], UNTOUCHED)
+    with out_of_memory_reported(length, model):
+        surprisal, agreement = agree(head, after, head, before, unedited.ids[0, :length], UNTOUCHED)
     trace = replace(outcome.trace, likelihood=Likelihood(surprisal), agreement=agreement if edits else None)
     yield replace(outcome, trace=trace)
 
@@ -295,15 +312,17 @@ def _last(model: SubllmForCausalLM, hidden: Tensor, length: int) -> Tensor:
     return model.lm_head(hidden[length - 1]).float().log_softmax(-1)
 
 
-def _size(unedited: UneditedRun, routing: Routing) -> tuple[float, int]:
+def _size(unedited: UneditedRun, routing: Routing) -> tuple[float, float]:
     """Cache bytes and operations of the prompt with this routing."""
     config = unedited.model.config
     size = cache_bytes(config, routing.level_tokens.tolist(), 1, dtype_name(unedited.model))
-    return size, prefill_operations(config, routing.block_tokens.tolist())
+    return size, prefill_operations(config, routing.level_tokens.tolist())
 
 
 def _share_again(unedited: UneditedRun, level: int) -> float:
     """Share of the unedited run's operations that lie behind the snapshot of a level."""
-    config, tokens = unedited.model.config, unedited.trace.routing.block_tokens.tolist()
-    done = config.parsed_structure.text[: unedited.prefill.snapshots[level].step].count(BLOCK)
-    return prefill_operations(config, [0] * done + tokens[done:]) / prefill_operations(config, tokens)
+    config, levels = unedited.model.config, unedited.trace.routing.level_tokens.tolist()
+    steps = config.parsed_structure.steps[: unedited.prefill.snapshots[level].step]
+    done = sum(step.symbol in (BLOCK, LIGHT_HEAVY) for step in steps)
+    whole = prefill_operations(config, levels)
+    return 1 - sum(block_operations(config, levels)[:done]) / whole

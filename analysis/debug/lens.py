@@ -1,7 +1,5 @@
-"""The logit lens: what the model would predict from the stream after each block, and what each bypass added."""
+"""The logit lens: what the model would predict from the stream after each block, and what each level added."""
 
-import math
-import time
 from dataclasses import dataclass
 from typing import Any
 
@@ -13,7 +11,7 @@ from subllm import Closed, Event, Probe, Ran, SubllmForCausalLM
 from subllm.model.levels import Tokens
 from subllm.routing import Override
 
-from ..guard import Progress, check_time, out_of_memory_reported, silent
+from ..guard import Progress, ids_on_device, out_of_memory_reported, silent, steps_reported
 
 _CHUNK = 256  # positions whose logits exist at once: (chunk, V)
 
@@ -27,10 +25,10 @@ class Lens:
         ids: (L + 1,) most likely next token after the embedding and after each block, by the final norm and head.
         probabilities: (L + 1,) probabilities of those.
         target_probabilities: (L + 1,) probability of the actual next token; NaN at the end of the prompt.
-        contributions: (S, D) what each level's bypass added to the token's stream; NaN where the token did not reach
-            the level's router.
+        contributions: (S, D) what each level added to the token's stream; NaN where the token did not reach the level's
+            router.
         norms: (S, 3) L2 norm of the token's stream before the level, after the level's last block, and after the
-            bypass; NaN where the token was not there.
+            level; NaN where the token was not there.
     """
 
     processed: np.ndarray
@@ -42,7 +40,13 @@ class Lens:
 
 
 @torch.inference_mode()
-def logit_lens(model: SubllmForCausalLM, token_ids: np.ndarray, token: int, override: Override | None = None) -> Lens:
+def logit_lens(
+    model: SubllmForCausalLM,
+    token_ids: np.ndarray,
+    token: int,
+    override: Override | None = None,
+    progress: Progress = silent,
+) -> Lens:
     """Apply the logit lens to one token. The model is causal, so only the prompt up to the token is run.
 
     Args:
@@ -50,13 +54,19 @@ def logit_lens(model: SubllmForCausalLM, token_ids: np.ndarray, token: int, over
         token_ids: (T,) the prompt.
         token: index of the token.
         override: decides in place of the routers, as in `Probe`.
+        progress: receives the progress, after every step; may raise to stop.
+
+    Raises:
+        PromptError: if the model has no embedding for a token.
+        RunStopped: when memory runs out.
     """
     structure, config = model.config.parsed_structure, model.config
-    ids = torch.tensor(token_ids[: token + 1], device=model.device)[None]
+    ids = ids_on_device(model, token_ids[: token + 1])
     streams: list[Tensor] = []  # after the embedding and after each block, (D,)
     processed: list[bool] = []
     contributions = np.full((structure.num_levels, config.hidden_size), np.nan, dtype=np.float32)
     norms = np.full((structure.num_levels, 3), np.nan, dtype=np.float32)
+    report = steps_reported(progress, structure, len(ids[0]))
     current: Tensor | None = None  # (D,) the token's stream after the last block that processed it
 
     def own(tokens: Tokens) -> Tensor | None:
@@ -66,6 +76,7 @@ def logit_lens(model: SubllmForCausalLM, token_ids: np.ndarray, token: int, over
 
     def observe(event: Event) -> None:
         nonlocal current
+        report()
         if current is None:
             current = own(event.before)
             assert current is not None
@@ -83,23 +94,21 @@ def logit_lens(model: SubllmForCausalLM, token_ids: np.ndarray, token: int, over
             if before is not None and after is not None:
                 contributions[event.level - 1] = (after - before).float().cpu().numpy()
 
-    model.model(ids, use_cache=False, probe=Probe(observe=observe, override=override))
-    head: Any = model.lm_head
-    logits = head(model.model.norm(torch.stack(streams))).float().softmax(-1)
-    best = logits.max(-1)
-    target = np.full(len(streams), np.nan, dtype=np.float32)
-    if token + 1 < len(token_ids):
-        target = logits[:, int(token_ids[token + 1])].cpu().numpy()
-    return Lens(
-        np.asarray(processed), best.indices.cpu().numpy(), best.values.cpu().numpy(), target, contributions, norms
-    )
+    with out_of_memory_reported(len(ids[0]), model):
+        model.model(ids, use_cache=False, probe=Probe(observe=observe, override=override))
+        head: Any = model.lm_head
+        probabilities = head(model.model.norm(torch.stack(streams))).float().softmax(-1)
+        best, likeliest = (each.cpu().numpy() for each in probabilities.max(-1))
+        target = np.full(len(streams), np.nan, dtype=np.float32)
+        if token + 1 < len(token_ids):
+            target = probabilities[:, int(token_ids[token + 1])].cpu().numpy()
+    return Lens(np.asarray(processed), likeliest, best, target, contributions, norms)
 
 
 @torch.inference_mode()
 def confidence(
     model: SubllmForCausalLM,
     token_ids: np.ndarray,
-    seconds: float = math.inf,
     progress: Progress = silent,
     override: Override | None = None,
 ) -> np.ndarray:
@@ -110,17 +119,15 @@ def confidence(
     Args:
         model: a model in evaluation mode.
         token_ids: (T,) the prompt.
-        seconds: time limit.
-        progress: receives the progress.
+        progress: receives the progress; may raise to stop.
         override: decides in place of the routers, as in `Probe`.
 
     Returns:
         (L, T) float16, probability of the most likely next token; NaN where the block did not process the token.
 
     Raises:
-        RunStopped: at the time limit, or when memory runs out.
+        RunStopped: when memory runs out.
     """
-    deadline = time.monotonic() + seconds
     found = np.full((model.config.parsed_structure.num_blocks, len(token_ids)), np.nan, dtype=np.float16)
     head: Any = model.lm_head
 
@@ -129,13 +136,12 @@ def confidence(
             return
         block, positions = event.block, event.after.positions[0].cpu().numpy()
         for start in range(0, len(positions), _CHUNK):
-            check_time(deadline, "after the predictions of {block} of {blocks} blocks", block=block, blocks=len(found))
             progress((block + start / len(positions)) / len(found), "lens", block=block, blocks=len(found))
             chunk = slice(start, start + _CHUNK)
             logits = head(model.model.norm(event.after.hidden_states[0, chunk])).float()
             found[block, positions[chunk]] = (logits.amax(-1) - logits.logsumexp(-1)).exp().cpu().numpy()
 
-    ids = torch.tensor(token_ids, device=model.device)[None]
-    with out_of_memory_reported(len(token_ids)):
+    ids = ids_on_device(model, token_ids)
+    with out_of_memory_reported(len(token_ids), model):
         model.model(ids, use_cache=False, probe=Probe(observe=observe, override=override))
     return found

@@ -14,17 +14,13 @@ import pandas as pd
 import torch
 from torch import Tensor
 
-from subllm import Probe, Selection
-from subllm.checkpoints.device import dtype_name
+from subllm import Event, Probe, Selection
 from subllm.routing import LevelTokens, Override, Router
 
-from ..cost.measure import free_bytes
-from ..cost.sizes import level_tokens, prefill_bytes, without_levels
+from ..cost.measure import rows_that_fit
 from ..errors import AnalysisError
-from ..guard import Progress, frozen, out_of_memory_reported, silent
+from ..guard import Progress, frozen, out_of_memory_reported, silent, steps_reported
 from .intervene import UneditedRun, objective
-
-_MOST_ROWS = 8
 
 
 @dataclass(frozen=True, eq=False)
@@ -65,7 +61,7 @@ def candidates(unedited: UneditedRun, level: int) -> np.ndarray:
     """(N,) indices of the tokens that reach a level's router, so that its decision about them can be flipped.
 
     Raises:
-        AnalysisError: if the model has no such level.
+        AnalysisError: if the model has no such level, or its router merges tokens.
     """
     routing = unedited.trace.routing
     if level not in routing.levels:
@@ -74,11 +70,22 @@ def candidates(unedited: UneditedRun, level: int) -> np.ndarray:
             level=level,
             levels=routing.num_levels,
         )
+    if routing.merges[level - 1]:
+        raise AnalysisError(
+            "Level {level} merges tokens by their place, and decides about none of them; there is nothing to flip. "
+            "Choose a level that keeps and drops tokens.",
+            level=level,
+        )
     return np.flatnonzero(routing.reached[level - 1])
 
 
-def estimate_effects(unedited: UneditedRun, level: int) -> Effects:
+def estimate_effects(unedited: UneditedRun, level: int, progress: Progress = silent) -> Effects:
     """First-order estimates of the effects of all candidates at a level.
+
+    Args:
+        unedited: the run without edits.
+        level: number of the level.
+        progress: receives the progress, after every step; may raise to stop.
 
     Raises:
         AnalysisError: if the model has no such level.
@@ -90,7 +97,7 @@ def estimate_effects(unedited: UneditedRun, level: int) -> Effects:
     for all_kept in (False, True):  # a dropped token has to be in the level for its weight to have a derivative
         if all_kept and kept.all():
             continue
-        weights, derivative = _derivative(unedited, level, all_kept=all_kept)
+        weights, derivative = _derivative(unedited, level, progress, all_kept=all_kept)
         chosen = ~kept if all_kept else kept
         effects[chosen] = derivative[tokens][chosen] if all_kept else -(weights * derivative)[tokens][chosen]
     return Effects(level, tokens, kept, np.full(len(tokens), np.nan, dtype=np.float32), effects)
@@ -115,15 +122,24 @@ def measure_effects(
     """
     model, level = unedited.model, effects.level
     exact = effects.exact.copy()
-    rows = _rows(unedited)
-    with torch.inference_mode():
+    rows = rows_that_fit(model, unedited.ids.shape[1])
+    with torch.inference_mode(), out_of_memory_reported(unedited.ids.shape[1], model):
         before = objective(unedited, unedited.prefill.hidden_states[None]).item()
-    for start in range(0, len(wanted), rows):
+    start = 0
+
+    def report(event: Event | None = None) -> None:
         progress(start / len(wanted), "search", done=start, total=len(wanted))
+
+    for start in range(0, len(wanted), rows):
+        report()
         part = list(wanted[start : start + rows])
         flipped = torch.tensor(effects.tokens[part], device=model.device)[:, None]
-        probe = Probe(override=_flipping(level, flipped), resume=unedited.prefill.snapshots[level])
-        with torch.inference_mode(), out_of_memory_reported(len(part) * unedited.ids.shape[1]):
+        probe = Probe(
+            override=_flipping(level, flipped),
+            resume=unedited.prefill.snapshots[level],
+            observe=report,
+        )
+        with torch.inference_mode(), out_of_memory_reported(len(part) * unedited.ids.shape[1], model):
             output = model.model(unedited.ids.expand(len(part), -1), use_cache=False, probe=probe)
             after = objective(unedited, output.last_hidden_state)
         exact[part] = after.float().cpu().numpy() - before
@@ -144,7 +160,7 @@ def _flipping(at: int, flipped: Tensor) -> Override:
     return decide
 
 
-def _derivative(unedited: UneditedRun, at: int, *, all_kept: bool) -> tuple[np.ndarray, np.ndarray]:
+def _derivative(unedited: UneditedRun, at: int, progress: Progress, *, all_kept: bool) -> tuple[np.ndarray, np.ndarray]:
     """Weights (T,) at a level, and the derivative of the objective with respect to them; 0 where the level drops."""
     model, length = unedited.model, unedited.ids.shape[1]
     own = torch.zeros(length, device=model.device)
@@ -158,16 +174,11 @@ def _derivative(unedited: UneditedRun, at: int, *, all_kept: bool) -> tuple[np.n
         kept = torch.ones_like(selection.kept) if all_kept else selection.kept
         return replace(selection, kept=kept, weights=own[tokens.positions])
 
-    probe = Probe(override=decide, resume=unedited.prefill.snapshots[at])
-    with frozen(model), torch.enable_grad(), out_of_memory_reported(length):
+    snapshot = unedited.prefill.snapshots[at]
+    report = steps_reported(progress, model.config.parsed_structure, length, done=snapshot.step)
+    probe = Probe(override=decide, resume=snapshot, observe=lambda event: report())
+    with frozen(model), torch.enable_grad(), out_of_memory_reported(length, model):
         output = model.model(unedited.ids.clone(), use_cache=False, probe=probe)
         value = objective(unedited, output.last_hidden_state)[0]
         (derivative,) = torch.autograd.grad(value, own)
     return own.detach().cpu().numpy(), derivative.float().cpu().numpy()
-
-
-def _rows(unedited: UneditedRun) -> int:
-    """Number of candidates in one batch."""
-    config, dtype = without_levels(unedited.model.config), dtype_name(unedited.model)
-    each = prefill_bytes(config, level_tokens(config, unedited.ids.shape[1]), 1, dtype)
-    return max(1, min(_MOST_ROWS, int(free_bytes(unedited.model.device) / (2 * each))))

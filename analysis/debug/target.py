@@ -13,11 +13,13 @@ import torch
 from torch import Tensor
 
 from subllm import Event, Probe, RoutingRecord, Selection, SubllmForCausalLM
-from subllm.routing import ROUTERS, LevelTokens, Override, Router
+from subllm.routing import LevelTokens, Override, Router
 from subllm.routing.overrides import Replay
 from subllm.structure import WHOLE
 
 from ..errors import AnalysisError
+from ..guard import ids_on_device
+from .edit_override import EditOverride
 from .generation import end_tokens
 
 
@@ -50,11 +52,24 @@ class Question:
         token: index of a token of the prompt.
         level: level whose importance score of the token is explained; None explains the token that follows it.
         answer: id of the following token whose log-probability is explained; None for the likeliest.
+        instead: what the number is contrasted with, by taking the same number of it away: id of another following
+            token or, for a score, index of another token of the prompt. None for no contrast.
     """
 
     token: int
     level: int | None = None
     answer: int | None = None
+    instead: int | None = None
+
+    @property
+    def tokens(self) -> tuple[int, ...]:
+        """Tokens of the prompt that it is about."""
+        return (self.token,) if self.level is None or self.instead is None else (self.token, self.instead)
+
+    @property
+    def read(self) -> int:
+        """Number of tokens of the prompt that matter."""
+        return max(self.tokens) + 1
 
 
 class _Found(Exception):  # noqa: N818 - it ends a forward pass once the score is known
@@ -69,31 +84,41 @@ class Target:
         token_ids: (T,) the prompt.
         question: the number.
         held: what is held fixed while the embeddings change.
+        override: edits of the run that is explained; none if left out.
 
     Attributes:
-        embeddings: (1, T, D) embeddings of the prompt, up to the token in question.
-        routing: one record per level of the unchanged prompt.
+        embeddings: (1, T, D) embeddings of the prompt, up to the last token in question.
+        routing: one record per level of the unchanged prompt, with the edits.
         answer: id of the token whose log-probability is explained, unless the question is about a score.
 
     Raises:
-        AnalysisError: if there is no such token, level or score, or no such value of `Held`.
+        AnalysisError: if there is no such token, level or score, no such value of `Held`, or nothing to contrast.
+        PromptError: if the model has no embedding for a token.
     """
 
-    def __init__(self, model: SubllmForCausalLM, token_ids: np.ndarray, question: Question, held: Held | str) -> None:
-        structure, token, level = model.config.parsed_structure, question.token, question.level
-        if not 0 <= token < len(token_ids):
-            raise AnalysisError(
-                "There is no token {token:,}; the tokens of the prompt are 0 to {last:,}.",
-                token=token,
-                last=len(token_ids) - 1,
-            )
+    def __init__(
+        self,
+        model: SubllmForCausalLM,
+        token_ids: np.ndarray,
+        question: Question,
+        held: Held | str,
+        override: EditOverride | None = None,
+    ) -> None:
+        structure, level = model.config.parsed_structure, question.level
+        for token in question.tokens:
+            if not 0 <= token < len(token_ids):
+                raise AnalysisError(
+                    "There is no token {token:,}; the tokens of the prompt are 0 to {last:,}.",
+                    token=token,
+                    last=len(token_ids) - 1,
+                )
         if level is not None and not 1 <= level <= structure.num_levels:
             raise AnalysisError(
                 "There is no Level {level}; the number of levels of this model is {levels}.",
                 level=level,
                 levels=structure.num_levels,
             )
-        if level is not None and not ROUTERS[model.config.routers[level - 1]].scores_tokens:
+        if level is not None and not model.config.router_classes[level - 1].scores_tokens:
             raise AnalysisError(
                 "Level {level} has no scores: its router is {router!r}, which does not score "
                 "tokens. Ask about the next token.",
@@ -105,47 +130,73 @@ class Target:
                 "{held!r} cannot be held fixed; allowed are {allowed}.", held=held, allowed=", ".join(Held)
             )
         self.model, self.question = model, question
-        ids = torch.tensor(token_ids[: token + 1], device=model.device)[None]  # nothing after it matters
+        # nothing after it matters, except to an edit that reaches a retention on the whole prompt
+        ids = ids_on_device(model, token_ids[: question.read] if override is None else token_ids)
         with torch.no_grad():
-            self.embeddings = model.model.embed_tokens(ids)
-            output = model(ids, use_cache=False, probe=Probe(record=True))
+            self.embeddings = model.model.embed_tokens(ids[:, : question.read])
+            output = model(ids, use_cache=False, probe=Probe(record=True, override=override))
         self.routing: tuple[RoutingRecord, ...] = output.routing
-        self._decide: Override = _routers
-        if held != Held.NOTHING:
-            weights = [record.weights[0] for record in self.routing] if held == Held.ROUTING else None
-            self._decide = Replay([record.kept[0] for record in self.routing], weights)
+        self._decide: Override = _routers if override is None else override
+        kept = [record.kept[0] for record in self.routing]
+        if held == Held.KEPT and override is not None:
+            self._decide = replace(override, held=kept)
+        elif held != Held.NOTHING:
+            self._decide = Replay(
+                kept, [record.weights[0] for record in self.routing] if held == Held.ROUTING else None
+            )
         self._outer: list[int] = []  # levels around the one in question, from the outermost inwards
         while level is not None and structure.parents[level - 1] != WHOLE:
             level = structure.parents[level - 1]
             self._outer.insert(0, level)
         for level in self._outer:
-            if not self.routing[level - 1].kept[0, token]:
-                raise AnalysisError(
-                    "Token {token:,} has no score at Level {asked} because Level {level} dropped it. Ask about a "
-                    "token that reaches that level.",
-                    token=token,
-                    asked=question.level,
-                    level=level,
-                )
-        likeliest = int(output.logits[0, token].argmax())
+            for token in question.tokens:
+                self._check_kept(level, token)
+        likeliest = int(output.logits[0, question.token].argmax())
         self.answer = likeliest if question.answer is None else question.answer
+        if question.instead == (self.answer if question.level is None else question.token):
+            raise AnalysisError("A token is contrasted with itself here; name another one.")
+
+    def _check_kept(self, level: int, token: int) -> None:
+        """Check that a level around the one in question keeps a token, so that it has a score there."""
+        if self.routing[level - 1].kept[0, token]:
+            return
+        if self.model.config.router_classes[level - 1].merges_tokens:
+            raise AnalysisError(
+                "Token {token:,} has no score at Level {asked} because Level {level} merged it into another "
+                "one. Ask about a token that reaches that level.",
+                token=token,
+                asked=self.question.level,
+                level=level,
+            )
+        raise AnalysisError(
+            "Token {token:,} has no score at Level {asked} because Level {level} dropped it. Ask about a "
+            "token that reaches that level.",
+            token=token,
+            asked=self.question.level,
+            level=level,
+        )
 
     def __call__(self, embeddings: Tensor, observe: Callable[[Event], None] | None = None) -> Tensor:
         """(B,) the number, for embeddings (B, T, D).
 
         Args:
-            embeddings: embeddings of the prompt, up to the token in question.
+            embeddings: embeddings of the prompt, up to the last token in question.
             observe: receives the events of the forward pass, as in `Probe`.
         """
         found: list[Tensor] = []
 
         def decide(level: int, router: Router, tokens: LevelTokens) -> Selection:
-            own = tokens.positions == self.question.token
+            own, *others = (tokens.positions == token for token in self.question.tokens)
             if level == self.question.level:
-                found.append((router.score(tokens.hidden_states) * own).sum(1))
+                scores = router.score(tokens.hidden_states)
+                value = (scores * own).sum(1)
+                found.append(value - (scores * others[0]).sum(1) if others else value)
                 raise _Found
             selection = self._decide(level, router, tokens)
-            return replace(selection, kept=selection.kept | own) if level in self._outer else selection
+            if level not in self._outer:
+                return selection
+            kept = selection.kept | own | others[0] if others else selection.kept | own
+            return replace(selection, kept=kept, packing=None)
 
         probe = Probe(observe=observe, override=decide)
         try:
@@ -153,7 +204,9 @@ class Target:
         except _Found:
             return found[0]
         logits = self.model.lm_head(output.last_hidden_state[:, self.question.token])
-        return logits.float().log_softmax(-1)[:, self.answer]
+        log_probabilities = logits.float().log_softmax(-1)
+        value = log_probabilities[:, self.answer]
+        return value if self.question.instead is None else value - log_probabilities[:, self.question.instead]
 
 
 def _routers(level: int, router: Router, tokens: LevelTokens) -> Selection:

@@ -16,11 +16,11 @@ from .style import DROPPED, KEPT, LAYOUT, NEUTRAL
 from .words import ENGLISH, Words
 
 _DASHES = {"prefill": "solid", "decode": "dash", "training": "dot"}
-_PATTERNS = ("", "/", "x", ".", "\\", "+")
+_PATTERNS = ("", "/", "x", ".", "\\", "+", "-")
 
 
 def measured_speedup(rows: Sequence[Comparison], words: Words = ENGLISH) -> go.Figure:
-    """Dense time over SUBLLM time, of prefill and decode, with the limit from counted operations; a row per setting."""
+    """Dense time over the checkpoint's, of prefill and decode, with the counted limit; a row per setting."""
     figure = go.Figure()
     lengths = [row.setting.words for row in rows]
     for name, values, colour, pattern in (
@@ -96,6 +96,8 @@ def measured_modules(row: Comparison, words: Words = ENGLISH) -> go.Figure:
     figure = go.Figure()
     total = sum(row.module_seconds.values())
     for (module, seconds), pattern in zip(row.module_seconds.items(), _PATTERNS * 2, strict=False):
+        if module == "bypass" and not seconds:  # no level has one
+            continue
         name = words[f"figure_{module}"]
         figure.add_bar(
             x=[1000 * seconds],
@@ -179,7 +181,7 @@ def predicted_cache(
 def predicted_speedup(
     config: SubllmConfig, scenario: Scenario, lengths: Sequence[int], words: Words = ENGLISH
 ) -> go.Figure:
-    """Dense time over SUBLLM time by context length, for every phase, at nominal retention."""
+    """Dense time over the checkpoint's by context length, for every phase, at nominal retention."""
     figure = go.Figure()
     for phase in PHASES:
         figure.add_scatter(
@@ -200,17 +202,20 @@ def predicted_speedup(
 
 
 def module_times(config: SubllmConfig, scenario: Scenario, words: Words = ENGLISH) -> go.Figure:
-    """Predicted prefill time by module, SUBLLM and dense."""
+    """Predicted prefill time by module, SUBLLM and dense, and the time in which the device waits for launches."""
     figure = go.Figure()
     names = ["SUBLLM", words["figure_dense"]]
     hardware, dtype = scenario.hardware, scenario.dtype
     both = (config, without_levels(config))
     works = [phase_work(each, "prefill", scenario.tokens, scenario.batch, dtype) for each in both]
-    modules = list(dict.fromkeys(part.module for part in works[0]))
-    for module, pattern in zip(modules, _PATTERNS, strict=False):
-        times = [1000 * hardware.seconds([p for p in work if p.module == module], dtype) for work in works]
+    times = {
+        module: [hardware.working([p for p in work if p.module == module], dtype) for work in works]
+        for module in dict.fromkeys(part.module for part in works[0])
+    }
+    times["launching"] = [hardware.seconds(work, dtype) - hardware.working(work, dtype) for work in works]
+    for (module, seconds), pattern in zip(times.items(), _PATTERNS, strict=False):
         figure.add_bar(
-            x=times,
+            x=[1000 * each for each in seconds],
             y=names,
             orientation="h",
             name=words[f"figure_{module}"],

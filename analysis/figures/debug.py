@@ -11,7 +11,9 @@ from ..debug.conductance import Conductance
 from ..debug.generation import NewToken
 from ..trace.pairs import Pairing
 from ..trace.trace import Trace
-from .style import DROPPED, KEPT, LAYOUT, NEUTRAL
+from .quoted import quoted
+from .style import DROPPED, FROM_ZERO, KEPT, LAYOUT, NEUTRAL
+from .terms import level_words
 from .words import ENGLISH, Words
 
 _LONGEST = 24  # characters of a token in a label
@@ -22,22 +24,26 @@ _MARKS = [(KEPT, "circle"), (DROPPED, "x"), (NEUTRAL, "diamond")]
 
 def two_distributions(pieces: np.ndarray, probabilities: np.ndarray, words: Words = ENGLISH) -> go.Figure:
     """Next-token probabilities (2, K) without and with edits, for tokens with these texts (K,)."""
+    return distributions(pieces, probabilities, (words["figure_untouched"], words["figure_edited"]), words)
+
+
+def distributions(
+    pieces: np.ndarray, probabilities: np.ndarray, names: Sequence[str], words: Words = ENGLISH
+) -> go.Figure:
+    """Next-token probabilities (N, K) of up to three runs with these names (N,), for tokens with these texts (K,)."""
     figure = go.Figure()
-    names = _labels(pieces)
-    for row, name, colour, pattern in (
-        (probabilities[0], words["figure_untouched"], NEUTRAL, "/"),
-        (probabilities[1], words["figure_edited"], KEPT, ""),
-    ):
+    for row, name, colour, pattern in zip(probabilities, names, (NEUTRAL, KEPT, DROPPED), ("/", "", "x"), strict=False):
         figure.add_bar(
-            y=names,
+            y=_labels(pieces),
             x=row,
             orientation="h",
             name=name,
             marker={"color": colour, "pattern": {"shape": pattern}},
             hovertemplate="%{x:.3%}<extra></extra>",
         )
-    figure.update_layout(**LAYOUT, barmode="group", xaxis_title=words["figure_probability"])
-    figure.update_xaxes(tickformat=".0%")
+    height = max(320, 120 + 10 * probabilities.size)
+    figure.update_layout(**(LAYOUT | {"height": height}), barmode="group", xaxis_title=words["figure_probability"])
+    figure.update_xaxes(tickformat=".2~%", **FROM_ZERO)
     figure.update_yaxes(autorange="reversed")
     return figure
 
@@ -55,6 +61,7 @@ def by_position(trace: Trace, values: np.ndarray, title: str) -> go.Figure:
         hovertemplate="%{x}: %{text}<br>%{y:.4f}<extra></extra>",
     )
     figure.update_layout(**LAYOUT, xaxis_title="", yaxis_title=title)
+    figure.update_yaxes(**FROM_ZERO)
     return figure
 
 
@@ -76,6 +83,7 @@ def contributions(trace: Trace, found: Attribution, words: Words = ENGLISH) -> g
         hovertemplate="%{y}: %{x:+.4f}<extra></extra>",
     )
     figure.update_layout(**(LAYOUT | {"height": 120 + 22 * len(values)}), xaxis_title=words["figure_contribution"])
+    figure.update_xaxes(**FROM_ZERO)
     figure.update_yaxes(autorange="reversed")
     return figure
 
@@ -90,6 +98,7 @@ def through_blocks(flow: Conductance, words: Words = ENGLISH) -> go.Figure:
         hovertemplate="%{x}: %{y:+.4f}<extra></extra>",
     )
     figure.update_layout(**LAYOUT, xaxis_title=words["figure_block"], yaxis_title=words["figure_contribution"])
+    figure.update_yaxes(**FROM_ZERO)
     return figure
 
 
@@ -100,7 +109,7 @@ def past_level(trace: Trace, flow: Conductance, level: int, words: Words = ENGLI
     strongest = np.argsort(-strength)[: min(_SHOWN, max(np.count_nonzero(strength), 1))]
     kept = trace.routing.kept[level - 1, strongest]
     names = [f"{at}: {_short(str(trace.prompt.pieces[at]))}" for at in strongest]
-    figure = go.Figure()
+    figure, words = go.Figure(), level_words(trace, level, words)
     for name, values, colour, pattern in (
         ("figure_unchanged_dropped", np.where(kept, 0, carried[strongest]), DROPPED, "/"),
         ("figure_unchanged_kept", np.where(kept, carried[strongest], 0), NEUTRAL, "."),
@@ -117,6 +126,7 @@ def past_level(trace: Trace, flow: Conductance, level: int, words: Words = ENGLI
     figure.update_layout(
         **(LAYOUT | {"height": 140 + 22 * len(names)}), barmode="relative", xaxis_title=words["figure_contribution"]
     )
+    figure.update_xaxes(**FROM_ZERO)
     figure.update_yaxes(autorange="reversed")
     return figure
 
@@ -130,7 +140,7 @@ def attention(trace: Trace, rows: np.ndarray, words: Words = ENGLISH) -> go.Figu
         text=np.tile(np.asarray(_labels(trace.prompt.pieces[:seen], numbered=False)), (len(rows), 1)),
         colorscale="Blues",
         hovertemplate="%{x}: %{text}<br>%{y}<br>%{z:.3f}<extra></extra>",
-        colorbar={"tickformat": ".0%"},
+        colorbar={"tickformat": ".2~%"},
     )
     figure.update_layout(
         **(LAYOUT | {"height": 420}), xaxis_title=words["figure_tokens"], yaxis_title=words["figure_block"]
@@ -231,4 +241,4 @@ def _labels(pieces: Sequence[str] | np.ndarray, *, numbered: bool = True) -> lis
 
 def _short(text: str) -> str:
     shown = text.replace("\n", "⏎").replace("\t", "⇥")
-    return escape(repr(shown[:_LONGEST] + "…" if len(shown) > _LONGEST else shown), quote=False)
+    return escape(quoted(shown[:_LONGEST] + "…" if len(shown) > _LONGEST else shown), quote=False)

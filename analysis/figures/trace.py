@@ -8,18 +8,13 @@ import plotly.graph_objects as go
 
 from ..trace.statistics import run_lengths
 from ..trace.trace import Trace
-from .style import DROPPED, KEPT, LAYOUT, NEUTRAL
+from .quoted import quoted
+from .style import DROPPED, FROM_ZERO, KEPT, LAYOUT, MERGED, NEUTRAL, line
+from .terms import level_name, level_words
 from .words import ENGLISH, Words
 
 if TYPE_CHECKING:
     from ..debug.lens import Lens
-
-
-def level_name(trace: Trace, level: int, words: Words = ENGLISH) -> str:
-    """Name of a level on screen, such as "Level 1"; with the enclosing level where that is not the one before it."""
-    parent = int(trace.routing.parents[level - 1])
-    nested = parent not in (0, level - 1)
-    return words["level_inside" if nested else "level"].format(n=level, parent=parent)
 
 
 def score_histogram(trace: Trace, level: int, words: Words = ENGLISH) -> go.Figure:
@@ -33,27 +28,28 @@ def score_histogram(trace: Trace, level: int, words: Words = ENGLISH) -> go.Figu
     figure = _histogram(trace, level, scores, _edges(scores[routing.reached[level - 1]], threshold), words)
     label = f"{words['figure_threshold']} {threshold:.3g}"
     figure.add_vline(x=threshold, line={"color": NEUTRAL, "dash": "dash"}, annotation_text=label)
-    figure.update_layout(xaxis_title=words["figure_score"])
+    figure.update_layout(xaxis_title=level_words(trace, level, words)["figure_score"])
     return figure
 
 
 def bypass_contribution(trace: Trace, level: int, words: Words = ENGLISH) -> go.Figure:
     """Norm of what a level added to each token that reached its router, relative to the stream's; 0 where dropped."""
     figure = _shares(trace, level, trace.routing.contribution_share[level - 1], words)
-    figure.update_layout(xaxis_title="‖β ⊙ a (f(x) − x)‖ / ‖x‖")
+    scale = "β ⊙ " if trace.routing.bypassed[level - 1] else ""
+    figure.update_layout(xaxis_title=f"‖{scale}a (f(x) − x)‖ / ‖x‖")
     return figure
 
 
 def processed_share(trace: Trace, level: int, words: Words = ENGLISH) -> go.Figure:
     """Share of the processed stream in a level's output, for the tokens that reached its router; 0 where dropped."""
     figure = _shares(trace, level, trace.routing.processed_share[level - 1], words)
-    figure.update_layout(xaxis_title=words["figure_processed_share"])
+    figure.update_layout(xaxis_title=level_words(trace, level, words)["figure_processed_share"])
     return figure
 
 
 def kept_runs(trace: Trace, level: int, words: Words = ENGLISH) -> go.Figure:
     """Lengths of the unbroken runs of kept and of dropped tokens, among those that reached a level's router."""
-    figure = go.Figure()
+    figure, words = go.Figure(), level_words(trace, level, words)
     runs, gaps = run_lengths(trace.routing, level)
     for name, lengths, colour, pattern in (
         (words["figure_runs"], runs, KEPT, ""),
@@ -67,12 +63,13 @@ def kept_runs(trace: Trace, level: int, words: Words = ENGLISH) -> go.Figure:
 
 
 def bypass_scales(trace: Trace, words: Words = ENGLISH) -> go.Figure:
-    """The bypass scale β of every channel, sorted, one line per level."""
+    """The bypass scale β of every channel, sorted, one line per level that has a bypass."""
     figure = go.Figure()
     for level, scales in zip(trace.routing.levels, trace.routing.bypass_scale, strict=True):
-        dash = ("solid", "dash", "dot", "dashdot")[(level - 1) % 4]
+        if not trace.routing.bypassed[level - 1]:
+            continue
         name = level_name(trace, level, words)
-        figure.add_scatter(y=np.sort(scales), mode="lines", name=name, line={"dash": dash, "color": KEPT})
+        figure.add_scatter(y=np.sort(scales), mode="lines", name=name, line=line(level - 1))
     figure.update_layout(**LAYOUT, xaxis_title=words["figure_channel"], yaxis_title="β")
     return figure
 
@@ -81,7 +78,7 @@ def lens(found: "Lens", pieces: np.ndarray, words: Words = ENGLISH) -> go.Figure
     """The likeliest next token after each block, with its text from `pieces` (L + 1,), and the actual next token."""
     blocks = np.arange(len(found.ids)) - 1
     symbols = ["circle", *("circle" if on else "circle-open" for on in found.processed)]
-    labels = [escape(repr(str(piece))) for piece in pieces]
+    labels = [escape(quoted(str(piece))) for piece in pieces]
     figure = go.Figure()
     for name, values, colour in (
         (words["figure_best"], found.probabilities, KEPT),
@@ -100,11 +97,12 @@ def lens(found: "Lens", pieces: np.ndarray, words: Words = ENGLISH) -> go.Figure
             else "%{x}: %{y:.3f}<extra></extra>",
         )
     figure.update_layout(**LAYOUT, xaxis_title=words["figure_after_block"], yaxis_title=words["figure_probability"])
+    figure.update_yaxes(**FROM_ZERO)
     return figure
 
 
 def contribution_histogram(trace: Trace, found: "Lens", words: Words = ENGLISH) -> go.Figure:
-    """What each level's bypass added to one token, by channel; levels that dropped the token are left out."""
+    """What each level added to one token, by channel; levels that added nothing are left out."""
     figure = go.Figure()
     for level, values in zip(trace.routing.levels, found.contributions, strict=True):
         if values.any() and not np.isnan(values).any():
@@ -144,11 +142,13 @@ def _shares(trace: Trace, level: int, values: np.ndarray, words: Words) -> go.Fi
 
 
 def _histogram(trace: Trace, level: int, values: np.ndarray, edges: np.ndarray, words: Words) -> go.Figure:
-    """One number per token that reached a level's router, kept and dropped tokens apart."""
-    figure = go.Figure()
+    """One number per token that reached a level's router: kept tokens apart from dropped or merged ones."""
+    figure, words = go.Figure(), level_words(trace, level, words)
+    routing, row = trace.routing, level - 1
+    other = (MERGED, ".") if routing.merges[row] else (DROPPED, "/")
     for name, mask, colour, pattern in (
-        (words["figure_kept"], trace.routing.kept[level - 1], KEPT, ""),
-        (words["figure_dropped"], trace.routing.dropped[level - 1], DROPPED, "/"),
+        (words["figure_kept"], routing.kept[row], KEPT, ""),
+        (words["figure_dropped"], routing.reached[row] & ~routing.kept[row], *other),
     ):
         counts, _ = np.histogram(values[mask], edges)
         figure.add_bar(
@@ -160,6 +160,7 @@ def _histogram(trace: Trace, level: int, values: np.ndarray, edges: np.ndarray, 
             hovertemplate="%{x:.2f}: %{y}<extra></extra>",
         )
     figure.update_layout(**LAYOUT, barmode="stack", bargap=0, yaxis_title=words["figure_count"])
+    figure.update_yaxes(**FROM_ZERO)
     return figure
 
 

@@ -1,6 +1,6 @@
 """Plotly figures of training runs."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from html import escape
 
 import numpy as np
@@ -8,21 +8,20 @@ import plotly.graph_objects as go
 
 from ..trace.token_classes import KINDS
 from ..training.run import RoutingHistory, Run
-from .style import DROPPED, KEPT, LAYOUT, NEUTRAL
+from .style import DROPPED, FROM_ZERO, KEPT, LAYOUT, NEUTRAL, line, marker
 from .words import ENGLISH, Words
 
-_COLOURS = (KEPT, DROPPED, "#4d9a5b", "#8e5bb5", NEUTRAL)
-_DASHES = ("solid", "dash", "dot", "dashdot", "longdash")
-_SYMBOLS = ("circle", "x", "diamond", "square", "triangle-up")
 _SMOOTHED = 15  # lines of the log
-_LAYOUT = LAYOUT | {"height": 380, "legend": {"orientation": "h", "y": -0.22, "yanchor": "top", "x": 0}}
+_LAYOUT = LAYOUT | {
+    "height": 380,
+    "legend": {"orientation": "h", "y": -0.3, "yanchor": "top", "x": 0, "tracegroupgap": 0},
+}
 
 
 def loss_curves(runs: Mapping[str, Run], words: Words = ENGLISH) -> go.Figure:
     """Loss over trained tokens of runs by name: a running mean for training, points for held-out text."""
     figure = go.Figure()
     for number, (name, run) in enumerate(runs.items()):
-        colour = _COLOURS[number % len(_COLOURS)]
         per_step = run.config["batch_size"] * run.config["length"]
         steps = run.log.dropna(subset="loss")
         figure.add_scatter(
@@ -30,18 +29,18 @@ def loss_curves(runs: Mapping[str, Run], words: Words = ENGLISH) -> go.Figure:
             y=steps["loss"].rolling(_SMOOTHED, min_periods=1).mean(),
             name=escape(name),
             legendgroup=name,
-            line={"color": colour, "dash": _DASHES[number % len(_DASHES)]},
+            line=line(number),
             hovertemplate="%{x:,}: %{y:.3f}<extra></extra>",
         )
         held_out = run.log.dropna(subset="eval_loss")
         figure.add_scatter(
             x=held_out["step"] * per_step,
             y=held_out["eval_loss"],
-            name=f"{escape(name)}, {words['figure_held_out']}",
             legendgroup=name,
+            showlegend=False,  # one entry a run: more push the plot together
             mode="markers",
-            marker={"color": colour, "symbol": _SYMBOLS[number % len(_SYMBOLS)], "size": 9},
-            hovertemplate="%{x:,}: %{y:.3f}<extra></extra>",
+            marker=marker(number, 9),
+            hovertemplate=f"%{{x:,}}: %{{y:.3f}}, {words['figure_held_out']}<extra></extra>",
         )
     figure.update_layout(**_LAYOUT, xaxis_title=words["figure_trained_tokens"], yaxis_title=words["figure_loss"])
     return figure
@@ -54,6 +53,18 @@ def speed_curves(runs: Mapping[str, Run], words: Words = ENGLISH) -> go.Figure:
     return _lines(series, words["figure_tokens_per_second"], words)
 
 
+def work_curves(runs: Mapping[str, Run], histories: Mapping[str, RoutingHistory], words: Words = ENGLISH) -> go.Figure:
+    """Share of the dense model's work over trained tokens, of runs by name that recorded their routing."""
+    return _shares(runs, histories, lambda history: history.work, words["figure_work"], words)
+
+
+def kept_curves(runs: Mapping[str, Run], histories: Mapping[str, RoutingHistory], words: Words = ENGLISH) -> go.Figure:
+    """Share kept of the tokens that reach a router, mean of the levels, over trained tokens, of runs by name."""
+    return _shares(
+        runs, histories, lambda history: _mean_of_levels(history.retention), words["figure_kept_mean"], words
+    )
+
+
 def level_curves(
     history: RoutingHistory,
     values: np.ndarray,
@@ -64,6 +75,7 @@ def level_curves(
 ) -> go.Figure:
     """One number (K, S) of every level over the steps; `nominal` are its targets, drawn as thin lines."""
     figure = _lines({name: (history.steps, values[:, n]) for n, name in enumerate(names)}, title, words)
+    figure.update_yaxes(**FROM_ZERO)
     for value in sorted(set(nominal)):
         figure.add_hline(
             value,
@@ -87,7 +99,7 @@ def kind_curves(history: RoutingHistory, level: int, words: Words = ENGLISH) -> 
 
 
 def quantile_bands(
-    steps: np.ndarray, quantiles: np.ndarray, title: str, line: np.ndarray | None = None, words: Words = ENGLISH
+    steps: np.ndarray, quantiles: np.ndarray, title: str, marked: np.ndarray | None = None, words: Words = ENGLISH
 ) -> go.Figure:
     """Median of a number over the steps, and the bands that hold half and nine tenths of its values.
 
@@ -95,7 +107,7 @@ def quantile_bands(
         steps: (K,) training steps.
         quantiles: (K, 5) quantiles at `analysis.training.run.QUANTILES`.
         title: title of the axis.
-        line: (K,) values to mark; NaN where there are none.
+        marked: (K,) values to mark; NaN where there are none.
         words: labels by key.
     """
     figure = go.Figure()
@@ -117,16 +129,39 @@ def quantile_bands(
         line={"color": KEPT},
         hovertemplate="%{x:,}: %{y:.3f}<extra></extra>",
     )
-    if line is not None and not np.isnan(line).all():
+    if marked is not None and not np.isnan(marked).all():
         figure.add_scatter(
             x=steps,
-            y=line,
+            y=marked,
             name=words["figure_threshold"],
             mode="lines",
             line={"color": DROPPED, "dash": "dash"},
             hovertemplate="%{x:,}: %{y:.3f}<extra></extra>",
         )
     figure.update_layout(**_LAYOUT, xaxis_title=words["figure_step"], yaxis_title=title)
+    return figure
+
+
+def _mean_of_levels(values: np.ndarray) -> np.ndarray:
+    """(K,) means of (K, S) over the levels that have a value; NaN where none has."""
+    known = ~np.isnan(values)
+    return np.where(known, values, 0).sum(1) / np.where(known.any(1), known.sum(1), np.nan)
+
+
+def _shares(
+    runs: Mapping[str, Run],
+    histories: Mapping[str, RoutingHistory],
+    values: Callable[[RoutingHistory], np.ndarray],
+    title: str,
+    words: Words,
+) -> go.Figure:
+    series = {}
+    for name, history in histories.items():
+        per_step = runs[name].config["batch_size"] * runs[name].config["length"]
+        series[name] = (history.steps * per_step, values(history))
+    figure = _lines(series, title, words)
+    figure.update_layout(xaxis_title=words["figure_trained_tokens"])
+    figure.update_yaxes(tickformat=".2~%", **FROM_ZERO)
     return figure
 
 
@@ -138,8 +173,8 @@ def _lines(series: Mapping[str, tuple[np.ndarray, np.ndarray]], title: str, word
             y=y,
             name=escape(name),
             mode="lines+markers",
-            line={"color": _COLOURS[number % len(_COLOURS)], "dash": _DASHES[number % len(_DASHES)]},
-            marker={"symbol": _SYMBOLS[number % len(_SYMBOLS)], "size": 6},
+            line=line(number),
+            marker=marker(number, 6),
             hovertemplate="%{x:,}: %{y:.3f}<extra></extra>",
         )
     figure.update_layout(**_LAYOUT, xaxis_title=words["figure_step"], yaxis_title=title)

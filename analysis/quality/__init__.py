@@ -1,1 +1,1 @@
-"""How good a checkpoint is: perplexity, benchmarks, needles."""
+"""How good a checkpoint is: perplexity, benchmarks, needles, everyday questions."""

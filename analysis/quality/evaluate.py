@@ -1,20 +1,20 @@
-"""How good a checkpoint is: perplexity by length, agreement with its dense model, needles, and public benchmarks.
+"""How good a checkpoint is: perplexity by length, agreement with its dense model, and public benchmarks.
 
 Tasks are those of EleutherAI's lm-evaluation-harness, run by its ordinary "hf" model; they need that package and,
 unless they are local, network.
 """
 
-import random
+import html
+import re
 from collections.abc import Sequence
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor
 
 from subllm import Probe, SubllmForCausalLM
-from subllm.checkpoints.dense import DenseModel
 from subllm.checkpoints.device import pick_device, pick_dtype
 from subllm.checkpoints.load import Checkpoint
 from subllm.convert.fidelity import Fidelity
@@ -23,33 +23,13 @@ from subllm.text.blocks import Blocks
 from subllm.text.packed import META, SPLITS, Packed
 from subllm.text.sources import read_pieces
 
-from ..cost.benchmark_text import prompt_of
+from ..cost.comparison import check_scores
 from ..errors import AnalysisError
-from ..guard import Progress, silent
+from ..guard import check_ids
+from .chats import NEW_TOKENS, REPEATED, Answer
+from .needles import NeedleResult
 
 _CALIBRATION_TOKENS = 16_384
-_OBJECTS = ("river", "garden", "engine", "letter", "mountain", "window", "teacher", "market", "kitchen", "forest")
-
-
-@dataclass(frozen=True)
-class NeedleResult:
-    """Needles at one place of prompts of one length.
-
-    Attributes:
-        length: tokens of the prompt.
-        depth: share of the prompt before the needle.
-        recall: share of needles whose number the SUBLLM finds most likely, every token of it.
-        dense_recall: the same for the dense model.
-        kept: share of the number's tokens in the needle that each level keeps.
-        trials: needles.
-    """
-
-    length: int
-    depth: float
-    recall: float
-    dense_recall: float
-    kept: list[float]
-    trials: int
 
 
 def held_out_blocks(checkpoint: Checkpoint, paths: Sequence[Path], length: int, count: int) -> Tensor:
@@ -65,6 +45,7 @@ def held_out_blocks(checkpoint: Checkpoint, paths: Sequence[Path], length: int, 
     Raises:
         AnalysisError: if the text is shorter than one block, or packed with another tokenizer.
         DataError: if it cannot be read.
+        PromptError: if the model has no embedding for one of its tokens.
     """
     if len(paths) == 1 and (paths[0] / META).is_file():
         packed = Packed.read(paths[0])
@@ -83,109 +64,32 @@ def held_out_blocks(checkpoint: Checkpoint, paths: Sequence[Path], length: int, 
     rows = min(len(ids) // length, count)
     if not rows:
         raise AnalysisError(f"The text has {len(ids):,} tokens, less than one block of {length:,}; give more text.")
-    return torch.tensor(ids[: rows * length]).reshape(rows, length)
+    used = np.asarray(ids[: rows * length]).reshape(rows, length)
+    check_ids(checkpoint.model, used)
+    return torch.tensor(used)
 
 
 def at_retention(model: SubllmForCausalLM, blocks: Tensor, retention: float) -> AtRetention | None:
     """The model's routers with every level's threshold moved: one for all blocks, found on the first ones.
 
     Args:
-        model: whose scores are compared with the thresholds; routers that do not score decide as ever.
+        model: whose scores are compared with the thresholds; a level that does not score decides as ever.
         blocks: (N, T) token ids.
         retention: share of its tokens that every level is to keep; 0 leaves the thresholds alone.
 
     Raises:
-        AnalysisError: if it is no share.
+        AnalysisError: if it is no share, or no level scores tokens.
     """
     if not retention:
         return None
     if not 0 < retention <= 1:
         raise AnalysisError(f"A retention of {retention} cannot be evaluated; it is a share from 0 to 1.")
+    check_scores(model)
     override = AtRetention(retention)
     some = blocks[: max(_CALIBRATION_TOKENS // blocks.shape[1], 1)].to(model.device)
     with torch.inference_mode():
         model.model(some, use_cache=False, probe=Probe(override=override))
     return override
-
-
-def needles(
-    checkpoint: Checkpoint,
-    dense: DenseModel,
-    length: int,
-    depths: Sequence[float],
-    trials: int = 10,
-    progress: Progress = silent,
-) -> list[NeedleResult]:
-    """Hide a number in text, ask for it at the end, and see which levels kept it.
-
-    Args:
-        checkpoint: that reads.
-        dense: that reads beside it.
-        length: tokens of the prompts.
-        depths: shares of the prompt before the needle.
-        trials: needles at each depth.
-        progress: told how far it is.
-
-    Raises:
-        AnalysisError: if the needle does not fit, or a depth is not a share.
-    """
-    if any(not 0 <= depth <= 1 for depth in depths):
-        raise AnalysisError(f"Depths are shares from 0 to 1; found {', '.join(map(str, depths))}.")
-    filler = prompt_of(checkpoint, length)[0].tolist()
-    rng = random.Random(0)
-    results = []
-    for at, depth in enumerate(depths):
-        right = dense_right = 0
-        kept: list[list[float]] = []
-        for trial in range(trials):
-            progress(
-                (at + trial / trials) / len(depths), "needles", done=at * trials + trial, total=len(depths) * trials
-            )
-            ids, answer, place = needle_prompt(checkpoint, filler, length, depth, rng)
-            row, last = torch.tensor([ids + answer], device=checkpoint.model.device), len(answer) + 1
-            with torch.inference_mode():
-                output = checkpoint.model(row, use_cache=False, probe=Probe(record=True), logits_to_keep=last)
-                beside = dense.model(row, use_cache=False, logits_to_keep=last)
-            right += output.logits[0, :-1].argmax(-1).tolist() == answer
-            dense_right += beside.logits[0, :-1].argmax(-1).tolist() == answer
-            kept.append([record.kept[0, place.start : place.stop].float().mean().item() for record in output.routing])
-        shares = [sum(column) / trials for column in zip(*kept, strict=True)]
-        results.append(NeedleResult(length, depth, right / trials, dense_right / trials, shares, trials))
-    return results
-
-
-def needle_prompt(
-    checkpoint: Checkpoint, filler: list[int], length: int, depth: float, rng: random.Random
-) -> tuple[list[int], list[int], range]:
-    """A prompt with a needle.
-
-    Args:
-        checkpoint: whose tokenizer is used.
-        filler: ids of the text around the needle.
-        length: tokens of the prompt and the answer.
-        depth: share of the filler before the needle.
-        rng: chooses the number.
-
-    Returns:
-        Ids of a prompt that ends in the question; of the answer; and where the answer stands in the needle.
-
-    Raises:
-        AnalysisError: if the needle does not fit.
-    """
-
-    def encode(text: str) -> list[int]:
-        return list(checkpoint.tokenizer(text, add_special_tokens=False)["input_ids"])
-
-    thing, number = rng.choice(_OBJECTS), str(rng.randrange(10_000, 100_000))
-    begin, answer = encode(f"\nThe secret number of the {thing} is"), encode(f" {number}")
-    end, question = encode(".\n"), encode(f"\nRemember: the secret number of the {thing} is")
-    room = length - len(begin) - 2 * len(answer) - len(end) - len(question)
-    if room < 0:
-        raise AnalysisError(f"A needle does not fit into {length} tokens; at least {length - room} are needed.")
-    before = round(depth * room)
-    start = before + len(begin)
-    ids = [*filler[:before], *begin, *answer, *end, *filler[before:room], *question]
-    return ids, answer, range(start, start + len(answer))
 
 
 def run_tasks(
@@ -222,12 +126,18 @@ def run_tasks(
     return dict(found["results"])
 
 
-def report(evaluations: dict[tuple[int, float], Fidelity], found: Sequence[NeedleResult], tasks: dict[str, Any]) -> str:
+def report(
+    evaluations: dict[tuple[int, float], Fidelity],
+    found: Sequence[NeedleResult],
+    chats: Sequence[Answer],
+    tasks: dict[str, Any],
+) -> str:
     """Markdown of what was measured.
 
     Args:
         evaluations: by length and retention asked for, 0 for the model's own.
         found: needles.
+        chats: answers to everyday questions.
         tasks: metrics by task.
     """
     lines: list[str] = []
@@ -252,6 +162,18 @@ def report(evaluations: dict[tuple[int, float], Fidelity], found: Sequence[Needl
             f"| {n.length:,} | {n.depth:.0%} | {n.recall:.0%} | {n.dense_recall:.0%} | {_shares(n.kept)} | {n.trials} |"
             for n in found
         ]
+    if chats:
+        lines += [
+            "",
+            f"Greedy answers of {NEW_TOKENS} tokens at most. Repeats are {REPEATED}-grams that occurred before.",
+            "",
+            "| question | answer | repeats | answer of the dense model | repeats |",
+            "| --- | --- | ---: | --- | ---: |",
+        ]
+        lines += [
+            f"| {c.question} | {in_a_cell(c.text)} | {c.repeats} | {in_a_cell(c.dense_text)} | {c.dense_repeats} |"
+            for c in chats
+        ]
     if tasks:
         lines += ["", "| task | metric | value |", "| --- | --- | ---: |"]
         lines += [
@@ -261,6 +183,12 @@ def report(evaluations: dict[tuple[int, float], Fidelity], found: Sequence[Needl
             if isinstance(value, float)
         ]
     return "\n".join(lines).strip()
+
+
+def in_a_cell(text: str) -> str:
+    """Text as a cell of a Markdown table: on one line, with the marks of HTML and Markdown escaped."""
+    plain = html.escape(" ".join(text.split()), quote=False)
+    return re.sub(r"([\\`*_~$|\[\]])", r"\\\1", plain)
 
 
 def _asked(retention: float) -> str:

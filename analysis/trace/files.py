@@ -40,8 +40,9 @@ PARTS: dict[str, type[Part]] = {
     "continuation": Continuation,
     "agreement": Agreement,
 }
-_META = "meta"
-_UNREADABLE = (
+META = "meta"
+"""Name of the entry with the JSON."""
+UNREADABLE = (
     OSError, ValueError, KeyError, TypeError, AttributeError, EOFError, RuntimeError, MemoryError,
     zipfile.BadZipFile, zlib.error,
 )  # fmt: skip
@@ -51,7 +52,7 @@ _UNREADABLE = (
 def content_of(
     parts: Mapping[str, Part], provenance: Provenance, costs: Costs | None
 ) -> tuple[dict[str, Any], dict[str, np.ndarray]]:
-    """What a file holds of a trace: an object for JSON, and the arrays by "part.field"."""
+    """What a file holds of a run: an object for JSON, and the arrays by "part.field"."""
     meta: dict[str, Any] = {"format": FORMAT, "provenance": asdict(provenance)}
     meta["costs"] = None if costs is None else asdict(costs)
     arrays = {}
@@ -69,7 +70,7 @@ def content_of(
 def write(target: Path | IO[bytes], meta: Mapping[str, Any], arrays: Mapping[str, np.ndarray]) -> None:
     """Write the content of a trace."""
     encoded = np.frombuffer(json.dumps(meta).encode(), dtype=np.uint8)
-    np.savez_compressed(target, allow_pickle=False, **{_META: encoded}, **arrays)
+    np.savez_compressed(target, allow_pickle=False, **{META: encoded}, **arrays)
 
 
 def read(source: Path | IO[bytes], make: Callable[..., T]) -> T:
@@ -97,7 +98,7 @@ def read(source: Path | IO[bytes], make: Callable[..., T]) -> T:
         raise TraceError(f"{name} {error}") from error
     except TraceError as error:
         raise TraceError(f"{name} is not a whole trace: {error} Save it again.") from error
-    except _UNREADABLE as error:
+    except UNREADABLE as error:
         raise TraceError(f"{name} is not a readable trace ({error}); save it again.") from error
 
 
@@ -107,8 +108,8 @@ def _open(source: Path | IO[bytes]) -> tuple[dict[str, Any], dict[str, np.ndarra
         source.open("rb") if isinstance(source, Path) else nullcontext(source) as stream,  # np.load would leak it
         np.load(stream, allow_pickle=False) as file,
     ):
-        meta = json.loads(file[_META].tobytes())
-        return meta, {key: file[key] for key in file.files if key != _META}
+        meta = json.loads(file[META].tobytes())
+        return meta, {key: file[key] for key in file.files if key != META}
 
 
 def _parts_of(meta: Mapping[str, Any], arrays: Mapping[str, np.ndarray]) -> dict[str, Any]:
@@ -129,7 +130,8 @@ def _parts_of(meta: Mapping[str, Any], arrays: Mapping[str, np.ndarray]) -> dict
     for name in ("prompt", "routing"):
         if name not in parts:
             raise TraceError(f"It lacks the part {name}.")
-    return parts | {"provenance": Provenance.from_json(meta["provenance"]), "costs": _costs(meta["costs"])}
+    known = {"provenance": Provenance.from_json(meta["provenance"]), "costs": _costs(meta["costs"])}
+    return parts | known | {"note": meta.get("note", "")}
 
 
 def _costs(entries: Mapping[str, Any] | None) -> Costs | None:

@@ -1,11 +1,11 @@
 """The parts that a trace is made of: what was read, what the routers decided, what came of it and what it cost.
 
 Letters: T tokens of the prompt, S levels (row 0 of an array is Level 1), L blocks, N new tokens, K next tokens, D model
-width.
+width. A level is a place where a router decides: a bracket pair of the structure, or a part of a light/heavy block.
 """
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from functools import cached_property
 from typing import Annotated, Any
 
@@ -14,6 +14,8 @@ import numpy as np
 from ..errors import AnalysisError, TraceError
 from .arrays import Part
 
+SITE_KINDS = ("level", "query", "key_value", "mlp")  # a bracket pair, or a part of a light/heavy block
+_PROVENANCE: dict[str, type] = {"edits": tuple, "predictor": bool, "answer_from": int}  # its fields that are no text
 UNTOUCHED = "untouched"  # reference of an agreement: the same run without edits
 
 
@@ -64,16 +66,24 @@ class Routing(Part):
         parents: (S,) level whose tokens the router decides about; 0 is the whole sequence.
         retention_ratios: (S,) nominal share of those tokens that is kept.
         block_levels: (L,) level whose tokens each block processes; 0 is the whole sequence.
-        bypass_scale: (S, D) β.
+        bypass_scale: (S, D) β; NaN where the level has no bypass.
         thresholds: (S,) threshold that the scores were compared with; NaN where the router does not score.
         reached: (S, T) True where the token reached the level's router.
         kept: (S, T) True where the level's blocks process the token.
         edited: (S, T) True where an edit named the token at the level.
-        weights: (S, T) the weight a that was used; 0 where nothing was added.
+        weights: (S, T) the weight a that was used; 0 where nothing was added. A merging level adds to every token that
+            reached it.
         scores: (S, T) importance score; NaN where the token did not reach the router, or the router does not score.
         stream_norm: (S, T) L2 norm of the residual stream before the level; NaN where the router was not reached.
-        difference_norm: (S, T) L2 norm of f(x) - x, the change by the blocks; 0 at dropped tokens, NaN as above.
-        contribution_norm: (S, T) L2 norm of β ⊙ a (f(x) - x), which was added to the stream; 0 and NaN as above.
+        difference_norm: (S, T) L2 norm of f(x) - x, the change by the blocks; 0 at dropped tokens, NaN as above. At a
+            merging level f(x) is the result of the last group that was complete.
+        contribution_norm: (S, T) L2 norm of β ⊙ a (f(x) - x), which was added to the stream (without a bypass,
+            a (f(x) - x)); 0 and NaN as above.
+        site_kinds: (S,) where each level's router decides, one of `SITE_KINDS`; by default a bracket pair.
+        site_blocks: (S,) block that such a part belongs to; -1 for bracket pairs, and by default.
+        strides: (S,) number of tokens that a merging router puts into one group; 1 for all others, and by default.
+        work: (L, T) share of a dense block's operations that the block spent on the token, 0 to 1; by default 1 where
+            it processed the token.
     """
 
     routers: Annotated[np.ndarray, "S", "U"]
@@ -90,6 +100,10 @@ class Routing(Part):
     stream_norm: Annotated[np.ndarray, "ST", "f"]
     difference_norm: Annotated[np.ndarray, "ST", "f"]
     contribution_norm: Annotated[np.ndarray, "ST", "f"]
+    site_kinds: Annotated[np.ndarray, "S", "U"] = None  # type: ignore[assignment] # `__post_init__` puts defaults
+    site_blocks: Annotated[np.ndarray, "S", "iu"] = None  # type: ignore[assignment]
+    strides: Annotated[np.ndarray, "S", "iu"] = None  # type: ignore[assignment]
+    work: Annotated[np.ndarray, "LT", "f"] = None  # type: ignore[assignment]
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -103,6 +117,26 @@ class Routing(Part):
         if stray.any():
             row, token = np.argwhere(stray)[0].tolist()
             raise TraceError(f"Level {row + 1} keeps token {token}, which did not reach it.")
+        self._complete()
+        for level, kind, stride in zip(self.levels, self.site_kinds.tolist(), self.strides.tolist(), strict=True):
+            if kind not in SITE_KINDS:
+                raise TraceError(f"Level {level} is of the kind {kind!r:.40}; there are {', '.join(SITE_KINDS)}.")
+            if stride < 1:
+                raise TraceError(f"Level {level} merges groups of {stride} tokens; a group has at least 1.")
+
+    def _complete(self) -> None:
+        """Put defaults in place of the fields that older files lack."""
+        defaults = {
+            "site_kinds": lambda: np.full(self.num_levels, "level"),
+            "site_blocks": lambda: np.full(self.num_levels, -1),
+            "strides": lambda: np.ones(self.num_levels, dtype=np.int64),
+            "work": lambda: self.processed.astype(np.float16),
+        }
+        for name, default in defaults.items():
+            if getattr(self, name) is None:
+                array = default()
+                array.flags.writeable = False
+                object.__setattr__(self, name, array)
 
     @property
     def num_levels(self) -> int:
@@ -119,10 +153,38 @@ class Routing(Part):
         """Numbers of the levels, from 1."""
         return range(1, self.num_levels + 1)
 
+    @property
+    def merges(self) -> np.ndarray:
+        """(S,) True where the level's router merges tokens into groups."""
+        found: np.ndarray = self.strides > 1
+        return found
+
+    @cached_property
+    def merged(self) -> np.ndarray:
+        """(S, T) True where the token is in the group of another token, or in the open group at the end without one."""
+        return self.reached & ~self.kept & self.merges[:, None]
+
     @cached_property
     def dropped(self) -> np.ndarray:
-        """(S, T) True where the token reached the router and was not kept."""
-        return self.reached & ~self.kept
+        """(S, T) True where the token reached the router and was neither kept nor merged."""
+        return self.reached & ~self.kept & ~self.merges[:, None]
+
+    @cached_property
+    def merged_into(self) -> np.ndarray:
+        """(S, T) token that carries the group of each token through a merging level.
+
+        -1 where no carrier has followed yet, where the token did not reach the level, and at levels that do not merge.
+        """
+        behind = self.kept.shape[1]
+        carriers = np.where(self.kept & self.merges[:, None], np.arange(behind), behind)
+        following = np.minimum.accumulate(carriers[:, ::-1], axis=1)[:, ::-1]
+        return np.where(self.reached & (following < behind), following, -1)
+
+    @cached_property
+    def updated_from(self) -> np.ndarray:
+        """(S, T) token whose group's result a merging level added to each token: the last carrier so far; else -1."""
+        carriers = np.where(self.kept & self.merges[:, None], np.arange(self.kept.shape[1]), -1)
+        return np.where(self.reached, np.maximum.accumulate(carriers, axis=1), -1)
 
     @cached_property
     def contribution_share(self) -> np.ndarray:
@@ -131,8 +193,17 @@ class Routing(Part):
 
     @cached_property
     def processed_share(self) -> np.ndarray:
-        """(S, T) share of f(x) in the output x + β a (f(x) - x), mean over channels; NaN where not reached."""
-        return np.where(self.reached, self.weights * self.bypass_scale.mean(1, keepdims=True), np.nan)
+        """(S, T) share of f(x) in the output x + β a (f(x) - x), mean over channels; NaN where not reached.
+
+        Without a bypass it is the weight, which may be negative or above 1.
+        """
+        scale = np.where(self.bypassed, self.bypass_scale.mean(1), 1)
+        return np.where(self.reached, self.weights * scale[:, None], np.nan)
+
+    @property
+    def bypassed(self) -> list[bool]:
+        """(S,) whether each level has a bypass."""
+        return (~np.isnan(self.bypass_scale).any(1)).tolist()
 
     @cached_property
     def retention(self) -> np.ndarray:
@@ -286,6 +357,13 @@ class Cost:
     peak_bytes: int
     cache_bytes: int
 
+    def __post_init__(self) -> None:
+        sizes = (self.peak_bytes, self.cache_bytes)
+        if not self.seconds or not all(0 < each < np.inf for each in self.seconds):
+            raise TraceError(f"The times of a cost are {self.seconds!r:.80}; there must be some, all positive.")
+        if not all(isinstance(size, int) and 0 <= size < 2**63 for size in sizes):
+            raise TraceError(f"The sizes of a cost are {sizes!r:.80}; they must be numbers of bytes.")
+
     @classmethod
     def from_json(cls, entry: Mapping[str, Any]) -> "Cost":
         """Read what `dataclasses.asdict` made, after a way through JSON."""
@@ -320,6 +398,10 @@ class Provenance:
             (the checkpoint's own weights with nothing dropped), or "" without a comparison.
         versions: versions of torch and transformers.
         edits: edits to the routing in the order they were made, as `analysis.debug.edits` writes them.
+        rule: name of the rule that came to these edits; "" where a person made them, or nobody.
+        predictor: whether predictors decide in place of the router weights of Mixture-of-Depths.
+        answer_from: first token of the prompt that the model wrote itself, in an earlier run; 0 where it wrote none.
+        patch: state of another prompt that was put into the run, in words; "" where none was.
     """
 
     checkpoint: str
@@ -331,6 +413,16 @@ class Provenance:
     dense: str
     versions: str
     edits: tuple[str, ...] = ()
+    predictor: bool = False
+    rule: str = ""
+    answer_from: int = 0
+    patch: str = ""
+
+    def __post_init__(self) -> None:
+        for entry in fields(self):
+            value, kind = getattr(self, entry.name), _PROVENANCE.get(entry.name, str)
+            if not isinstance(value, kind):
+                raise TraceError(f"Provenance.{entry.name} is {value!r:.40}; it must be of the type {kind.__name__}.")
 
     @classmethod
     def from_json(cls, entry: Mapping[str, Any]) -> "Provenance":

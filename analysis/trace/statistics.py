@@ -11,11 +11,12 @@ from .parts import Routing
 class RuleOverlap:
     """The tokens that a level kept, compared with those that the rule of training would keep.
 
-    In training a level keeps the highest scores, a nominal share of the tokens that reach it.
+    In training a level keeps the highest scores, a nominal share of the tokens that reach it. Mixture-of-Depths does so
+    with the highest router weights, which are its scores unless a predictor decides at inference.
 
     Attributes:
         kept: number of tokens that the level kept.
-        highest: number of tokens that the rule of training keeps, ceil(ρT).
+        highest: number of tokens that the rule of training keeps: see `subllm.routing.Router.quota`.
         both: number of tokens in both sets.
         overlap: Jaccard index of the two sets.
         differing: (N,) tokens in only one of the sets, in the order of the prompt.
@@ -36,11 +37,12 @@ def rule_overlap(routing: Routing, level: int) -> RuleOverlap:
     """
     import torch  # noqa: PLC0415 - reading and drawing a trace needs no torch
 
-    from subllm.routing.lengths import kept_count  # noqa: PLC0415
+    from subllm.routing import router_class  # noqa: PLC0415
 
     scores, kept = routing.scores_of(level), routing.kept[level - 1]
     reached = routing.reached[level - 1].nonzero()[0]
-    count = int(kept_count(float(routing.retention_ratios[level - 1]), torch.tensor(len(reached))))
+    router = router_class(str(routing.routers[level - 1]))
+    count = int(router.quota(float(routing.retention_ratios[level - 1]), torch.tensor(len(reached))))
     order = np.argsort(-scores[reached], kind="stable")
     highest = np.zeros_like(kept)
     highest[reached[order[:count]]] = True

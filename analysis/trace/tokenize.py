@@ -1,15 +1,24 @@
 """From text to token ids and their places in the text, or to a message that says why the text cannot be used."""
 
+import re
 from itertools import groupby
+from typing import Any
 
 import numpy as np
 from transformers import PreTrainedTokenizerBase
+from transformers.convert_slow_tokenizer import bytes_to_unicode
 
 from subllm import PromptError, PromptTooLongError
+from subllm.checkpoints.confined import ConfinedError
+from subllm.checkpoints.tokenizer import apply_chat_template, encode
 
+from .chat_text import written_turns
 from .parts import Prompt
 
 _CHARACTERS = 1024, 128  # allowed in a text: a constant, and more for each allowed token
+_BYTE = re.compile(r"<0x([0-9A-F]{2})>")
+_LETTERS = {letter: byte for byte, letter in bytes_to_unicode().items()}  # which byte a letter stands for
+_MARK = "▁"  # which SentencePiece writes for a space
 
 
 def read_prompt(
@@ -27,8 +36,8 @@ def read_prompt(
         text: any text; right-to-left scripts, emoji and NUL characters are allowed.
         tokenizer: a fast tokenizer, which knows the places of tokens in the text.
         limit: largest number of tokens allowed.
-        chat: put the text into the tokenizer's chat template, as the user's turn.
-        system: system message of the chat.
+        chat: put the text into the tokenizer's chat template, as `analysis.trace.chat_text` reads its turns.
+        system: system message of a chat whose text has none.
         truncate: cut a longer prompt to its first `limit` tokens.
 
     Raises:
@@ -56,17 +65,18 @@ def read_prompt(
     if chat:
         if not tokenizer.chat_template:
             raise PromptError("The checkpoint's tokenizer has no chat template; turn the chat option off.")
-        turns = [{"role": "system", "content": system}] if system else []
-        turns.append({"role": "user", "content": text})
+        turns = written_turns(text)
+        if system and turns[0]["role"] != "system":
+            turns.insert(0, {"role": "system", "content": system})
         try:
-            text = str(tokenizer.apply_chat_template(turns, tokenize=False, add_generation_prompt=True))
-        except Exception as error:  # a template is a program of the checkpoint's and can raise anything
+            text = apply_chat_template(tokenizer, turns, _most_characters(limit) + len(text) + len(system))
+        except ConfinedError as error:
             raise PromptError(
-                "The checkpoint's chat template cannot take this prompt ({kind}: {error}); turn the chat option off.",
-                kind=type(error).__name__,
-                error=error,
+                "The checkpoint's chat template cannot take this prompt ({error}). Turn the chat option off, or ask "
+                "whoever made the checkpoint.",
+                error=str(error),
             ) from error
-    encoding = tokenizer(text, return_offsets_mapping=True, add_special_tokens=not chat, verbose=False)
+    encoding = _encode(text, tokenizer, return_offsets_mapping=True, add_special_tokens=not chat)
     ids = np.asarray(encoding["input_ids"], dtype=np.int64)
     offsets = np.asarray(encoding["offset_mapping"], dtype=np.int64).reshape(-1, 2)
     if len(ids) > limit:
@@ -77,6 +87,13 @@ def read_prompt(
     if not len(ids):
         raise PromptError("The tokenizer turns this prompt into no tokens at all; type some other text.")
     return Prompt(text, ids, offsets[:, 0], offsets[:, 1], _pieces(text, ids, offsets, tokenizer))
+
+
+def prompt_of_ids(ids: np.ndarray, tokenizer: PreTrainedTokenizerBase) -> Prompt:
+    """A prompt that is known by its token ids (T,) alone; its text is that of the tokens, one after another."""
+    pieces = decode_pieces(ids, tokenizer)
+    ends = np.cumsum([len(piece) for piece in pieces.tolist()])
+    return Prompt("".join(pieces.tolist()), ids, np.concatenate([[0], ends[:-1]]), ends, pieces)
 
 
 def read_answer(text: str, tokenizer: PreTrainedTokenizerBase, room: int) -> list[int]:
@@ -93,7 +110,7 @@ def read_answer(text: str, tokenizer: PreTrainedTokenizerBase, room: int) -> lis
     if not text:
         return []
     _check_text(text, "answer", room)
-    ids: list[int] = tokenizer(text, add_special_tokens=False, verbose=False)["input_ids"]
+    ids: list[int] = _encode(text, tokenizer, add_special_tokens=False)["input_ids"]
     if len(ids) > room:
         raise PromptError(
             "The answer has {tokens:,} tokens; {room:,} fit after the prompt. Shorten one of them.",
@@ -128,6 +145,17 @@ def _check_text(text: str, what: str, limit: int | None = None) -> None:
             )
 
 
+def _encode(text: str, tokenizer: PreTrainedTokenizerBase, **options: bool) -> Any:
+    try:
+        return encode(tokenizer, text, **options)
+    except ConfinedError as error:
+        raise PromptError(
+            "The checkpoint's tokenizer cannot read this text ({error}). Type some other text, or choose another "
+            "checkpoint.",
+            error=str(error),
+        ) from error
+
+
 def decode_pieces(ids: np.ndarray, tokenizer: PreTrainedTokenizerBase) -> np.ndarray:
     """Readable text of single tokens.
 
@@ -136,13 +164,45 @@ def decode_pieces(ids: np.ndarray, tokenizer: PreTrainedTokenizerBase) -> np.nda
         tokenizer: the model's tokenizer.
 
     Returns:
-        (N,) texts; a token that is part of a character shows its bytes as the tokenizer spells them.
+        (N,) texts, with the space that a token begins with. A token that is part of a character shows its bytes, such
+        as "⟨F0 9F⟩", a special token its name, and an id that the tokenizer does not have "⟨id 7⟩".
     """
-    pieces = []
-    for token in ids.tolist():
-        piece = str(tokenizer.decode([token]))
-        pieces.append(str(tokenizer.convert_ids_to_tokens(token)) if "\ufffd" in piece or not piece else piece)
-    return _array(pieces)
+    special, found = set(tokenizer.all_special_ids), {}
+    for token in dict.fromkeys(ids.tolist()):
+        piece = "" if token in special else _in_a_text(token, tokenizer)
+        found[token] = _in_bytes(_spelled(token, tokenizer)) if "\ufffd" in piece or not piece else piece
+    return _array([found[token] for token in ids.tolist()])
+
+
+def _in_a_text(token: int, tokenizer: PreTrainedTokenizerBase) -> str:
+    """What a token adds to a text: at its beginning, many tokenizers leave out the space of a token."""
+    first, both = (
+        str(tokenizer.decode([token] * times, clean_up_tokenization_spaces=False)) for times in (1, 2)
+    )  # the second one of two equal tokens stands inside of a text
+    return both[len(first) :]
+
+
+def _in_bytes(name: str) -> str:
+    """A token that ends within a character, or begins there, with its bytes; any other one as it is spelled.
+
+    Args:
+        name: as the vocabulary has it: "<0xF0>" by SentencePiece, or a letter for every byte by GPT-2's tokenizers.
+    """
+    single = _BYTE.fullmatch(name)
+    if single is None and not all(letter in _LETTERS for letter in name):
+        return name
+    written = bytes([int(single[1], 16)] if single else [_LETTERS[letter] for letter in name])
+    text = written.decode("utf-8", "surrogateescape")  # a byte that fits nowhere becomes 0xDC00 and itself
+    incomplete = re.compile("[\udc80-\udcff]+")
+    if incomplete.search(text) is None:
+        return name
+    return incomplete.sub(lambda found: f"⟨{' '.join(f'{ord(each) - 0xDC00:02X}' for each in found[0])}⟩", text)
+
+
+def _spelled(token: int, tokenizer: PreTrainedTokenizerBase) -> str:
+    """A token as the tokenizer's vocabulary has it."""
+    name = tokenizer.convert_ids_to_tokens(token)
+    return f"⟨id {token}⟩" if name is None else str(name)
 
 
 def _array(pieces: list[str]) -> np.ndarray:
@@ -151,14 +211,21 @@ def _array(pieces: list[str]) -> np.ndarray:
 
 
 def _pieces(text: str, ids: np.ndarray, offsets: np.ndarray, tokenizer: PreTrainedTokenizerBase) -> np.ndarray:
-    """Text of each token; several tokens of one character are numbered: "🦙 2/3"."""
+    """Text of each token; several tokens of one character are numbered: "🦙 2/3".
+
+    A mark of a word's beginning that the tokenizer added to the text is shown as it is spelled: it stands for no
+    character, although the first one's place is given for it.
+    """
+    spelled = [_spelled(token, tokenizer) for token in ids.tolist()]
+    covered = [text[start:end] for start, end in offsets.tolist()]
+    added = [not name.strip(_MARK) and bool(piece.strip()) for name, piece in zip(spelled, covered, strict=True)]
+    places = [(*pair, mark) for pair, mark in zip(offsets.tolist(), added, strict=True)]
     pieces = []
-    ranges = [tuple(pair) for pair in offsets.tolist()]
-    for (start, end), group in groupby(range(len(ids)), ranges.__getitem__):
+    for (start, end, mark), group in groupby(range(len(ids)), places.__getitem__):
         tokens = list(group)
         for number, index in enumerate(tokens, 1):
-            if start == end:
-                pieces.append(str(tokenizer.convert_ids_to_tokens(int(ids[index]))))
+            if start == end or mark:
+                pieces.append(spelled[index])
             else:
-                pieces.append(text[start:end] + (f" {number}/{len(tokens)}" if len(tokens) > 1 else ""))
+                pieces.append(covered[index] + (f" {number}/{len(tokens)}" if len(tokens) > 1 else ""))
     return _array(pieces)

@@ -5,11 +5,11 @@ A trace is composed of parts (`parts.py`). A part that was not measured is None;
 
 import hashlib
 import json
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import asdict, dataclass, replace
 from functools import cached_property
 from pathlib import Path
-from typing import IO, Any
+from typing import IO, Any, ClassVar
 
 import numpy as np
 
@@ -28,6 +28,8 @@ from .parts import (
     Routing,
 )
 
+LONGEST_NOTE = 4000  # characters
+
 
 @dataclass(frozen=True, eq=False)
 class Trace:
@@ -43,9 +45,10 @@ class Trace:
         continuation: the greedy continuation.
         agreement: predictions compared with those of a reference.
         costs: time and memory, compared with a dense model.
+        note: what somebody wrote about the run; no part of it, so that `run` and `digest` are the same without it.
 
     Raises:
-        TraceError: if an axis has different lengths in two parts.
+        TraceError: if an axis has different lengths in two parts, or the note is no text or too long.
     """
 
     prompt: Prompt
@@ -57,8 +60,18 @@ class Trace:
     continuation: Continuation | None = None
     agreement: Agreement | None = None
     costs: Costs | None = None
+    note: str = ""
+    in_notebooks: ClassVar[Callable[["Trace"], dict[str, str]] | None] = (
+        None  # the reports' view; `analysis` puts it here
+    )
 
     def __post_init__(self) -> None:
+        if not isinstance(self.note, str) or len(self.note) > LONGEST_NOTE:
+            raise TraceError(f"A note is text of at most {LONGEST_NOTE:,} characters.")
+        if not 0 <= self.provenance.answer_from < max(self.num_tokens, 1):
+            raise TraceError(
+                f"The answer begins at token {self.provenance.answer_from}; there are {self.num_tokens} tokens."
+            )
         letters: dict[str, tuple[str, int]] = {}
         for name, part in self._parts():
             for letter, length in part.axes.items():
@@ -73,6 +86,11 @@ class Trace:
             part = getattr(self, name)
             if part is not None:
                 yield name, part
+
+    def _repr_mimebundle_(self, include: object = None, exclude: object = None) -> dict[str, str]:
+        """What IPython shows."""
+        view = type(self).in_notebooks
+        return {} if view is None else view(self)
 
     @property
     def num_tokens(self) -> int:
@@ -110,16 +128,18 @@ class Trace:
         return total.hexdigest()
 
     def completed(self, other: "Trace") -> "Trace":
-        """This trace, with the parts that it lacks taken from another trace of the same run.
+        """This trace, with the parts and the note that it lacks taken from another trace of the same run.
 
         Args:
             other: a trace with an equal `run`.
         """
         missing = [name for name in (*files.PARTS, "costs") if getattr(self, name) is None]
-        known = {name: getattr(other, name) for name in missing if getattr(other, name) is not None}
+        known: dict[str, Any] = {name: getattr(other, name) for name in missing if getattr(other, name) is not None}
         mine, theirs = self.blocks, other.blocks
         if mine is not None and mine.confidence is None and theirs is not None and theirs.confidence is not None:
             known["blocks"] = replace(mine, confidence=theirs.confidence)
+        if other.note and not self.note:
+            known["note"] = other.note
         return replace(self, **known) if known else self
 
     def _content(self) -> tuple[dict[str, Any], dict[str, np.ndarray]]:
@@ -127,7 +147,8 @@ class Trace:
 
     def save(self, target: Path | IO[bytes]) -> None:
         """Write the trace as a compressed .npz file (docs/formats.md) to a path or a binary file."""
-        files.write(target, *self._content())
+        meta, arrays = self._content()
+        files.write(target, meta | ({"note": self.note} if self.note else {}), arrays)
 
     @classmethod
     def load(cls, source: Path | IO[bytes]) -> "Trace":

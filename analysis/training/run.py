@@ -3,7 +3,7 @@
 Only files are read, and a run that is being written is not disturbed.
 """
 
-import json
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -12,13 +12,15 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from subllm import DataError
-from subllm.runs.folder import LOG_FILE, RUN_FILE, SNAPSHOTS, read_log
+from subllm import DataError, SubllmConfig
+from subllm.errors import first_line
+from subllm.runs.folder import LOG_FILE, SNAPSHOTS, read_about, read_log
 from subllm.runs.routing_snapshot import SUFFIX, RoutingSnapshot
 from subllm.structure import parse_structure
 
 from ..errors import AnalysisError
 from ..trace.parts import Likelihood, Prompt, Provenance, Routing, perplexity
+from ..trace.prefill import block_work
 from ..trace.statistics import jaccard
 from ..trace.token_classes import KINDS, kinds_of
 from ..trace.trace import Trace
@@ -39,7 +41,9 @@ class Run:
         routers: name of each level's router.
         parameters: of the model.
         offsets: for each prompt, first and past the last character of each token.
-        log: a row per line: step, loss, eval_loss, learning_rate, grad_norm, tokens, tokens_per_second.
+        log: a row per line: step, loss, router_loss (of routers that have one, without its factor), eval_loss,
+            learning_rate, grad_norm, tokens, tokens_per_second.
+        damaged: number of lines of the log that are left out because they are damaged.
         snapshots: files, in the order of their steps.
     """
 
@@ -51,6 +55,7 @@ class Run:
     parameters: int
     offsets: list[list[list[int]]]
     log: pd.DataFrame
+    damaged: int
     snapshots: list[Path]
 
     @property
@@ -58,49 +63,77 @@ class Run:
         """Last one in the log."""
         return int(self.log["step"].max()) if len(self.log) else 0
 
-    @property
-    def title(self) -> str:
-        """What is trained, in a few words."""
-        if self.config.get("converted"):
-            return "SUBLLM, converted"
-        kind = "LLaMA" if self.config.get("dense") else "SUBLLM"
-        return f"{kind}, {self.config['ablation']}" if self.config.get("ablation") else kind
-
 
 def read_run(folder: Path) -> Run:
-    """Open a run's folder, also while the run goes on.
+    """Open a run's folder, also while the run goes on; damaged lines of its log are left out and counted.
 
     Args:
         folder: written by `subllm train`, or `training` in that of a conversion.
 
     Raises:
-        AnalysisError: if it is none.
+        AnalysisError: if it is none, or its `run.json` is damaged.
     """
+    damaged: list[int] = []
+    log = folder / LOG_FILE
     try:
-        about = json.loads((folder / RUN_FILE).read_text())
-        entries = list(read_log(folder / LOG_FILE)) if (folder / LOG_FILE).is_file() else []
-        names = ["step", "loss", "eval_loss", "learning_rate", "grad_norm", "tokens", "tokens_per_second"]
-        log = pd.DataFrame.from_records(entries, columns=names).astype(float)
-        if log["step"].isna().any():
-            raise ValueError(f"a line of {LOG_FILE} has no step")
-        return Run(
-            folder=folder,
-            config=about["config"] | {"steps": int(about["config"]["steps"])},
-            structure=parse_structure(about["structure"]).text,
-            retention_ratios=[float(ratio) for ratio in about["retention_ratios"]],
-            # runs that do not say took snapshots only where the scorers decided
-            routers=[str(name) for name in about.get("routers", ["subllm"] * len(about["retention_ratios"]))],
-            parameters=int(about["parameters"]),
-            offsets=about["offsets"],
-            log=log,
-            snapshots=sorted((folder / SNAPSHOTS).glob(f"step-*{SUFFIX}")),
-        )
-    except (OSError, ValueError, LookupError, TypeError, AttributeError, OverflowError, RecursionError) as error:
+        about = read_about(folder)
+        entries = list(read_log(log, lambda number, _: damaged.append(number))) if log.is_file() else []
+    except DataError as error:
+        raise _damaged(folder, error.values["error"]) from error
+    except OSError as error:
         raise AnalysisError(
             "{folder} is not the folder of a training run ({error}); make one with: subllm train",
-            folder=folder,
-            error=error,
+            folder=folder.name,
+            error=error.strerror or type(error).__name__,
         ) from error
+    names = ["step", "loss", "router_loss", "eval_loss", "learning_rate", "grad_norm", "tokens", "tokens_per_second"]
+    try:
+        config, ratios = about["config"], [_number(ratio) for ratio in about["retention_ratios"]]
+        structure = parse_structure(about["structure"])
+        prompts = [str(text) for text in config["prompts"]]
+        offsets = [[[int(_number(place)) for place in pair] for pair in prompt] for prompt in about["offsets"]]
+        # runs that do not say took snapshots only where the scorers decided
+        routers = [str(name) for name in about.get("routers", ["subllm"] * len(ratios))]
+        if not len(structure.parents) == len(ratios) == len(routers) or len(offsets) != len(prompts):
+            raise ValueError("its lists have other lengths than its structure and prompts")
+        if any(len(pair) != 2 for prompt in offsets for pair in prompt):
+            raise ValueError("offsets are no pairs")
+        return Run(
+            folder=folder,
+            config=config | {"steps": int(_number(config["steps"])), "prompts": prompts},
+            structure=structure.text,
+            retention_ratios=ratios,
+            routers=routers,
+            parameters=int(_number(about["parameters"])),
+            offsets=offsets,
+            log=pd.DataFrame.from_records(entries, columns=names).astype(float),
+            damaged=len(damaged),
+            snapshots=sorted((folder / SNAPSHOTS).glob(f"step-*{SUFFIX}")),
+        )
+    except KeyError as error:
+        raise _damaged(folder, f"{error.args[0]} is missing") from error
+    except (ValueError, TypeError, AttributeError, OverflowError, RecursionError) as error:
+        raise _damaged(folder, first_line(error)) from error
+
+
+def _number(value: object) -> float:
+    """A finite number.
+
+    Raises:
+        ValueError: if it is none, such as a number that is written as text.
+    """
+    if isinstance(value, bool) or not isinstance(value, (int, float)) or not math.isfinite(value):
+        raise ValueError(f"{str(value)[:40]!r} is no number")
+    return value
+
+
+def _damaged(folder: Path, error: object) -> AnalysisError:
+    return AnalysisError(
+        "The file run.json of the run {folder} is damaged ({error}). Give the run's command again, which mends it, or "
+        "choose another run.",
+        folder=folder.name,
+        error=error,
+    )
 
 
 def load_snapshots(run: Run) -> list[RoutingSnapshot]:
@@ -122,7 +155,7 @@ def load_snapshots(run: Run) -> list[RoutingSnapshot]:
             raise AnalysisError(
                 "The snapshot of step {step:,} in {folder} has other prompts or levels than the run.",
                 step=snapshot.step,
-                folder=run.folder,
+                folder=run.folder.name,
             )
     return found
 
@@ -155,6 +188,10 @@ def snapshot_trace(run: Run, snapshot: RoutingSnapshot, prompt: int) -> Trace:
             block_levels=np.asarray(structure.block_levels, dtype=np.int64),
             bypass_scale=snapshot.bypass_scale.astype(np.float32),
             thresholds=snapshot.thresholds,
+            strides=snapshot.strides,
+            site_kinds=np.asarray([site.kind for site in structure.sites], dtype=np.str_),
+            site_blocks=np.asarray([site.block for site in structure.sites], dtype=np.int64),
+            work=_work(run, per_token["reached"], per_token["kept"]),
             edited=np.zeros_like(per_token["kept"]),
             **per_token,
         ),
@@ -168,8 +205,18 @@ def snapshot_trace(run: Run, snapshot: RoutingSnapshot, prompt: int) -> Trace:
             attention="",
             dense="",
             versions="",
+            predictor=bool(run.config.get("model", {}).get("predictor")),
         ),
     )
+
+
+def _work(run: Run, reached: np.ndarray, kept: np.ndarray) -> np.ndarray:
+    """(L, T) share of a dense block's work that each block spent on each token."""
+    structure = parse_structure(run.structure)
+    if structure.light_heavy:
+        return block_work(SubllmConfig(**run.config["model"]), reached, kept)
+    everywhere = np.ones((1, kept.shape[1]), dtype=bool)
+    return np.concatenate([everywhere, kept])[list(structure.block_levels)].astype(np.float16)
 
 
 @dataclass(frozen=True, eq=False)
@@ -186,6 +233,7 @@ class RoutingHistory:
         to_before: (K, S) the same with the snapshot before; NaN at the first.
         by_kind: (K, S, C) share of all tokens of each of `KINDS` that the level keeps; NaN where there are none.
         perplexity: (K,) of the prompts.
+        work: (K,) share of the dense model's work that was done, mean over blocks and tokens.
     """
 
     steps: np.ndarray
@@ -197,6 +245,7 @@ class RoutingHistory:
     to_before: np.ndarray
     by_kind: np.ndarray
     perplexity: np.ndarray
+    work: np.ndarray
 
 
 def routing_history(run: Run, snapshots: Sequence[RoutingSnapshot]) -> RoutingHistory:
@@ -226,6 +275,7 @@ def routing_history(run: Run, snapshots: Sequence[RoutingSnapshot]) -> RoutingHi
         to_last=jaccard(kept, kept[-1:]),
         to_before=before,
         by_kind=np.stack(shares, axis=2),
+        work=np.asarray([_work(run, snapshot.reached, snapshot.kept).mean(dtype=np.float64) for snapshot in snapshots]),
         perplexity=np.asarray([perplexity(snapshot.surprisal.astype(np.float64)) for snapshot in snapshots]),
     )
 

@@ -45,6 +45,11 @@ class LastUsed(Generic[_Value]):
             while len(self._values) >= self._most:
                 self._values.popitem(last=False)
 
+    def clear(self) -> None:
+        """Drop all values."""
+        with self._lock:
+            self._values.clear()
+
     def keep(self, wanted: Callable[[_Value], bool]) -> None:
         """Drop all values but the wanted ones."""
         with self._lock:

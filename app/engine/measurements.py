@@ -8,6 +8,7 @@ from analysis.guard import Progress
 
 from .models import ModelSpec
 from .queue import turn
+from .work import admit
 
 
 def compare_setting(model: ModelSpec, setting: Setting, against: str, repeats: int, progress: Progress) -> Comparison:
@@ -22,11 +23,14 @@ def compare_setting(model: ModelSpec, setting: Setting, against: str, repeats: i
 
     Raises:
         AnalysisError: if the checkpoint or the baseline cannot read such prompts, or memory does not suffice.
+        RunStopped: at a limit.
         CheckpointError: if the baseline cannot be loaded.
     """
     checkpoint, _ = model.load(progress)
     ids = prompt_of(checkpoint, setting.tokens, setting.batch)
+    admit(progress, setting.tokens * setting.batch, texts=1)
     with turn(model.device, progress):
+        progress(0.0, "loading")
         dense = baseline(checkpoint, against)
         return compare(checkpoint.model, dense, ids, repeats, progress, retention=setting.retention)
 
@@ -40,4 +44,5 @@ def calibrate(device: str, dtype: str, progress: Progress) -> Hardware:
         progress: receives the number of runs ahead.
     """
     with turn(device, progress):
+        progress(0.0, "calibrating")
         return this_machine(device, dtype)

@@ -2,7 +2,7 @@
 
 import gc
 import threading
-from collections.abc import Hashable
+from collections.abc import Callable, Hashable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Generic, Protocol, TypeVar
@@ -13,9 +13,10 @@ import torch
 from analysis.guard import Progress, silent
 from app.files import Stamp, stamp
 from subllm.checkpoints.dense import DenseModel, load_dense
-from subllm.checkpoints.device import pick_device, pick_dtype
+from subllm.checkpoints.device import device_name, release_memory
 from subllm.checkpoints.files import DENSE_TWIN
 from subllm.checkpoints.load import Checkpoint, load_checkpoint
+from subllm.errors import DeviceFullError
 
 from .last_used import LastUsed
 from .queue import turn
@@ -85,8 +86,8 @@ class ModelStore(Generic[_Value]):
 class _Models:
     """The last models.
 
-    A model is loaded once and never moved. When it is no longer among the last ones, only the references held here are
-    dropped, and its memory is freed as soon as no run uses it.
+    A model is loaded once and never moved. When it is no longer among the last ones, or when the next one does not fit
+    beside it, the references held here are dropped, and its memory is freed as soon as no run uses it.
     """
 
     def __init__(self) -> None:
@@ -103,13 +104,19 @@ class _Models:
         found = self._models.get(key)
         if found is not None:
             return found
-        with turn(spec.device, progress), self._loading:  # transformers' settings are global: one device at a time
+        # transformers' settings are global: one device at a time
+        with turn(spec.device, progress, whole=True), self._loading:
             found = self._models.get(key)  # by now, another visitor may have loaded it
             if found is None:
                 progress(0.0, "loading")
-                self._make_room()
-                checkpoint = load_checkpoint(spec.folder, spec.device, spec.dtype)
-                found = checkpoint, load_dense(checkpoint)
+                self._release(self._models.make_room)
+                try:
+                    found = _loaded(spec)
+                except DeviceFullError:
+                    found = None  # the error holds what was loaded until its handling ends
+                if found is None:
+                    self._release(self._models.clear)
+                    found = _loaded(spec)
                 self._models.put(key, found)
         return found
 
@@ -121,15 +128,23 @@ class _Models:
     def _held(self) -> set[int]:
         return {id(model) for models in self._models.values() for model in (models[0].model, models[1].model)}
 
-    def _make_room(self) -> None:
+    def _release(self, drop: Callable[[], None]) -> None:
+        """Drop models, and what belongs to them, and free their memory."""
         with self._lock:
-            self._models.make_room()
+            drop()
             kept = self._held()
             for store in self._stores:
                 store.values.keep(lambda value: id(value.model) in kept)
         gc.collect()  # models have references in circles
-        if torch.cuda.is_available():
-            torch.cuda.empty_cache()
+        release_memory()
+
+
+def _loaded(spec: ModelSpec) -> tuple[Checkpoint, DenseModel]:
+    checkpoint = load_checkpoint(spec.folder, spec.device, spec.dtype)
+    dense = load_dense(checkpoint)
+    for model in (checkpoint.model, dense.model):
+        model.requires_grad_(False)  # it is never trained, and several attributions may be at work on it in turn
+    return checkpoint, dense
 
 
 @st.cache_resource(show_spinner=False)
@@ -137,11 +152,10 @@ def _models() -> _Models:
     return _Models()
 
 
-def devices() -> list[str]:
-    """Devices to choose from, the best first."""
-    return list(dict.fromkeys([pick_device(), "cpu"]))
+def device_label(device: str) -> str:
+    """What a device is called on screen, such as "cuda:1, NVIDIA H100 80GB HBM3".
 
-
-def dtypes(device: str) -> list[str]:
-    """Dtypes to choose from, the default first."""
-    return list(dict.fromkeys([pick_dtype(device), "float32", "bfloat16"]))
+    Args:
+        device: one of `devices`.
+    """
+    return "CPU" if device == "cpu" else f"{device}, {device_name(torch.device(device))}"

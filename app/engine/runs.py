@@ -1,7 +1,6 @@
 """Traces of prompts, as they grow and in depth."""
 
-import logging
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -10,12 +9,17 @@ import streamlit as st
 import torch
 
 from analysis import Trace
+from analysis.debug.answer import with_answer
 from analysis.debug.attention import attention_of
 from analysis.debug.attribution import Attribution, attribute
+from analysis.debug.edit_override import EditOverride
+from analysis.debug.edits import Edit, read_edits
 from analysis.debug.lens import Lens, confidence, logit_lens
+from analysis.debug.level_states import LevelStates, level_states
 from analysis.debug.target import Question
 from analysis.guard import Progress
-from analysis.run import RunOptions, trace_stages
+from analysis.run import RunOptions, answer_stages, trace_stages
+from analysis.trace.parts import Prompt
 from analysis.trace.tokenize import decode_pieces, read_prompt
 from subllm.checkpoints.load import Checkpoint
 from subllm.routing import Replay
@@ -23,9 +27,9 @@ from subllm.routing import Replay
 from .last_used import LastUsed
 from .models import ModelSpec
 from .queue import turn
+from .work import admit
 
 _MOST = 32  # traces that are kept
-_log = logging.getLogger("app.engine")
 
 
 @dataclass(frozen=True)
@@ -36,11 +40,13 @@ class Recipe:
         text: the prompt as typed.
         chat: whether it goes through the chat template.
         model: model that processes it.
+        again: whether the model's tokenizer makes the tokens of the run of the text; not of every answer.
     """
 
     text: str
     chat: bool
     model: ModelSpec
+    again: bool = True
 
 
 @st.cache_resource(show_spinner=False)
@@ -52,8 +58,6 @@ def run(
     recipe: Recipe, options: RunOptions, progress: Progress, *, truncate: bool, limit: int
 ) -> Iterator[tuple[Trace, bool]]:
     """The trace of a prompt as it grows, or at once if the same run was made before.
-
-    The run holds the device's turn until its last stage, so a caller that stops early must close the iterator.
 
     Args:
         recipe: what to run.
@@ -67,7 +71,7 @@ def run(
 
     Raises:
         PromptError: if the prompt cannot be taken.
-        RunStopped: at the time limit.
+        RunStopped: at a limit.
         SubllmError: if the checkpoint cannot be loaded.
     """
     model = recipe.model
@@ -79,17 +83,59 @@ def run(
     key = (checkpoint.digest, files, where, prompt.text, prompt.token_ids.tobytes(), options)
     trace = _traces().get(key)
     if trace is not None:
-        _log.info("%s: %d tokens, known", model.checkpoint, trace.num_tokens)
         yield trace, True
         return
-    whole = not (options.compare or options.new_tokens)
-    with turn(model.device, progress):
-        for trace in trace_stages(checkpoint, prompt, options, dense=dense, name=model.checkpoint, progress=progress):
-            _log.info("%s: %d tokens, a stage done", model.checkpoint, trace.num_tokens)
-            yield trace, whole
+    stages = trace_stages(checkpoint, prompt, options, dense=dense, name=model.checkpoint, progress=progress)
+    for trace in _drawn(model, stages, len(prompt), progress):
+        yield trace, not (options.compare or options.new_tokens)
     assert trace is not None
     if trace.costs is not None or not options.compare:  # else time ran out, and another run may have enough
         _traces().put(key, trace)
+
+
+def _drawn(model: ModelSpec, stages: Iterator[Trace], tokens: int, progress: Progress) -> Iterator[Trace]:
+    """The stages of a run of so many tokens, each made during a turn."""
+    admit(progress, tokens, texts=1)
+    while True:
+        with turn(model.device, progress):  # no turn is held while a caller, who may be interrupted, draws
+            found = next(stages, None)
+        if found is None:
+            return
+        yield found
+
+
+def run_with_answer(
+    recipe: Recipe, trace: Trace, prompt: Prompt, ids: Sequence[int], edits: Sequence[Edit], progress: Progress
+) -> tuple[Trace, Recipe]:
+    """A prompt and its answer as one run; compared with the dense model if the run of the prompt was.
+
+    Args:
+        recipe: of the run that was continued.
+        trace: of that run.
+        prompt: what was continued, which may have other turns than the run.
+        ids: (N,) ids of the answer.
+        edits: that the answer was generated under.
+        progress: receives what is being done.
+
+    Raises:
+        AnalysisError: if there is no answer, or an edit does not fit.
+        RunStopped: at a limit.
+    """
+    model = recipe.model
+    checkpoint, dense = model.load(progress)
+    answered = with_answer(prompt, ids, checkpoint.tokenizer)
+    stages = answer_stages(
+        checkpoint,
+        prompt,
+        answered,
+        edits,
+        rule=trace.provenance.rule if tuple(map(str, edits)) == trace.provenance.edits else "",
+        dense=None if trace.costs is None else dense,
+        name=model.checkpoint,
+        progress=progress,
+    )
+    *_, found = _drawn(model, stages, len(answered.prompt), progress)
+    return found, Recipe(answered.prompt.text, False, model, answered.again)
 
 
 def _replay(checkpoint: Checkpoint, trace: Trace) -> Replay:
@@ -107,36 +153,49 @@ def follow(model: ModelSpec, trace: Trace, token: int, progress: Progress) -> tu
         model: the model that made the trace.
         trace: trace of a prompt.
         token: index of the token in the prompt.
-        progress: receives the number of runs ahead.
+        progress: receives what is being done; may raise to stop.
     """
     checkpoint, _ = model.load(progress)
     with turn(model.device, progress):
-        found = logit_lens(checkpoint.model, trace.prompt.token_ids, token, _replay(checkpoint, trace))
+        found = logit_lens(checkpoint.model, trace.prompt.token_ids, token, _replay(checkpoint, trace), progress)
     return found, decode_pieces(found.ids, checkpoint.tokenizer)
 
 
-def read_off_all(model: ModelSpec, trace: Trace, seconds: float, progress: Progress) -> Trace:
+def states_around(model: ModelSpec, trace: Trace, level: int, tokens: Sequence[int], progress: Progress) -> LevelStates:
+    """Hidden states of tokens of a trace around a level.
+
+    Args:
+        model: the model that made the trace.
+        trace: trace of a prompt.
+        level: number of the level.
+        tokens: indices of the tokens in the prompt.
+        progress: receives what is being done; may raise to stop.
+    """
+    checkpoint, _ = model.load(progress)
+    with turn(model.device, progress):
+        return level_states(
+            checkpoint.model, trace.prompt.token_ids, level, tokens, _replay(checkpoint, trace), progress
+        )
+
+
+def read_off_all(model: ModelSpec, trace: Trace, progress: Progress) -> Trace:
     """The trace with the confidence after every block.
 
     Args:
         model: the model that made the trace.
         trace: trace of a prompt with its blocks.
-        seconds: time limit.
-        progress: receives what is being done.
-
-    Raises:
-        RunStopped: at the time limit.
+        progress: receives what is being done; may raise to stop.
     """
     checkpoint, _ = model.load(progress)
     assert trace.blocks is not None
     with turn(model.device, progress):
         replay = _replay(checkpoint, trace)
-        found = confidence(checkpoint.model, trace.prompt.token_ids, seconds, progress, replay)
+        found = confidence(checkpoint.model, trace.prompt.token_ids, progress, replay)
     return replace(trace, blocks=replace(trace.blocks, confidence=found))
 
 
 def explain(model: ModelSpec, trace: Trace, question: Question, progress: Progress, **options: Any) -> Attribution:
-    """The contribution of each part of the prompt to a score or to the next token.
+    """The contribution of each part of the prompt to a score or to the next token, with the edits of the trace.
 
     Args:
         model: the model that made the trace.
@@ -145,9 +204,13 @@ def explain(model: ModelSpec, trace: Trace, question: Question, progress: Progre
         progress: receives how far the method is; may raise to stop.
         **options: further arguments of `analysis.debug.attribution.attribute`.
     """
+    edits = read_edits(trace.provenance.edits)
+    override = EditOverride(edits, trace.prompt) if edits else None
     checkpoint, _ = model.load(progress)
     with turn(model.device, progress):
-        return attribute(checkpoint.model, trace.prompt.token_ids, question, progress=progress, **options)
+        return attribute(
+            checkpoint.model, trace.prompt.token_ids, question, override=override, progress=progress, **options
+        )
 
 
 def attention(model: ModelSpec, trace: Trace, token: int, progress: Progress) -> np.ndarray:
@@ -157,8 +220,8 @@ def attention(model: ModelSpec, trace: Trace, token: int, progress: Progress) ->
         model: the model that made the trace.
         trace: trace of a prompt.
         token: index of the token in the prompt.
-        progress: receives the number of runs ahead.
+        progress: receives what is being done; may raise to stop.
     """
     checkpoint, _ = model.load(progress)
     with turn(model.device, progress):
-        return attention_of(checkpoint.model, trace.prompt.token_ids, token, _replay(checkpoint, trace))
+        return attention_of(checkpoint.model, trace.prompt.token_ids, token, _replay(checkpoint, trace), progress)

@@ -13,6 +13,7 @@ from analysis.trace.parts import Prompt
 
 from .models import ModelSpec, ModelStore
 from .queue import turn
+from .work import admit
 
 _MOST = 4  # texts whose caches are kept
 
@@ -54,7 +55,8 @@ def _written(text: Text, progress: Progress) -> Iterator[Generation]:
         live = _live().values.take(key)  # nobody else can have it meanwhile
         if live is None:
             _live().values.make_room()
-            live = Generation(model, prompt, text.sampling, () if text.dense else text.edits)
+            admit(progress, len(prompt), texts=1)
+            live = Generation(model, prompt, text.sampling, () if text.dense else text.edits, progress=progress)
         live.restore(text.tokens)
         yield live
         _live().put(key, live)
@@ -91,6 +93,7 @@ def write(texts: Sequence[Text], tokens: int, progress: Progress) -> Iterator[li
             with _written(text, progress) as live:
                 progress(done / tokens, "continuing", done=done, length=tokens)
                 if not live.finished:
+                    admit(progress, 1)
                     written[number] = replace(text, tokens=(*text.tokens, live.step()))
         yield list(written)
 

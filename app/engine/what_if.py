@@ -9,10 +9,12 @@ from analysis.debug.edits import Edit
 from analysis.debug.intervene import Outcome, UneditedRun, run_unedited, stages
 from analysis.debug.search import Effects, estimate_effects, measure_effects
 from analysis.guard import Progress
+from analysis.trace.parts import Prompt
 from analysis.trace.tokenize import read_answer
 
 from .models import ModelSpec, ModelStore
 from .queue import turn
+from .work import admit
 
 _MOST = 2  # prompts that are kept with all that their prefill left on a device
 
@@ -22,20 +24,31 @@ def _unedited_runs() -> ModelStore[UneditedRun]:
     return ModelStore(_MOST)
 
 
-def _unedited_run(model: ModelSpec, trace: Trace, answer: str, progress: Progress, limit: int) -> UneditedRun:
-    """The run of a trace's prompt and the answer without edits; made now if it is not kept."""
+def unedited_run(model: ModelSpec, prompt: Prompt, answer: str, progress: Progress, limit: int) -> UneditedRun:
+    """The run of a prompt and the answer without edits; made now if it is not kept.
+
+    Args:
+        model: that reads it.
+        prompt: tokenised.
+        answer: text whose probability is measured.
+        progress: receives what is being done; may raise to stop.
+        limit: maximum number of tokens that the operator allows.
+
+    Raises:
+        PromptError: if the answer cannot be taken.
+    """
     checkpoint, _ = model.load(progress)
     most = min(limit, checkpoint.model.config.max_position_embeddings)
-    answer_ids = read_answer(answer, checkpoint.tokenizer, most - trace.num_tokens)
-    prompt = trace.prompt
+    answer_ids = read_answer(answer, checkpoint.tokenizer, most - len(prompt))
     key = (id(checkpoint.model), model.checkpoint, prompt.text, prompt.token_ids.tobytes(), tuple(answer_ids))
     unedited = _unedited_runs().values.get(key)
     if unedited is None:
         with turn(model.device, progress):
             unedited = _unedited_runs().values.get(key)  # by now, another user may have read it
             if unedited is None:
+                admit(progress, len(prompt) + len(answer_ids), texts=1)
                 _unedited_runs().values.make_room()
-                unedited = run_unedited(checkpoint, prompt, answer_ids, model.checkpoint)
+                unedited = run_unedited(checkpoint, prompt, answer_ids, model.checkpoint, progress)
                 _unedited_runs().put(key, unedited)
     return unedited
 
@@ -50,7 +63,7 @@ def edited(
         trace: trace of a prompt without edits.
         answer: text whose probability is measured.
         edits: edits in force.
-        progress: receives the number of runs ahead.
+        progress: receives what is being done; may raise to stop.
         limit: maximum number of tokens that the operator allows.
 
     Yields:
@@ -60,7 +73,7 @@ def edited(
         PromptError: if the answer cannot be taken.
         AnalysisError: if an edit does not fit.
     """
-    found = stages(_unedited_run(model, trace, answer, progress, limit), edits)
+    found = stages(unedited_run(model, trace.prompt, answer, progress, limit), edits, progress)
     while True:
         with turn(model.device, progress):  # no turn is held while a caller, who may be interrupted, draws
             outcome = next(found, None)
@@ -86,9 +99,9 @@ def effects(
     Yields:
         Effects; first the estimates alone.
     """
-    unedited = _unedited_run(model, trace, answer, progress, limit)
+    unedited = unedited_run(model, trace.prompt, answer, progress, limit)
     with turn(model.device, progress):
-        found: Effects | None = estimate_effects(unedited, level)
+        found: Effects | None = estimate_effects(unedited, level, progress)
     assert found is not None
     measured = measure_effects(unedited, found, found.order()[:most].tolist(), progress)
     while found is not None:

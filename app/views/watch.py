@@ -7,18 +7,21 @@ import numpy as np
 import streamlit as st
 
 from analysis import AnalysisError, Trace
-from analysis.figures import trace as figures
 from analysis.figures import training as training_figures
+from analysis.figures.routing_view.data import Shown
+from analysis.figures.terms import common_word, level_name, level_words, router_name, system_name
 from analysis.training.run import Run, snapshot_trace
-from app.components.routing_view import Shown
+from app import reproduce
 from app.files import Recorded, recorded, training_run
-from app.messages import plain, plot, show_error
-from app.settings import SHIPPED_BESIDE, SHIPPED_RUN, Settings
+from app.messages import bounded, plain, plot, show_error
+from app.settings import BESIDE, SHIPPED_RUN, Settings
 from app.state import session
 from app.strings import language, name_of, say, table
-from app.views import chooser
-from app.views.trace import levels, text_and_map
+from app.views import again
+from app.views.boxes import one_of, several_of
+from app.views.trace import levels, odd, text_and_map
 from app.views.trace import pairs as beside
+from subllm import SubllmConfig
 
 _SECONDS = 5  # between two looks at a run in progress
 _FRAME = 1.2  # seconds per snapshot while playing
@@ -29,25 +32,28 @@ def show() -> None:
     settings = Settings.read()
     st.title(say("watch_title"))
     st.write(say("watch_intro"))
-    with st.sidebar:
-        chooser.language_switch()
     folders = settings.runs()
     if not folders:
         st.info(say("watch_none"), icon=":material/info:")
-        st.code("subllm train --config assets/training/small.json --data packed --out checkpoints/run")
+        st.code(
+            "subllm train --config assets/training/small.json --data packed --out checkpoints/run",
+            language=None,
+            wrap_lines=True,
+        )
         return
     left, right = st.columns([2, 3])
-    name = left.selectbox(say("watch_run"), list(folders), key="watched", format_func=name_of, persist_state="session")
+    name = one_of(say("watch_run"), list(folders), name_of, "watched", place=left)
     possible = [other for other in folders if other != name]
-    first = [other for other in possible if other == SHIPPED_BESIDE["llama"] and name == SHIPPED_RUN]
-    others = right.multiselect(say("watch_others"), possible, first, key=f"watched beside {name}", format_func=name_of)
+    first = [other for other in possible if other in BESIDE and name == SHIPPED_RUN]
+    others = several_of(say("watch_others"), possible, name_of, f"watched beside {name}", place=right, default=first)
     shown = {name_of(each): folders[each] for each in (name, *others)}
     try:
         run = training_run(folders[name])
         if run.step < run.config["steps"]:
-            st.fragment(_curves, run_every=_SECONDS)(shown)
+            st.fragment(bounded(_curves), run_every=_SECONDS)(shown)
         else:
             _curves(shown)
+        _work(shown)
         if not run.snapshots:
             st.info(say("watch_no_snapshots"), icon=":material/info:")
             return
@@ -57,6 +63,7 @@ def show() -> None:
         return
     _history(found)
     _steps(name, found)
+    again.show(reproduce.watched(name, folders[name]))
 
 
 def _curves(folders: dict[str, Path]) -> None:
@@ -81,12 +88,40 @@ def _draw_curves(runs: dict[str, Run]) -> None:
     ):
         known = log[name].dropna()
         column.metric(say(key), form.format(known.iloc[-1]) if len(known) else "–")
-    st.caption(plain(f"{run.title} · {run.structure}"))
+    st.caption(plain(f"{_title(run)} · {run.structure}"))
+    damaged = sum(each.damaged for each in runs.values())
+    if damaged:
+        st.warning(say("watch_damaged", n=f"{damaged:,}"), icon=":material/warning:")
     left, right = st.columns(2)
     plot(left, training_figures.loss_curves(runs, words), "watch loss")
     left.caption(say("watch_loss_converted" if run.config.get("converted") else "watch_loss_help"))
+    routers = log["router_loss"].dropna()
+    if len(routers):
+        factor = run.config["model"].get("router_loss", SubllmConfig.router_loss)
+        left.caption(say("watch_loss_routers", loss=f"{routers.iloc[-1]:.3f}", factor=f"{factor:g}"))
     plot(right, training_figures.speed_curves(runs, words), "watch speed")
     right.caption(say("watch_speed_help"))
+
+
+def _work(folders: dict[str, Path]) -> None:
+    """What runs spend of the dense model's work and what they keep, beside each other; a LLaMA spends all of it."""
+    runs = {name: training_run(folder) for name, folder in folders.items()}
+    histories = {name: recorded(folders[name]).history for name, run in runs.items() if run.snapshots}
+    if len(histories) > 1:
+        words, (left, right) = table(language()), st.columns(2)
+        plot(left, training_figures.work_curves(runs, histories, words), "watch work")
+        left.caption(say("watch_work_help"))
+        plot(right, training_figures.kept_curves(runs, histories, words), "watch kept")
+        right.caption(say("watch_kept_help"))
+
+
+def _title(run: Run) -> str:
+    """What is trained, in a few words."""
+    words, ablation = table(language()), run.config.get("ablation")
+    if ablation:
+        return say("labelled", label=router_name("subllm", words), value=say(f"watch_ablation_{ablation}"))
+    system = system_name([] if run.config.get("dense") else run.routers, words)
+    return say("watch_converted", system=system) if run.config.get("converted") else system
 
 
 def _history(found: Recorded) -> None:
@@ -95,35 +130,35 @@ def _history(found: Recorded) -> None:
     st.subheader(say("watch_routing"))
     st.caption(say("watch_routing_help", n=len(run.offsets), tokens=f"{len(snapshots[0].token_ids):,}"))
     first = snapshot_trace(run, snapshots[0], 0)
-    names = {level: figures.level_name(first, level, words) for level in first.routing.levels}
+    names = {level: level_name(first, level, words) for level in first.routing.levels}
     labels = list(names.values())
     left, right = st.columns(2)
     retention = training_figures.level_curves(
         history, history.retention, labels, words["figure_kept_share"], run.retention_ratios, words
     )
     plot(left, retention, "watch retention")
-    left.caption(say("watch_retention_help"))
+    left.caption(common_word(first, "watch_retention_help", words, "\n\n"))
     overlap = training_figures.level_curves(history, history.to_last, labels, words["figure_overlap_last"], (), words)
     plot(right, overlap, "watch overlap")
     right.caption(say("watch_overlap_help"))
-    level = st.selectbox(say("edit_level"), list(names), format_func=names.__getitem__, key="watch level")
-    columns = st.columns(3)
+    level = one_of(say("edit_level"), list(names), names.__getitem__, "watch level")
+    own, columns = level_words(first, level, words), st.columns(3)
     scores, scales = history.scores[:, level - 1], history.scales[:, level - 1]
     if first.routing.scores_tokens(level):
         thresholds = history.thresholds[:, level - 1]
-        figure = training_figures.quantile_bands(history.steps, scores, words["figure_score"], thresholds, words)
+        figure = training_figures.quantile_bands(history.steps, scores, own["figure_score"], thresholds, words)
         plot(columns[0], figure, "watch scores")
-        columns[0].caption(say("watch_scores_help"))
+        columns[0].caption(own["watch_scores_help"])
     else:
         columns[0].info(plain(levels.no_scores(first, level)))
     plot(columns[1], training_figures.kind_curves(history, level, words), "watch kinds")
-    columns[1].caption(say("watch_kinds_help"))
-    plot(
-        columns[2],
-        training_figures.quantile_bands(history.steps, scales, words["figure_scale"], None, words),
-        "watch scales",
-    )
-    columns[2].caption(say("watch_scales_help"))
+    columns[1].caption(own["watch_kinds_help"])
+    if first.routing.bypassed[level - 1]:
+        figure = training_figures.quantile_bands(history.steps, scales, words["figure_scale"], None, words)
+        plot(columns[2], figure, "watch scales")
+        columns[2].caption(say("watch_scales_help"))
+    else:
+        columns[2].info(plain(levels.no_bypass(first, level)))
 
 
 def _steps(name: str, found: Recorded) -> None:
@@ -133,7 +168,7 @@ def _steps(name: str, found: Recorded) -> None:
     key = f"watch prompt of {name}"  # the browser goes on showing a key's choice when the options change
     prompt = st.selectbox(say("watch_prompt"), range(len(labels)), format_func=labels.__getitem__, key=key)
     playing = st.toggle(say("watch_play"), key="watch playing")
-    st.fragment(_frame, run_every=_FRAME if playing else None)(found, prompt, playing)
+    st.fragment(bounded(_frame), run_every=_FRAME if playing else None)(found, prompt, playing)
 
 
 def _frame(found: Recorded, prompt: int, playing: bool) -> None:
@@ -150,6 +185,7 @@ def _frame(found: Recorded, prompt: int, playing: bool) -> None:
     before = right.select_slider(say("watch_against"), steps, value=steps[0], format_func=lambda n: f"{n:,}")
     trace = snapshot_trace(run, snapshots[steps.index(step)], prompt)
     _view(trace)
+    odd.show(trace)
     perplexity = "–" if np.isnan(trace.perplexity) else f"{trace.perplexity:,.1f}"
     st.caption(say("watch_perplexity", perplexity=perplexity))
     if not playing and before != step:

@@ -5,14 +5,19 @@ from typing import Any
 
 import torch
 from torch import Tensor
-from transformers import AutoConfig, AutoTokenizer, LlamaForCausalLM, PreTrainedTokenizerBase
+from transformers import LlamaForCausalLM, PreTrainedTokenizerBase
 
 from ..configuration import SubllmConfig
-from ..errors import CheckpointError, first_line
-from ..model.modeling import SubllmForCausalLM
+from ..errors import CheckpointError
+from ..model.causal_lm import SubllmForCausalLM
+from ..structure import BRACKETS
+from .config import read_llama_config
 from .dense import sharing_weights
-from .files import check_fit
+from .files import refusing
 from .gguf import GgufFile
+from .load import fetch_checkpoint
+from .tokenizer import load_tokenizer
+from .weights import check_finite, load_model
 
 _NOT_COPIED = ("architectures", "dtype", "model_type", "num_hidden_layers", "transformers_version")
 
@@ -34,38 +39,46 @@ def load_base(name: str, dtype: torch.dtype = torch.bfloat16) -> tuple[LlamaForC
     if path.suffix == ".gguf":
         if not path.is_file():
             raise CheckpointError(f"There is no file {path}.")
-        file = GgufFile(path)
-        return file.model(dtype), file.tokenizer()
-    try:
-        config = AutoConfig.from_pretrained(name)
-    except (OSError, ValueError) as error:
-        raise CheckpointError(
-            f"{name!r} is no GGUF file, checkpoint folder or reachable hub name: {first_line(error)}"
-        ) from error
-    if config.model_type != "llama":
-        raise CheckpointError(f"{name!r} is a {config.model_type!r} model; only 'llama' can become a SUBLLM.")
-    try:
-        found: Any = LlamaForCausalLM.from_pretrained(
-            name, dtype=dtype, output_loading_info=True, ignore_mismatched_sizes=True
-        )
-        tokenizer = AutoTokenizer.from_pretrained(name)
-    except (OSError, ValueError) as error:
-        raise CheckpointError(f"{name!r} cannot be loaded: {first_line(error)}") from error
-    model, report = found
-    check_fit(name, report)
-    return model.eval(), tokenizer
+        with refusing(path, "its content"):
+            file = GgufFile(path)
+            model, tokenizer = file.model(dtype), file.tokenizer()
+        check_finite(path, model.state_dict())
+        return model, tokenizer
+    if path.is_dir():
+        folder = path
+    else:
+        try:
+            folder = fetch_checkpoint(name)
+        except CheckpointError as error:
+            raise CheckpointError(
+                f"{name!r} is no GGUF file, checkpoint folder or reachable hub name: {error}"
+            ) from error
+    config = read_llama_config(folder)
+    tokenizer = load_tokenizer(folder, config)
+    model, _ = load_model(LlamaForCausalLM, folder, config, "cpu", str(dtype).removeprefix("torch."), "sdpa")
+    return model, tokenizer
 
 
 def from_llama(
-    dense: LlamaForCausalLM, structure: str, retention_ratio: float | list[float], positions: str = "original"
+    dense: LlamaForCausalLM,
+    structure: str,
+    retention_ratio: float | list[float],
+    positions: str = "original",
+    router: str | list[str] = "subllm",
+    **divided: Any,
 ) -> SubllmForCausalLM:
     """Make a SUBLLM of a LLaMA. Its scorers are zero (nothing is kept) until they are fitted, its bypass scales one.
+
+    Router weights of Mixture-of-Depths are one, too: the blocks of a LLaMA expect to be added whole. Groups of merged
+    tokens are means. Light/heavy blocks divide those of the LLaMA, and what they route has a weight of 1.
 
     Args:
         dense: the LLaMA, whose weights are shared and not copied.
         structure: structure string with as many blocks as the LLaMA has.
         retention_ratio: nominal share of tokens kept, for all levels or for each.
-        positions: "original" or "parent".
+        positions: rotary positions, as in the configuration.
+        router: router of each level, as in the configuration: "subllm", "mod" or "stride".
+        **divided: fields of light/heavy blocks, as in the configuration.
 
     Raises:
         StructureError: if the structure cannot be read.
@@ -78,16 +91,26 @@ def from_llama(
         structure=structure,
         retention_ratio=retention_ratio,
         positions=positions,
+        router=router,
+        router_weight="unit" if "mod" in router else "score",
         balancer_steps=0,  # a conversion does not train from scratch
         bypass_steps=0,
+        **divided,
     )
-    levels, width, device = config.parsed_structure.num_levels, config.hidden_size, dense.device
-    own: dict[str, Tensor] = {}
-    for number in range(levels):
+    width, device = config.hidden_size, dense.device
+    own: dict[str, Tensor] = {}  # more than any level has
+    for level, number in config.parsed_structure.brackets.items():
         own[f"model.subsamplers.{number}.weight"] = torch.zeros(width, device=device)
+        own[f"model.subsamplers.{number}.bias"] = torch.zeros(config.strides[level - 1], device=device)
         own[f"model.bypasses.{number}.scale"] = torch.ones(width, device=device)
         for schedule in (f"subsamplers.{number}.balancing", f"bypasses.{number}.minimum"):
             own[f"model.{schedule}.step"] = torch.zeros((), dtype=torch.long, device=device)
+    for site in config.parsed_structure.sites:
+        if site.kind != BRACKETS:
+            router_of = f"model.layers.{site.block}.routers.{site.kind}"
+            own[f"{router_of}.weight"] = torch.zeros(width, device=device)
+            own[f"{router_of}.passes"] = torch.zeros((), dtype=torch.long, device=device)
+            own |= {f"{router_of}.{name}": torch.zeros((), device=device) for name in ("threshold", "water_level")}
     model = sharing_weights(SubllmForCausalLM, config, dense.state_dict() | own, device)
     model.config.dtype = dense.dtype
     model.generation_config = dense.generation_config

@@ -14,11 +14,13 @@ from torch import Tensor
 from transformers import LlamaConfig, LlamaForCausalLM, PretrainedConfig, PreTrainedModel
 
 from ..configuration import OWN_FIELDS
-from ..errors import CheckpointError, first_line
-from ..model.modeling import SubllmForCausalLM
+from ..errors import CheckpointError
+from ..model.causal_lm import SubllmForCausalLM
+from .config import read_llama_config
 from .device import dtype_name
-from .files import DENSE_TWIN, load_model, read_json, weight_files
+from .files import DENSE_TWIN, check_inside, place_of
 from .load import Checkpoint
+from .weights import load_model
 
 _Model = TypeVar("_Model", bound=PreTrainedModel)
 
@@ -48,12 +50,24 @@ def load_dense(checkpoint: Checkpoint) -> DenseModel:
     Without a `dense_twin` folder it is the checkpoint with routing off, which shares the checkpoint's weights.
 
     Raises:
-        CheckpointError: if the twin's folder is broken.
+        CheckpointError: if the twin's folder is broken, or its vocabulary is another one.
+        DeviceFullError: if it does not fit into the device's free memory.
     """
     twin = checkpoint.folder / DENSE_TWIN
     if not twin.is_dir():
         return DenseModel(routing_off(checkpoint.model), is_twin=False)
-    return DenseModel(load_llama(twin, checkpoint.model), is_twin=True)
+    check_inside(checkpoint.folder, twin)
+    llama = load_llama(twin, checkpoint.model)
+    own = checkpoint.model.config.vocab_size
+    if llama.config.vocab_size != own:
+        raise CheckpointError(
+            "The dense twin in {folder} has embeddings for {words:,} tokens, and the checkpoint for {own:,}; it must "
+            "be the LLaMA that the checkpoint was converted from.",
+            folder=place_of(twin),
+            words=llama.config.vocab_size,
+            own=own,
+        )
+    return DenseModel(llama, is_twin=True)
 
 
 def load_llama(folder: Path, like: SubllmForCausalLM) -> LlamaForCausalLM:
@@ -66,22 +80,9 @@ def load_llama(folder: Path, like: SubllmForCausalLM) -> LlamaForCausalLM:
     Raises:
         CheckpointError: if it is not a LLaMA, or cannot be loaded.
     """
-    try:
-        kind = read_json(folder / "config.json").get("model_type")
-    except (OSError, ValueError, AttributeError) as error:
-        raise CheckpointError(
-            "{folder} is not a checkpoint: its config.json cannot be read ({error}).",
-            folder=folder,
-            error=first_line(error),
-        ) from error
-    if kind != LlamaConfig.model_type:
-        raise CheckpointError(
-            "{folder} holds a {kind!r} model; a baseline must be a 'llama'.", folder=folder, kind=kind
-        )
-    weight_files(folder)
-    config, dtype = LlamaConfig.from_pretrained(folder), dtype_name(like)
+    config, dtype = read_llama_config(folder), dtype_name(like)
     attention = str(like.config._attn_implementation)
-    return load_model(LlamaForCausalLM, folder, config, str(like.device), dtype, attention)
+    return load_model(LlamaForCausalLM, folder, config, str(like.device), dtype, attention)[0]
 
 
 def routing_off(model: SubllmForCausalLM) -> LlamaForCausalLM:

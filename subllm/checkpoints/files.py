@@ -1,145 +1,230 @@
-"""The files of a checkpoint: JSON of a sane size, complete weights that are no pickles, and a model made of them."""
+"""The door of a checkpoint's folder: whatever is read from it is checked here first.
 
-import hashlib
+| what may be wrong | what happens |
+| --- | --- |
+| a file is a pipe, a device, or a link that leads out of the folder | it is not opened |
+| a file is larger than files of its kind are | it is not read |
+| a library raises something of its own about the content | it becomes one `CheckpointError` |
+
+A checkpoint comes from anywhere. Its files are data: no code in it is run but its chat template, which
+`subllm.checkpoints.confined` confines.
+"""
+
 import json
+import os
+import stat
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-import torch
-from safetensors import SafetensorError, safe_open
-from transformers.utils import logging
-
-from ..errors import CheckpointError, first_line
+from ..errors import CheckpointError, SubllmError
 
 DENSE_TWIN = "dense_twin"  # subfolder of a checkpoint with the LLaMA that it was converted from
-_WEIGHTS, _INDEX = "model.safetensors", "model.safetensors.index.json"
-_LARGEST_JSON = 64 << 20  # bytes of a configuration or an index of weights
-_PICKLES = ("*.bin", "*.pt", "*.pth", "*.ckpt", "*.pkl")
+CONFIG = "config.json"
+TEMPLATES = "additional_chat_templates"  # subfolder in which transformers looks for chat templates
+_LARGEST = {  # bytes of a file by the end of its name; the first that fits counts
+    CONFIG: 1 << 20,
+    "tokenizer.json": 64 << 20,
+    "vocab.json": 64 << 20,
+    ".index.json": 8 << 20,
+    ".json": 8 << 20,
+    ".jinja": 1 << 18,
+    ".model": 32 << 20,
+    ".txt": 32 << 20,
+    ".tiktoken": 32 << 20,
+    ".safetensors": 1 << 62,
+}
+_MOST_FILES = 10_000  # in a folder
+_LONGEST = 200  # characters of a value that a message repeats
+
+
+def place_of(path: Path) -> str:
+    """The name of a checkpoint's folder in messages, which do not tell where on this machine it is."""
+    name = f"{path.parent.name}/{path.name}" if path.name == DENSE_TWIN else path.name
+    return printable(name or str(path))
+
+
+def printable(name: str) -> str:
+    """A name as it can be printed: cut, and without half surrogates and control characters."""
+    name = name if len(name) <= _LONGEST else f"{name[:_LONGEST]}…"
+    return name if name.isprintable() else ascii(name)[1:-1]
+
+
+def check_folder(folder: Path) -> None:
+    """Check that the files of a checkpoint's folder are what the names of files promise, before a library opens one.
+
+    Raises:
+        CheckpointError: if a file is not a regular one, leads out of the folder, or is larger than its kind is.
+    """
+    for inner in (folder, folder / TEMPLATES):
+        try:
+            if inner == folder or os.path.isdir(inner):
+                _check_entries(folder, inner)
+        except OSError as error:
+            raise CheckpointError(
+                "{folder} cannot be read: {error}", folder=place_of(folder), error=reason(error)
+            ) from error
+
+
+def _check_entries(folder: Path, inner: Path) -> None:
+    check_inside(folder, inner)
+    with os.scandir(inner) as entries:
+        for count, entry in enumerate(entries):
+            if count >= _MOST_FILES:
+                raise CheckpointError(
+                    "{folder} has more than {most:,} files, so it is not a checkpoint; choose the folder that has the "
+                    "checkpoint's config.json.",
+                    folder=place_of(folder),
+                    most=_MOST_FILES,
+                )
+            if not os.path.isdir(entry.path) and (largest := _largest(entry.name)) is not None:
+                check_inside(folder, inner / entry.name)
+                if not os.path.isfile(entry.path):
+                    raise _irregular(folder, entry.name)
+                size = entry.stat().st_size
+                if size > largest:
+                    raise CheckpointError(
+                        "{name} in {folder} has {size:,} bytes, and at most {most:,} are read of such a file. Copy "
+                        "the checkpoint again.",
+                        name=printable(entry.name),
+                        folder=place_of(folder),
+                        size=size,
+                        most=largest,
+                    )
+            elif not os.path.isdir(entry.path) and not os.path.isfile(entry.path):
+                raise _irregular(folder, entry.name)
+
+
+def _largest(name: str) -> int | None:
+    return next((most for end, most in _LARGEST.items() if name.endswith(end)), None)
+
+
+def _irregular(folder: Path, name: str) -> CheckpointError:
+    return CheckpointError(
+        "{name} in {folder} is not a regular file (a pipe, a device, or a link to nothing); delete it, or copy the "
+        "checkpoint again.",
+        name=printable(name),
+        folder=place_of(folder),
+    )
+
+
+def check_inside(folder: Path, path: Path) -> None:
+    """Check that a path, with its links resolved, is in a checkpoint's folder, or among the blobs of the hub's cache.
+
+    Args:
+        folder: of the checkpoint.
+        path: a file or folder in it.
+
+    Raises:
+        CheckpointError: if it leads elsewhere.
+    """
+    real, found = Path(os.path.realpath(folder)), Path(os.path.realpath(path))
+    allowed = [real]
+    if real.parent.name == "snapshots":  # `<repository>/snapshots/<commit>/<file>` links to `<repository>/blobs/<hash>`
+        allowed.append(real.parents[1] / "blobs")
+    if real.name == DENSE_TWIN and real.parent.parent.name == "snapshots":
+        allowed.append(real.parents[2] / "blobs")
+    if not any(found.is_relative_to(inside) for inside in allowed):
+        raise CheckpointError(
+            "{name} in {folder} is a link that leads out of the folder, which is not followed. Put the file itself "
+            "there.",
+            name=printable(path.name),
+            folder=place_of(folder),
+        )
 
 
 def read_json(path: Path) -> Any:
     """Read a JSON file of a checkpoint.
 
     Raises:
-        ValueError: if it is not JSON, is nested too deeply, or is larger than 64 MiB.
-        OSError: if it cannot be read.
+        ValueError: if it is not JSON, is nested too deeply, is no regular file, or is larger than its kind is.
+        OSError: if it cannot be opened.
     """
-    if path.stat().st_size > _LARGEST_JSON:
-        raise ValueError(f"{path.stat().st_size:,} bytes; {_LARGEST_JSON:,} are allowed")
+    most = _largest(path.name) or _LARGEST[".json"]
+    content = read_start(path, most + 1)
+    if len(content) > most:
+        raise ValueError(f"it is larger than {most:,} bytes")
     try:
-        return json.loads(path.read_text())
+        return json.loads(content)
     except RecursionError as error:
         raise ValueError("nested too deeply") from error
 
 
-def weight_files(folder: Path) -> list[Path]:
-    """Paths of a checkpoint's weight files, after a check that each is complete.
+def read_start(path: Path, most: int) -> bytes:
+    """The first bytes of a regular file; a pipe is not waited for, and a device not read.
+
+    Args:
+        path: the file.
+        most: number of bytes.
 
     Raises:
-        CheckpointError: if one is missing or incomplete, or the checkpoint has pickled weights only.
+        ValueError: if it is not a regular file.
+        OSError: if it cannot be opened.
     """
-    if (folder / _INDEX).is_file():
-        try:
-            names = sorted(set(read_json(folder / _INDEX)["weight_map"].values()))
-        except (ValueError, KeyError, AttributeError, TypeError) as error:
-            raise CheckpointError(
-                "{file} is not a readable index of weights; copy it again.", file=folder / _INDEX
-            ) from error
-    else:
-        names = [_WEIGHTS]
-    files = [folder / Path(str(name)).name for name in names]
-    missing = [file.name for file in files if not file.is_file()]
-    if missing:
-        pickles = sorted(path.name for pattern in _PICKLES for path in folder.glob(pattern))
-        if pickles:
-            raise CheckpointError(
-                "{folder} has no safetensors weights ({missing}). It has {pickles}, but pickled weights can run code "
-                "and are not loaded here; convert them with: subllm convert reference",
-                folder=folder,
-                missing=", ".join(missing[:4]),
-                pickles=", ".join(pickles[:4]),
-            )
-        raise CheckpointError(
-            "{folder} lacks its weights ({missing}). Copy the checkpoint again.",
-            folder=folder,
-            missing=", ".join(missing[:4]),
-        )
-    for file in files:
-        try:
-            with safe_open(file, framework="pt"):
-                pass
-        except (SafetensorError, OSError) as error:
-            raise CheckpointError(
-                "{file} is not a complete safetensors file ({size:,} bytes; {error}); copy or download it again.",
-                file=file,
-                size=file.stat().st_size,
-                error=first_line(error),
-            ) from error
-    return files
+    descriptor = os.open(path, os.O_RDONLY | getattr(os, "O_NONBLOCK", 0) | getattr(os, "O_BINARY", 0))
+    with os.fdopen(descriptor, "rb") as file:
+        if not stat.S_ISREG(os.fstat(descriptor).st_mode):
+            raise ValueError("it is not a regular file")
+        return file.read(most)
 
 
-def load_model(kind: Any, folder: Path, config: Any, device: str, dtype: str, attention: str) -> Any:
-    """Load a model of class `kind` in evaluation mode, and check that its weights fit its configuration.
+@contextmanager
+def refusing(folder: Path, what: str) -> Iterator[None]:
+    """Turn whatever a library raises about a part of a checkpoint into one message.
+
+    Args:
+        folder: of the checkpoint.
+        what: the part, such as "its tokenizer"; a message of `assets/messages.json`.
 
     Raises:
-        CheckpointError: if it cannot be loaded, does not fit its config.json, or does not fit on the device.
+        CheckpointError: for any error that is not a `SubllmError`.
     """
-    progress = logging.is_progress_bar_enabled()
-    logging.disable_progress_bar()
-    verbosity = logging.get_verbosity()
-    logging.set_verbosity_error()
     try:
-        model, report = kind.from_pretrained(
-            folder,
-            config=config,
-            dtype=getattr(torch, dtype),
-            attn_implementation=attention,
-            local_files_only=True,
-            use_safetensors=True,
-            output_loading_info=True,
-            ignore_mismatched_sizes=True,
-        )
-    except (OSError, ValueError, ImportError, RuntimeError) as error:
-        raise CheckpointError("{folder} cannot be loaded: {error}", folder=folder, error=first_line(error)) from error
-    finally:
-        logging.set_verbosity(verbosity)
-        if progress:
-            logging.enable_progress_bar()
-    check_fit(folder, report)
-    try:
-        return model.to(device).eval()
-    except (RuntimeError, AssertionError) as error:
+        yield
+    except SubllmError as error:
+        raise _shortened(error) from error
+    except BaseException as error:
+        if not is_of_library(error):
+            raise
         raise CheckpointError(
-            "The model cannot be moved to {device!r}: {error}", device=device, error=first_line(error)
+            "{folder} cannot be used: {what} cannot be read ({error}). Copy the checkpoint again, or ask whoever made "
+            "it.",
+            folder=place_of(folder),
+            what=what,
+            error=reason(error, folder),
         ) from error
 
 
-def check_fit(place: Path | str, report: dict[str, Any]) -> None:
-    """Check that the weights fit the configuration.
+def is_of_library(error: BaseException) -> bool:
+    """Whether an error says what went wrong: a panic of a library written in Rust does, and is no `Exception`.
 
-    Args:
-        place: folder or name of the checkpoint, for the message.
-        report: transformers' loading report, made with `ignore_mismatched_sizes`.
-
-    Raises:
-        CheckpointError: if tensors are missing, and so would be random, or have another shape.
+    What ends a program or a page is none of these.
     """
-    missing, mismatched = sorted(report["missing_keys"]), sorted(str(key[0]) for key in report["mismatched_keys"])
-    if missing or mismatched:
-        raise CheckpointError(
-            "The weights in {place} do not fit its config.json. Missing tensors: {missing}. Tensors of another shape: "
-            "{mismatched}. All in all: {count:,}. Check structure, num_hidden_layers and hidden_size.",
-            place=place,
-            missing=", ".join(missing[:3]) or "none",
-            mismatched=", ".join(mismatched[:3]) or "none",
-            count=len(missing) + len(mismatched),
-        )
+    return isinstance(error, Exception) or type(error).__name__ == "PanicException"
 
 
-def digest(files: list[Path]) -> str:
-    """SHA-256 over the SHA-256 of each file, as hexadecimal digits."""
-    total = hashlib.sha256()
-    for path in files:
-        with path.open("rb") as file:
-            total.update(hashlib.file_digest(file, "sha256").digest())
-    return total.hexdigest()
+def reason(error: BaseException, folder: Path | None = None) -> str:
+    """What a library says about an error, in a line, without the place of the folder."""
+    if isinstance(error, OSError) and error.strerror:
+        return error.strerror
+    if isinstance(error, RecursionError):
+        return "nested too deeply"
+    line = " ".join(str(error).split()) or type(error).__name__
+    if isinstance(error, KeyError | AttributeError | TypeError | ZeroDivisionError | AssertionError | IndexError):
+        line = f"{type(error).__name__}: {line}"
+    for path in (folder, folder.resolve()) if folder is not None else ():
+        line = line.replace(f"{path}{os.sep}", "").replace(str(path), path.name)
+    return printable(line)
+
+
+def _shortened(error: SubllmError) -> SubllmError:
+    """The same error, whose values are not longer than a message can be."""
+    if not error.values or len(str(error)) <= 10 * _LONGEST:
+        return error
+    values = {
+        name: f"{value[:_LONGEST]}…" if isinstance(value, str) and len(value) > _LONGEST else value
+        for name, value in error.values.items()
+    }
+    shorter = type(error)(error.message, **values)
+    return shorter if len(str(shorter)) <= 10 * _LONGEST else CheckpointError(printable(str(shorter)))

@@ -162,6 +162,8 @@ class GgufFile:
             CheckpointError: if it is not an ordinary LLaMA, or a tensor is missing, unknown or of another shape.
         """
         config = self.config()
+        if config.num_hidden_layers > len(self._tensors):  # building even an empty model of so many takes long
+            raise self._refused(f"it lacks the tensors of {config.num_hidden_layers:,} blocks")
         heads = {
             "attn_q": config.num_attention_heads,
             "attn_k": config.num_key_value_heads or config.num_attention_heads,
@@ -171,10 +173,12 @@ class GgufFile:
         weights: dict[str, Tensor] = {}
         for name in self._tensors:
             if name not in (FACTORS, SHORT, LONG):
-                target, part, values = self._target(name), name.split(".")[-2], self._values(name)
-                if values.shape != expected.get(target):
-                    shape = "×".join(map(str, values.shape))
+                target, part = self._target(name), name.split(".")[-2]
+                found = tuple(self._tensors[name].shape.tolist()[::-1])
+                if found != expected.get(target):  # before they are dequantised
+                    shape = "×".join(map(str, found))
                     raise self._refused(f"its tensor {name} of {shape} numbers is not one of its configuration")
+                values = self._values(name)
                 if part in heads:
                     values = _unpermute(values, heads[part])
                 weights[target] = torch.from_numpy(values).to(dtype)
@@ -205,7 +209,9 @@ class GgufFile:
         if self._field("tokenizer.ggml.pre") != "smollm":
             from transformers import AutoTokenizer  # noqa: PLC0415
 
-            return AutoTokenizer.from_pretrained(self.path.parent, gguf_file=self.path.name)
+            return AutoTokenizer.from_pretrained(
+                self.path.parent, gguf_file=self.path.name, local_files_only=True, trust_remote_code=False
+            )
         from tokenizers import AddedToken, Tokenizer, decoders, models, pre_tokenizers  # noqa: PLC0415
 
         tokens = self._field("tokenizer.ggml.tokens")

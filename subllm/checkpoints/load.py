@@ -9,15 +9,16 @@ from pathlib import Path
 
 from huggingface_hub import snapshot_download
 from huggingface_hub.errors import HfHubHTTPError, HFValidationError, LocalEntryNotFoundError
-from transformers import AutoTokenizer, PreTrainedTokenizerBase
+from transformers import PreTrainedTokenizerBase
 
-from ..configuration import SubllmConfig
 from ..errors import CheckpointError, first_line
-from ..model.modeling import SubllmForCausalLM
-from .device import pick_device, pick_dtype
-from .files import DENSE_TWIN, digest, load_model, read_json, weight_files
+from ..model.causal_lm import SubllmForCausalLM
+from .config import read_config
+from .device import chosen_device
+from .files import CONFIG, DENSE_TWIN
+from .tokenizer import load_tokenizer
+from .weights import digest, load_model, weight_files
 
-_TOKENIZERS = ("tokenizer.json", "tokenizer.model", "vocab.json")
 _HUB_FILES = ["*.json", "*.safetensors", "*.model", "*.txt", "*.jinja", f"{DENSE_TWIN}/*"]
 
 
@@ -74,58 +75,12 @@ def load_checkpoint(
     Raises:
         CheckpointError: if a file is missing, incomplete or unsafe, or does not fit.
         ConfigurationError: if config.json contradicts itself.
+        DeviceError: if the device cannot be used, or its free memory does not suffice.
         StructureError: if its structure cannot be read.
     """
-    device = device or pick_device()
-    dtype = dtype or pick_dtype(device)
+    device, dtype = chosen_device(device, dtype)
     config = read_config(folder)
-    weights = weight_files(folder)
-    if not any((folder / name).is_file() for name in _TOKENIZERS):
-        raise CheckpointError(
-            "{folder} has no tokenizer ({files}); copy the tokenizer files of the model that the "
-            "checkpoint was made from into it.",
-            folder=folder,
-            files=", ".join(_TOKENIZERS),
-        )
-    try:
-        tokenizer = AutoTokenizer.from_pretrained(folder, local_files_only=True)
-    except (OSError, ValueError, KeyError, TypeError, RecursionError) as error:
-        raise CheckpointError(
-            "The tokenizer in {folder} cannot be read: {error}", folder=folder, error=first_line(error)
-        ) from error
-    model = load_model(SubllmForCausalLM, folder, config, device, dtype, attn_implementation)
-    return Checkpoint(folder, digest([folder / "config.json", *weights]), model, tokenizer)
-
-
-def read_config(folder: Path) -> SubllmConfig:
-    """Read the configuration of a checkpoint.
-
-    Raises:
-        CheckpointError: if there is none, or it is that of another kind of model.
-        ConfigurationError: if it contradicts itself, or names no structure.
-        StructureError: if its structure cannot be read.
-    """
-    path = folder / "config.json"
-    try:
-        if not path.is_file():
-            found = ", ".join(sorted(p.name for p in folder.iterdir())[:8]) if folder.is_dir() else "no such folder"
-            raise CheckpointError(
-                "{folder} is not a checkpoint: it has no config.json (found: {found}).",
-                folder=folder,
-                found=found or "nothing",
-            )
-    except OSError as error:
-        raise CheckpointError("{folder} cannot be read: {error}", folder=folder, error=first_line(error)) from error
-    try:
-        fields = read_json(path)
-    except (ValueError, OSError) as error:
-        raise CheckpointError("{path} is not readable JSON: {error}", path=path, error=first_line(error)) from error
-    kind = fields.get("model_type") if isinstance(fields, dict) else None
-    if kind is None or (kind != SubllmConfig.model_type and "structure" not in fields):
-        raise CheckpointError(
-            "{folder} holds a {kind!r} model, not a 'subllm': its config.json has no structure. Convert a LLaMA into "
-            "a SUBLLM with: subllm convert llama",
-            folder=folder,
-            kind=kind,
-        )
-    return SubllmConfig.from_dict(fields)
+    weight_files(folder)  # before the tokenizer is tried: what is missing is said first
+    tokenizer = load_tokenizer(folder, config)
+    model, weights = load_model(SubllmForCausalLM, folder, config, device, dtype, attn_implementation)
+    return Checkpoint(folder, digest([folder / CONFIG, *weights]), model, tokenizer)

@@ -15,11 +15,14 @@ from pathlib import Path
 import torch
 from transformers import logging
 
+from .. import atomic
 from ..checkpoints.base import from_llama, load_base
+from ..checkpoints.device import pick_device, pick_dtype
 from ..command import Arguments, command
 from ..errors import CheckpointError, SubllmError
 from ..runs.config import PRECISIONS
 from ..runs.trainer import full_disk_reported
+from ..structure import LIGHT_HEAVY_SITES
 from ..text.blocks import DrawnBlocks
 from ..text.chats import append_chats, find_topics, write_chats
 from ..text.documents import Documents
@@ -28,10 +31,12 @@ from .adapt import adapt
 from .card import model_card
 from .distillation import AdaptOptions, fast_precision
 from .learned import save_learned
+from .merging import fit_bypasses
 from .reference import from_reference, load_weights
 from .scorers import fit_scorers
 
 _FIT_BATCHES = 12
+_ROUTERS = ("subllm", "mod", "stride")  # those that can begin close to the LLaMA
 
 
 def _reference(arguments: argparse.Namespace) -> None:
@@ -39,7 +44,9 @@ def _reference(arguments: argparse.Namespace) -> None:
         config = json.loads(arguments.config.read_text())
     except (OSError, ValueError) as error:
         raise CheckpointError(f"{arguments.config} is not a readable JSON file: {error}") from error
-    from_reference(config, load_weights(arguments.weights)).save_pretrained(arguments.out)
+    model = from_reference(config, load_weights(arguments.weights))
+    with atomic.full_disk_reported(arguments.out), atomic.added_whole(arguments.out) as partial:
+        model.save_pretrained(partial)
     print(f"Wrote {arguments.out}")  # noqa: T201
 
 
@@ -56,36 +63,46 @@ def _llama(arguments: argparse.Namespace) -> None:
     )
     dtype = torch.bfloat16 if options.precision == "bf16" else torch.float32
     dense, tokenizer = load_base(arguments.model, dtype)
+    dense.to(pick_device())  # type: ignore[arg-type] # before its weights are shared, so that they are moved once
     ratio = arguments.retention[0] if len(arguments.retention) == 1 else arguments.retention
-    model = from_llama(dense, arguments.structure, ratio)
+    router = arguments.router[0] if len(arguments.router) == 1 else arguments.router
+    given = {
+        "light_heads": arguments.light_heads,
+        "light_intermediate_size": arguments.light_units,
+        "window": arguments.window,
+        "routed": arguments.routed and dict(zip(LIGHT_HEAVY_SITES, arguments.routed, strict=True)),
+    }
+    model = from_llama(dense, arguments.structure, ratio, router=router, **given)
     documents = Documents(arguments.text)
     blocks = DrawnBlocks(documents, tokenizer, length=options.length, held_out=False, seed=options.seed)
     rest = DrawnBlocks(documents, tokenizer, length=options.length, held_out=True, seed=options.seed)
     held_out = rest.batch(0, arguments.held_out_blocks)
     fitting = [blocks.batch(10**6 + index, options.batch_size) for index in range(_FIT_BATCHES)]
     directions = fit_scorers(model, dense, fitting)
+    fit_bypasses(model, fitting)
     folder = arguments.out / "training"
     adapted, evaluations = adapt(model, dense, directions, blocks, held_out, folder, options, arguments.start)
     if int(os.environ.get("RANK", "0")):
         return
-    learned = arguments.out / "learned"
-    with full_disk_reported(arguments.out):
+    with full_disk_reported(folder), atomic.added_whole(arguments.out) as partial:
+        learned = partial / "learned"
         save_learned(adapted, model, learned)
-        adapted.merge_and_unload().to(torch.bfloat16).save_pretrained(arguments.out)
-        tokenizer.save_pretrained(arguments.out)
-        card = model_card(arguments, options, evaluations)
-        for folder in (arguments.out, learned):
-            (folder / "README.md").write_text(card)
+        adapted.merge_and_unload().to(torch.bfloat16).save_pretrained(partial)
+        tokenizer.save_pretrained(partial)
+        card = model_card(arguments, model.config, options, evaluations)
+        for each in (partial, learned):
+            (each / "README.md").write_text(card)
     print(f"Wrote {arguments.out}: {evaluations[-1][1]}")  # noqa: T201
 
 
 def _chats(arguments: argparse.Namespace) -> None:
     topics = find_topics(piece.text for piece in read_pieces(arguments.topics))
-    dense, tokenizer = load_base(arguments.model)
+    device = pick_device()
+    dense, tokenizer = load_base(arguments.model, getattr(torch, pick_dtype(device)))
     if not tokenizer.chat_template:
         raise CheckpointError(f"{arguments.model} has no chat template, so it cannot write chats.")
     chats = write_chats(
-        dense,
+        dense.to(device),  # type: ignore[arg-type]
         tokenizer,
         topics,
         count=arguments.count,
@@ -109,13 +126,35 @@ def main(arguments: Arguments) -> None:
     reference.set_defaults(run=_reference)
     llama = commands.add_parser("llama", help="from any LLaMA", formatter_class=argparse.ArgumentDefaultsHelpFormatter)
     llama.add_argument("--model", required=True, help="checkpoint folder, GGUF file or hub name of the LLaMA")
-    llama.add_argument("--structure", required=True, help="such as 'TT(TT)TT', with one T per block of the LLaMA")
+    llama.add_argument(
+        "--structure",
+        required=True,
+        help="such as 'TT(TT)TT', with one T per block of the LLaMA, or C for one with light and heavy branches",
+    )
     llama.add_argument(
         "--retention",
         type=float,
         nargs="+",
         default=[0.64],
         help="share of tokens kept: one for all levels, or one for each",
+    )
+    llama.add_argument(
+        "--router",
+        choices=_ROUTERS,
+        nargs="+",
+        default=["subllm"],
+        help="what selects or merges the tokens, one for all levels, or one for each; mod is Mixture-of-Depths, stride "
+        "merges groups of 1/retention tokens as Zipformer does",
+    )
+    llama.add_argument("--light-heads", type=int, help="heads of the light branch of each C; a quarter if left out")
+    llama.add_argument("--light-units", type=int, help="its hidden units; a ninth if left out")
+    llama.add_argument("--window", type=int, help="tokens that a light head sees; 128 if left out")
+    llama.add_argument(
+        "--routed",
+        type=float,
+        nargs=3,
+        metavar=("QUERIES", "KEYS", "MLP"),
+        help="shares of the tokens in the heavy branches of each C; 0.125 0.25 0.125 if left out",
     )
     llama.add_argument("--text", type=Path, nargs="+", required=True, help=".txt or .jsonl files, or folders of them")
     llama.add_argument("--out", type=Path, required=True, help="folder for the checkpoint and the state of the run")

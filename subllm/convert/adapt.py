@@ -17,12 +17,12 @@ from torch.utils.data import Subset
 from tqdm import tqdm
 from transformers import LlamaForCausalLM, TrainerCallback, TrainerControl, TrainerState, TrainingArguments
 
-from ..model.modeling import SubllmForCausalLM
+from ..model.causal_lm import SubllmForCausalLM
 from ..runs.callbacks import Journal, Snapshots
 from ..runs.folder import LOG_FILE, SNAPSHOTS, read_log
-from ..runs.trainer import SCORERS, StepTrainer, claim, divided, fast_attention, training_arguments
+from ..runs.trainer import DIVIDED, SCORERS, StepTrainer, claim, divided, fast_attention, training_arguments
 from ..text.blocks import DrawnBlocks
-from .distillation import OUTER, AdaptOptions, Distillation
+from .distillation import GROUP_RATE, GROUPS, OUTER, AdaptOptions, Distillation
 from .fidelity import Fidelity, measure_fidelity, retention_names
 from .learned import learned_digest, load_learned, save_learned
 from .scorers import calibrate
@@ -52,7 +52,7 @@ class Thresholds(TrainerCallback):
         self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
     ) -> None:
         """Clip the gradients, those of the scorers separately because they are far larger."""
-        scorers = self._distillation.scorers
+        scorers = list(self._distillation.scorers.values())
         others = [p for p in self._distillation.parameters() if p.requires_grad and all(p is not s for s in scorers)]
         for group in (others, scorers):
             nn.utils.clip_grad_norm_(group, _LARGEST_GRADIENT)
@@ -138,7 +138,7 @@ def adapt(
     Args:
         model: the SUBLLM with fitted scorers; adapters are added to it.
         dense: the dense twin, which is the teacher.
-        directions: direction (D,) of each scorer that raises all scores, from `fit_scorers`.
+        directions: direction (D,) for each level that raises all scores, from `fit_scorers`.
         blocks: training text.
         held_out: (N, T) token ids for evaluation.
         folder: folder of the run.
@@ -150,7 +150,8 @@ def adapt(
 
     Raises:
         TrainingStopped: if a signal stopped it.
-        TrainingError: if the folder has another run, the loss is not a number, or the disk is full.
+        TrainingError: if the folder has another run, the loss is not a number, or all checkpoints are damaged.
+        DiskFullError: if the disk is full.
         CheckpointError: if what is in `start` does not fit.
     """
     for each in (model, dense):
@@ -180,7 +181,12 @@ def adapt(
     shares = retention_names(len(directions))
     trainer = DistillingTrainer(
         distillation, arguments, held_out, thresholds,
-        rates={SCORERS: options.scorer_learning_rate / options.learning_rate, OUTER: options.loraplus_ratio},
+        rates={
+            SCORERS: options.scorer_learning_rate / options.learning_rate,
+            DIVIDED: options.scorer_learning_rate / options.learning_rate,
+            GROUPS: GROUP_RATE,
+            OUTER: options.loraplus_ratio,
+        },
         keep=_KEPT,
         train_dataset=Subset(blocks, range(options.steps * options.batch_size)),
         callbacks=[

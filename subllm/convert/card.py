@@ -6,17 +6,21 @@ import re
 import shlex
 from pathlib import Path
 
+from ..configuration import SubllmConfig
 from .distillation import AdaptOptions
 from .fidelity import Fidelity
 
 _HUB_NAME = re.compile(r"[A-Za-z0-9][\w.-]*/[A-Za-z0-9][\w.-]*")
 
 
-def model_card(arguments: argparse.Namespace, options: AdaptOptions, evaluations: list[tuple[int, Fidelity]]) -> str:
+def model_card(
+    arguments: argparse.Namespace, config: SubllmConfig, options: AdaptOptions, evaluations: list[tuple[int, Fidelity]]
+) -> str:
     """Markdown text of the card.
 
     Args:
         arguments: parsed command line of `subllm convert llama`; `given` holds its arguments as they were given.
+        config: configuration of what came out.
         options: settings of the training.
         evaluations: steps and evaluations of the run, in order.
     """
@@ -32,9 +36,10 @@ def model_card(arguments: argparse.Namespace, options: AdaptOptions, evaluations
 
 | | |
 | --- | --- |
-| structure | `{arguments.structure}` |
-| nominal retention | {", ".join(f"{ratio:g}" for ratio in arguments.retention)} |
-| trained | rank-{options.rank} adapters, bypass scales, scorers |
+| structure | `{config.structure}` |
+| nominal retention | {_each([f"{ratio:g}" for ratio in config.retention_ratios])} |
+| router | {_each(config.routers)} |
+| trained | rank-{options.rank} adapters{_trained(config)} |
 | budget | {options.steps} steps of {options.batch_size} × {options.length} tokens, seed {options.seed} |
 
 On held-out documents of the training text ({result.tokens:,} tokens):
@@ -76,6 +81,22 @@ def _metadata(base: str) -> str:
         "  - token-dropping",
     ]
     return "\n".join(["---", *lines, "---", ""])
+
+
+def _trained(config: SubllmConfig) -> str:
+    """What was trained besides the adapters."""
+    kinds = config.router_classes
+    parts = {
+        "bypass scales": any(kind.has_bypass for kind in kinds),
+        "scorers": any(kind.scores_tokens for kind in kinds),
+        "weights of merged tokens": any(kind.merges_tokens for kind in kinds),
+    }
+    return "".join(f", {part}" for part, trained in parts.items() if trained)
+
+
+def _each(levels: list[str]) -> str:
+    """What holds for each level, in order; said once where all agree."""
+    return ", ".join(levels if len(set(levels)) > 1 else levels[:1]) or "none"
 
 
 def _shares(retention: list[float]) -> str:

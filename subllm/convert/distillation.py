@@ -1,6 +1,6 @@
 """A SUBLLM in low-rank adapters, and its distance from its dense twin as a loss.
 
-Adapters (`peft`) on all projections, the bypass scales and the scorers are trained. The blocks before the first level
+Adapters (`peft`) on all projections, the bypass scales and the routers are trained. The blocks before the first level
 have adapters too: they can move information from a token that will be dropped into one that will be kept.
 Tokens are selected by the inference rule, so nothing changes when training ends.
 
@@ -19,14 +19,17 @@ from peft import LoraConfig, PeftModel, get_peft_model
 from torch import Tensor, nn
 from transformers import LlamaForCausalLM
 
+from ..checkpoints.device import has_bfloat16, pick_device
+from ..model.causal_lm import SubllmForCausalLM
 from ..model.divergence import head_divergence
-from ..model.modeling import SubllmForCausalLM
 from ..model.probe import Probe
 from ..routing import LevelTokens, Router, RoutingRecord, Selection
 from ..routing.schedule import LinearSchedule
 from ..runs.config import RunConfig
 
 OUTER = ".lora_B."  # part of the names of the adapters' outer matrices
+GROUPS = ".bias"  # part of the names of the weights of merged tokens
+GROUP_RATE = 10.0  # their learning rate over the others': they are few, and begin at a mean
 PROJECTIONS = ("q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj")
 CONTROL_RATE = 0.15  # share of a threshold's error in one batch that is corrected at once
 DRIFT_RATE = 0.02  # share of it that is also corrected in every later step: training keeps raising scores
@@ -68,8 +71,9 @@ def fast_precision() -> str:
 
     A CPU without instructions for bfloat16 takes several times as long for its products.
     """
-    if torch.cuda.is_available():
-        return "bf16" if torch.cuda.is_bf16_supported() else "float32"
+    device = pick_device()
+    if device != "cpu":
+        return "bf16" if has_bfloat16(device) else "float32"
     able = torch.cpu.get_capabilities()
     return "bf16" if able.get("avx512_bf16") or able.get("amx_bf16") or able.get("bf16") else "float32"
 
@@ -87,7 +91,7 @@ class Distillation(nn.Module):
     Args:
         model: the SUBLLM with fitted scorers; adapters are added to it.
         dense: the dense twin, which is the teacher.
-        directions: direction (D,) of each scorer that raises all scores, from `fit_scorers`.
+        directions: direction (D,) for each level that raises all scores, from `fit_scorers`.
         options: configuration of the run.
     """
 
@@ -107,10 +111,9 @@ class Distillation(nn.Module):
         for name, parameter in self.adapted.named_parameters():
             if "lora_" in name:
                 parameter.data = parameter.data.float()
-        for subsampler in model.model.subsamplers:
-            subsampler.weight.requires_grad_(True)
-        for bypass in model.model.bypasses:
-            bypass.scale.requires_grad_(True)
+        for own in (*model.model.routers, model.model.bypasses):
+            for parameter in own.parameters():
+                parameter.requires_grad_(True)
         self._records: Sequence[RoutingRecord] = ()  # of the last forward pass
 
     @property
@@ -124,9 +127,10 @@ class Distillation(nn.Module):
         return self._teacher[0]
 
     @property
-    def scorers(self) -> list[nn.Parameter]:
-        """The weight (D,) of each scorer."""
-        return [subsampler.weight for subsampler in self.model.model.subsamplers]
+    def scorers(self) -> dict[int, nn.Parameter]:
+        """The weight (D,) of each scorer, by the number of its level, from 0."""
+        routers = enumerate(self.model.model.routers)
+        return {number: router.weight for number, router in routers if router.scores_tokens}
 
     def train(self, mode: bool = True) -> "Distillation":
         """Set the mode of this module only: the SUBLLM selects by the rule of inference throughout."""
@@ -158,8 +162,8 @@ class Distillation(nn.Module):
     @torch.no_grad()
     def limit_scales(self) -> None:
         """Put bypass scales that a step moved out of [0, 1] back at the limit."""
-        for bypass in self.model.model.bypasses:
-            bypass.scale.clamp_(0.0, 1.0)
+        for scale in self.model.model.bypasses.parameters():
+            scale.clamp_(0.0, 1.0)
 
     @torch.no_grad()
     def control_retention(self, step: int) -> list[float]:
@@ -179,7 +183,7 @@ class Distillation(nn.Module):
         for number, (record, ratio) in enumerate(zip(self._records, self.model.config.retention_ratios, strict=True)):
             kept, reached = gather(torch.stack([record.kept.sum(), record.reached.sum()])[None]).sum(0).tolist()  # type: ignore[union-attr]
             shares.append(kept / max(reached, 1))
-            if reached:
+            if reached and record.above_threshold is not None:
                 above: Any = record.above_threshold
                 above = gather(pad_across_processes(above, dim=1, pad_index=math.nan))  # type: ignore[arg-type]
                 goal = LinearSchedule(self.options.start_retention, ratio, ramp)(step)

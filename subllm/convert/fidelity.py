@@ -1,7 +1,9 @@
 """Fidelity of a conversion: how closely a SUBLLM predicts what its dense twin predicts on held-out text."""
 
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass
+from itertools import repeat
 from typing import Any
 
 import torch
@@ -9,8 +11,8 @@ import torch.nn.functional as F
 from torch import Tensor
 from transformers import PreTrainedModel
 
+from ..model.causal_lm import SubllmForCausalLM
 from ..model.divergence import divergence_of
-from ..model.modeling import SubllmForCausalLM
 from ..model.probe import Probe
 from ..routing import Override
 
@@ -76,7 +78,11 @@ class Fidelity:
 
 @torch.inference_mode()
 def measure_fidelity(
-    model: SubllmForCausalLM, dense: PreTrainedModel, blocks: Tensor, override: Override | None = None
+    model: SubllmForCausalLM,
+    dense: PreTrainedModel,
+    blocks: Tensor,
+    override: Override | None = None,
+    overrides: Sequence[Override] = (),
 ) -> Fidelity:
     """Compare a SUBLLM with its dense twin on (N, T) token ids.
 
@@ -85,28 +91,27 @@ def measure_fidelity(
         dense: the dense model with the same tokenizer.
         blocks: (N, T) token ids.
         override: called at every level to decide in place of the router.
+        overrides: the same, one for each row of the blocks.
     """
     was_training = model.training
     model.eval()
     totals = torch.zeros(4, dtype=torch.float64)
     kept = torch.zeros(model.config.parsed_structure.num_levels, 2, dtype=torch.float64)
-    for row in blocks:
+    for row, decides in zip(blocks, overrides or repeat(override), strict=bool(overrides)):
         ids = row[None].to(model.device)
-        output = model(ids, use_cache=False, probe=Probe(record=True, override=override))
+        output = model(ids, use_cache=False, probe=Probe(record=True, override=decides))
         expected = F.log_softmax(dense(ids, use_cache=False).logits[0, :-1].float(), dim=-1)
         actual = F.log_softmax(output.logits[0, :-1].float(), dim=-1)
         targets = ids[0, 1:]
-        totals += torch.tensor(
-            [
-                F.nll_loss(expected, targets, reduction="sum").item(),
-                F.nll_loss(actual, targets, reduction="sum").item(),
-                divergence_of(actual, expected).sum().item(),
-                (expected.argmax(-1) == actual.argmax(-1)).sum().item(),
-            ],
-            dtype=torch.float64,
-        )
+        found = [
+            F.nll_loss(expected, targets, reduction="sum"),
+            F.nll_loss(actual, targets, reduction="sum"),
+            divergence_of(actual, expected).sum(),
+            (expected.argmax(-1) == actual.argmax(-1)).sum(),
+        ]
+        totals += torch.stack([each.double() for each in found]).cpu()  # one wait for the device
         for index, record in enumerate(output.routing):
-            kept[index] += torch.tensor([record.kept.sum(), record.reached.sum()], dtype=torch.float64)
+            kept[index] += torch.stack([record.kept.sum(), record.reached.sum()]).double().cpu()
     model.train(was_training)
     count = blocks.shape[0] * (blocks.shape[1] - 1)
     dense_loss, loss, divergence, agreement = (totals / count).tolist()

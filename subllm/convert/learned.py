@@ -4,7 +4,7 @@
 | --- | --- |
 | `config.json` | configuration of the SUBLLM |
 | `adapter_config.json`, `adapter_model.safetensors` | low-rank adapters (`peft`), bfloat16 |
-| `routing.safetensors` | scorers and bypass scales, under their names in the model |
+| `routing.safetensors` | parameters of routers and bypasses, under their names in the model |
 """
 
 import hashlib
@@ -12,7 +12,6 @@ import json
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
 
 import torch
 from peft import PeftModel, set_peft_model_state_dict
@@ -22,19 +21,22 @@ from torch import Tensor
 from transformers import LlamaForCausalLM
 
 from ..checkpoints.base import from_llama
-from ..configuration import SubllmConfig
+from ..configuration import LIGHT_HEAVY_FIELDS, SubllmConfig
 from ..errors import CheckpointError, first_line
-from ..model.modeling import SubllmForCausalLM
+from ..model.causal_lm import SubllmForCausalLM
 
 ADAPTER_FILE, ROUTING_FILE = "adapter_model.safetensors", "routing.safetensors"
 FILES = ("config.json", "adapter_config.json", ADAPTER_FILE, ROUTING_FILE)
 
 
 def routing_weights(model: SubllmForCausalLM) -> dict[str, Tensor]:
-    """Scorers and bypass scales, by their names in the model."""
-    inner: Any = model.model
-    scorers = {f"model.subsamplers.{i}.weight": s.weight.detach() for i, s in enumerate(inner.subsamplers)}
-    return scorers | {f"model.bypasses.{i}.scale": b.scale.detach() for i, b in enumerate(inner.bypasses)}
+    """Parameters of routers and bypasses, by their names in the model."""
+    parts = ("model.subsamplers.", "model.bypasses.")
+    return {
+        name: parameter.detach()
+        for name, parameter in model.named_parameters()
+        if name.startswith(parts) or ".routers." in name
+    }
 
 
 def save_learned(adapted: PeftModel, model: SubllmForCausalLM, folder: Path) -> None:
@@ -68,7 +70,8 @@ def merge_learned(dense: LlamaForCausalLM, folder: Path) -> SubllmForCausalLM:
         CheckpointError: if a file is missing or does not fit the base.
     """
     config = _config(folder)
-    model = from_llama(dense, str(config.structure), config.retention_ratios, config.positions)
+    divided = {name: getattr(config, name) for name in LIGHT_HEAVY_FIELDS}
+    model = from_llama(dense, str(config.structure), config.retention_ratio, config.positions, config.router, **divided)
     with _misfit_reported(folder):
         merged = PeftModel.from_pretrained(model, str(folder)).merge_and_unload()
         _load_routing(merged, folder)
@@ -91,6 +94,11 @@ def load_learned(adapted: PeftModel, model: SubllmForCausalLM, folder: Path) -> 
         raise CheckpointError(
             f"{folder} was learned for the structure {earlier.structure}, and this conversion has "
             f"{model.config.structure}; give the same one."
+        )
+    if earlier.routers != model.config.routers:
+        raise CheckpointError(
+            f"{folder} was learned with the routers {', '.join(earlier.routers)}, and this conversion has "
+            f"{', '.join(model.config.routers)}; give the same ones."
         )
     rank, own = json.loads((folder / "adapter_config.json").read_text())["r"], adapted.active_peft_config.r
     if rank != own:

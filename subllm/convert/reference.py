@@ -5,13 +5,13 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors import SafetensorError
 from safetensors.torch import load_file
 from torch import Tensor
 
+from ..checkpoints.weights import check_safetensors
 from ..configuration import SubllmConfig
 from ..errors import CheckpointError, ConfigurationError
-from ..model.modeling import SubllmForCausalLM
+from ..model.causal_lm import SubllmForCausalLM
 
 _REQUIRED = (
     "num_embeddings",
@@ -22,6 +22,7 @@ _REQUIRED = (
     "structure",
 )
 _RMS_NORM_EPSILON = 1e-5
+_MOST_STEPS = 1_000
 _RENAMED = (
     (r"^layer_norm\.", "norm."),
     (r"\.self_attn_layer_norm\.", ".input_layernorm."),
@@ -87,13 +88,20 @@ def from_reference(config: dict[str, Any], state_dict: dict[str, Tensor]) -> Sub
         CheckpointError: if weights are missing, unexpected, or of another shape.
     """
     parsed = reference_config(config)
-    model = SubllmForCausalLM(parsed)
+    if len(parsed.parsed_structure.text) > _MOST_STEPS:
+        raise CheckpointError(
+            f"The structure has {len(parsed.parsed_structure.text):,} steps; {_MOST_STEPS:,} are built."
+        )
+    with torch.device("meta"):  # nothing takes memory before it is known to fit
+        expected = {
+            name: tuple(tensor.shape)
+            for name, tensor in SubllmForCausalLM(parsed).named_parameters(remove_duplicate=False)
+        }
     weights: dict[str, Tensor] = {}
     for name, tensor in state_dict.items():
         weights.update(_translate(name.removeprefix("decoder."), tensor, parsed.parsed_structure.closing_order))
     if parsed.tie_word_embeddings:
         weights["lm_head.weight"] = weights.get("model.embed_tokens.weight", torch.empty(0))
-    expected = {name: tuple(tensor.shape) for name, tensor in model.named_parameters(remove_duplicate=False)}
     found = {name: tuple(tensor.shape) for name, tensor in weights.items()}
     if expected.keys() != found.keys():
         missing, left_over = sorted(expected.keys() - found.keys()), sorted(found.keys() - expected.keys())
@@ -104,6 +112,7 @@ def from_reference(config: dict[str, Any], state_dict: dict[str, Tensor]) -> Sub
     for name, shape in expected.items():
         if found[name] != shape:
             raise CheckpointError(f"{name} has shape {found[name]}; the configuration says {shape}.")
+    model = SubllmForCausalLM(parsed)
     model.load_state_dict(weights, strict=False)  # all parameters, as was checked; schedules are at their end
     return model.eval()
 
@@ -138,10 +147,8 @@ def load_weights(path: Path) -> dict[str, Tensor]:
     if not path.is_file():
         raise CheckpointError(f"There is no weights file at {path}.")
     if path.suffix == ".safetensors":
-        try:
-            return load_file(path)
-        except SafetensorError as error:
-            raise CheckpointError(f"{path} is damaged or cut short ({error}); download or write it again.") from error
+        check_safetensors(path)
+        return load_file(path)
     if path.suffix not in (".pt", ".pth", ".bin"):
         raise CheckpointError(f"{path} ends in {path.suffix!r}; allowed are .safetensors, .pt, .pth and .bin.")
     try:

@@ -4,8 +4,8 @@ import torch
 from torch import Tensor
 from transformers import LlamaForCausalLM
 
-from ..model.modeling import SubllmForCausalLM
-from ..structure import WHOLE
+from ..model.causal_lm import SubllmForCausalLM
+from ..structure import BLOCK, LIGHT_HEAVY, WHOLE
 
 _CALIBRATION_ROUNDS = 2
 _SCORE_SPREAD = 20.0  # between the 10th and the 90th percentile: few kept tokens have a weight between 0 and 1
@@ -14,9 +14,10 @@ _RIDGE = 1e-3  # of the mean squared feature
 
 @torch.no_grad()
 def fit_scorers(model: SubllmForCausalLM, dense: LlamaForCausalLM, batches: list[Tensor]) -> list[Tensor]:
-    """Fit every scorer by ridge regression and set its threshold to the nominal retention.
+    """Fit every scorer by ridge regression and set its threshold to the nominal retention, where a level has one.
 
-    The target is the log norm of the change that the level's blocks make to a token in the dense model. The first token
+    The target is the log norm of the change that the level's blocks make to a token in the dense model; for the three
+    routers of a light/heavy block, that of the block. The first token
     of a sequence, which attention relies on, gets a target above all others. Inner levels are fitted on the tokens that
     the outer ones keep.
 
@@ -26,11 +27,13 @@ def fit_scorers(model: SubllmForCausalLM, dense: LlamaForCausalLM, batches: list
         batches: batches of (B, T) token ids.
 
     Returns:
-        For each scorer a direction (D,) along which a step of 1 raises every token's score by about 1.
+        For each level a direction (D,) along which a step of 1 raises every token's score by about 1; zero where the
+        router does not score.
     """
     structure = model.config.parsed_structure
-    blocks_before = [structure.text[:position].count("T") for position in range(len(structure.text) + 1)]
-    needed = sorted({blocks_before[p] for site in structure.sites for p in (site.start, site.stop)})
+    blocks = [0, *(step.symbol in (BLOCK, LIGHT_HEAVY) for step in structure.steps)]
+    blocks_before = [sum(blocks[: position + 1]) for position in range(len(blocks))]
+    needed = sorted({blocks_before[p] for site in structure.sites for p in (site.start, site.stop + 1)})
     states: dict[int, list[Tensor]] = {index: [] for index in needed}
     for batch in batches:
         for row in batch:  # one row at a time: all states of a batch would not fit for larger models
@@ -40,19 +43,25 @@ def fit_scorers(model: SubllmForCausalLM, dense: LlamaForCausalLM, batches: list
     stacked = {index: torch.stack(rows) for index, rows in states.items()}  # (N, T, D)
     kept = {WHOLE: torch.ones(stacked[needed[0]].shape[:2], dtype=torch.bool)}
     directions = []
-    for site, ratio in zip(structure.sites, model.config.retention_ratios, strict=True):
-        stream, after = stacked[blocks_before[site.start]], stacked[blocks_before[site.stop]]
+    shares = zip(structure.sites, model.config.retention_ratios, model.config.strides, strict=True)
+    for site, ratio, stride in shares:
+        if not model.config.router_classes[site.level - 1].scores_tokens:
+            present = kept[site.parent]
+            kept[site.level] = present & ((present.cumsum(1) - 1) % stride == 0)
+            directions.append(torch.zeros(model.config.hidden_size, device=model.device))
+            continue
+        stream, after = stacked[blocks_before[site.start]], stacked[blocks_before[site.stop + 1]]
         importance = (after - stream).norm(dim=-1).clamp(min=1e-6).log()  # (N, T)
         rest = importance[:, 1:]
         importance[:, 0] = rest.mean() + 3 * rest.std()
         present = kept[site.parent]
-        weight = _ridge(stream[present], importance[present])
-        direction = _ridge(stream[present], torch.ones(int(present.sum())))
+        targets = torch.stack([importance[present], torch.ones(int(present.sum()))], 1)
+        weight, direction = _ridge(stream[present], targets, dense.device).T
         scores, steps = stream[present] @ weight, stream[present] @ direction
         low, high = scores.quantile(0.1), scores.quantile(0.9)
         weight = weight * (_SCORE_SPREAD / (high - low).clamp(min=1e-6))
         weight = weight + _threshold_shift(stream[present] @ weight, steps, ratio) * direction
-        model.model.subsamplers[site.level - 1].weight.copy_(weight)
+        model.model.routers[site.level - 1].weight.copy_(weight)
         kept[site.level] = present & (stream @ weight > 0)
         directions.append(direction.to(model.device))
     return directions
@@ -64,24 +73,26 @@ def calibrate(model: SubllmForCausalLM, directions: list[Tensor], batches: list[
 
     Args:
         model: the SUBLLM in evaluation mode, whose scorers are shifted.
-        directions: direction (D,) of each scorer, from `fit_scorers`.
+        directions: direction (D,) of each level, from `fit_scorers`.
         batches: batches of (B, T) token ids.
     """
     for number, ratio in enumerate(model.config.retention_ratios):
+        if not model.config.router_classes[number].scores_tokens:
+            continue
         for _ in range(_CALIBRATION_ROUNDS):  # a step along the direction raises scores by about 1, not exactly
             scores = []
             for ids in batches:
                 record = model.model(ids.to(model.device), use_cache=False, output_routing=True).routing[number]
                 scores.append(record.scores[record.reached])
-            model.model.subsamplers[number].weight -= torch.cat(scores).quantile(1 - ratio) * directions[number]
+            model.model.routers[number].weight -= torch.cat(scores).quantile(1 - ratio) * directions[number]
 
 
-def _ridge(features: Tensor, target: Tensor) -> Tensor:
-    """Weights (D,) that minimise ‖features·w - target‖² + λ‖w‖²; features (N, D), target (N,)."""
-    features, target = features.double(), target.double()
+def _ridge(features: Tensor, targets: Tensor, device: torch.device) -> Tensor:
+    """Weights (D, K) that minimise ‖features·w - target‖² + λ‖w‖²; features (N, D), targets (N, K), on the CPU."""
+    features, targets = (each.to(device).double() for each in (features, targets))
     gram = features.T @ features
-    ridge = _RIDGE * gram.diagonal().median() * torch.eye(len(gram), dtype=gram.dtype)
-    return torch.linalg.solve(gram + ridge, features.T @ target).float()
+    ridge = _RIDGE * gram.diagonal().median() * torch.eye(len(gram), dtype=gram.dtype, device=device)
+    return torch.linalg.solve(gram + ridge, features.T @ targets).float().cpu()
 
 
 def _threshold_shift(scores: Tensor, steps: Tensor, ratio: float) -> float:

@@ -16,21 +16,25 @@ class Block(LlamaDecoderLayer):
     its matrix products never leaves the processor's cache. A hook on the norm or the MLP sees the pieces.
     """
 
-    def forward(self, hidden_states: Tensor, *args: Any, **kwargs: Any) -> Tensor:
+    def forward(
+        self, hidden_states: Tensor, *args: Any, attentions: list[Tensor | None] | None = None, **kwargs: Any
+    ) -> Tensor:
         """Run the block.
 
         Args:
             hidden_states: (B, L, D) residual stream.
             *args: see `LlamaDecoderLayer`.
+            attentions: list that the probabilities of attention (B, H, L, slots) are appended to.
             **kwargs: see `LlamaDecoderLayer`.
 
         Returns:
             (B, L, D) residual stream.
         """
-        if torch.is_grad_enabled():
-            return super().forward(hidden_states, *args, **kwargs)
-        attended = self.self_attn(self.input_layernorm(hidden_states), *args, **kwargs)[0]
-        if hidden_states.device.type != "cpu" or hidden_states.shape[1] <= _PIECE:
+        attended, probabilities = self.self_attn(self.input_layernorm(hidden_states), *args, **kwargs)
+        if attentions is not None:
+            attentions.append(probabilities)
+        whole = torch.is_grad_enabled() or hidden_states.device.type != "cpu" or hidden_states.shape[1] <= _PIECE
+        if whole:
             stream = hidden_states + attended
             return stream + self.mlp(self.post_attention_layernorm(stream))
         result = torch.empty_like(hidden_states)

@@ -9,11 +9,13 @@ mask is needed. A forward pass announces its new tokens with `Level.begin` and m
 
 import torch
 from torch import Tensor
-from transformers import Cache, PretrainedConfig
+from transformers import Cache
 from transformers.cache_utils import CacheLayerMixin
 
-from ..routing import Lengths
-from ..structure import WHOLE, parse_structure
+from ..configuration import SubllmConfig
+from ..routing import Carried, Lengths
+from ..structure import WHOLE
+from .graphs import CAPTURES, Graphs
 
 _GROWTH = 1.25  # room left when a buffer has to grow, so that appending a token is amortised
 
@@ -25,13 +27,16 @@ class Level:
         lengths: cached tokens per row; None before the first forward pass.
         counts: new tokens per row in the forward pass under way.
         positions: (B, slots) position in the row's prompt of every cached token, in its slot.
+        carried: what the level's router needs of earlier passes, if it merges tokens.
     """
 
     def __init__(self) -> None:
         self.lengths: Lengths | None = None
         self.counts: Lengths | None = None
         self.positions: Tensor | None = None
+        self.carried: Carried | None = None
         self._new_positions: Tensor | None = None
+        self._new_carried: Carried | None = None
         self._slots: Tensor | None = None
 
     @property
@@ -64,18 +69,24 @@ class Level:
         if self.lengths is None:
             self.lengths = Lengths.even(0, len(counts.rows))
         self.counts, self._new_positions, self._slots = counts, positions, None
+        self._new_carried = None
         return self.lengths
+
+    def carry(self, carried: Carried | None) -> None:
+        """Announce what the next forward pass gets as `carried`."""
+        self._new_carried = carried
 
     def commit(self) -> None:
         """Make the announced tokens part of the level."""
         if self._new_positions is None or self.lengths is None or self.counts is None:
             return
         if self.positions is None or self.max_length == 0:
-            self.positions = self._new_positions
+            self.positions = self._new_positions.contiguous()  # of its own for each row, to be written to
         elif self._new_positions.shape[1]:
             self.positions = self.append(self.positions, self._new_positions, dim=1)
         self.lengths += self.counts
-        self.counts, self._new_positions, self._slots = None, None, None
+        self.carried = self._new_carried
+        self.counts, self._new_positions, self._new_carried, self._slots = None, None, None, None
 
     def append(self, buffer: Tensor, new: Tensor, dim: int) -> Tensor:
         """Write the new tokens' values into their slots, growing the buffer where it is too short.
@@ -92,37 +103,48 @@ class Level:
             The buffer, or the larger one that replaces it.
         """
         assert self.lengths is not None and self.counts is not None
-        width, capacity = new.shape[dim], buffer.shape[dim]
+        width = new.shape[dim]
         if torch.is_grad_enabled() and (new.requires_grad or buffer.requires_grad):
             buffer = buffer.clone()  # autograd needs the old values
-        if self.max_length + width > capacity:
-            shape = list(buffer.shape)
-            shape[dim] = int((self.max_length + width) * _GROWTH) + 16
-            grown = buffer.new_zeros(shape)
-            grown.narrow(dim, 0, capacity).copy_(buffer)
-            buffer = grown
+        buffer = _with_room(buffer, self.max_length + width, dim)
         if isinstance(self.lengths.column, int):
             buffer.narrow(dim, self.lengths.column, width).copy_(new)
             return buffer
         if self._slots is None:
-            self._slots = self.lengths.column + torch.arange(width, device=new.device)  # (B, width)
+            column = self.lengths.column
+            self._slots = column + torch.arange(width, device=column.device)  # (B, width)
         shape = [1] * new.ndim
         shape[0], shape[dim] = self._slots.shape
-        return buffer.scatter_(dim, self._slots.view(shape).expand_as(new), new)
+        return buffer.scatter_(dim, self._slots.to(new.device).view(shape).expand_as(new), new)
 
     def select_rows(self, rows: Tensor) -> None:
         """Keep the given rows of the batch, in that order; rows may repeat."""
         self.lengths = None if self.lengths is None else self.lengths.select(rows)
         self.counts = None
         if self.positions is not None:
-            self.positions = self.positions.index_select(0, rows)
+            self.positions = self.positions.index_select(0, rows.to(self.positions.device))
+        if self.carried is not None:
+            self.carried = self.carried.select_rows(rows)
 
     def crop(self, limits: Lengths) -> None:
         """Remove the tokens at or after the given position of each row's prompt."""
         if self.positions is None or self.lengths is None:
             return
+        limits = limits.to(self.positions.device)
         used = torch.arange(self.positions.shape[1], device=self.positions.device) < self.lengths.column
         self.lengths = Lengths.count(used & (self.positions < limits.column))
+
+
+def _with_room(buffer: Tensor, slots: int, dim: int, room: int = 16) -> Tensor:
+    """The buffer if it has so many slots along `dim`, else a copy with `room` for more."""
+    capacity = buffer.shape[dim]
+    if slots <= capacity:
+        return buffer
+    shape = list(buffer.shape)
+    shape[dim] = int(slots * _GROWTH) + room
+    grown = buffer.new_zeros(shape)
+    grown.narrow(dim, 0, capacity).copy_(buffer)
+    return grown
 
 
 class LevelLayer(CacheLayerMixin):
@@ -152,6 +174,22 @@ class LevelLayer(CacheLayerMixin):
         total = self.level.total
         return self.keys[:, :, :total], self.values[:, :, :total]
 
+    def reserve(self, slots: int, room: int) -> None:
+        """Have so many slots in every row, and `room` for more if the buffers must grow; they exist already."""
+        assert self.keys is not None and self.values is not None
+        self.keys, self.values = (_with_room(buffer, slots, 2, room) for buffer in (self.keys, self.values))
+
+    def clear_unused(self) -> None:
+        """Zero the slots that no token is in: a graph reads all, and 0 times a value that is not finite is not 0."""
+        if self.keys is None or self.values is None or self.level.lengths is None:
+            return
+        device = self.keys.device
+        if device.type in CAPTURES:
+            slots = torch.arange(self.keys.shape[2], device=device)
+            unused = (slots >= self.level.lengths.to(device).column).view(-1, 1, len(slots), 1)
+            self.keys.masked_fill_(unused, 0)
+            self.values.masked_fill_(unused, 0)
+
     def get_seq_length(self) -> int:
         """Number of cached tokens in the longest row."""
         return self.level.max_length
@@ -167,6 +205,7 @@ class LevelLayer(CacheLayerMixin):
     def select_rows(self, rows: Tensor) -> None:
         """Keep the given rows of the batch, in that order."""
         if self.keys is not None and self.values is not None:
+            rows = rows.to(self.keys.device)
             self.keys, self.values = (held.index_select(0, rows) for held in (self.keys, self.values))
 
     def reset(self) -> None:
@@ -187,19 +226,30 @@ class SubllmCache(Cache):
     """Key/value cache with one list of tokens per level; see the module's docstring.
 
     Args:
-        config: configuration of the model; only its `structure` is used.
+        config: configuration of the model.
 
     Attributes:
-        levels: level 0 for the whole sequence, then one per router, in order of opening.
+        levels: level 0 for the whole sequence, then one per router. That of the routed keys of a light/heavy block has
+            keys and values of its own; those of its queries and of its MLP have none.
         columns: columns of the input seen so far, padding included; what `generate` calls the sequence length.
+        graphs: what was captured of the blocks, on devices that can.
     """
 
-    def __init__(self, config: PretrainedConfig) -> None:
-        structure = parse_structure(config.structure)
+    def __init__(self, config: SubllmConfig) -> None:
+        structure = config.parsed_structure
         self.levels = [Level() for _ in range(1 + structure.num_levels)]
         self.columns = 0
         self._blocks = [LevelLayer(self.levels[level]) for level in structure.block_levels]
+        keys = {site.block: site.level for site in structure.sites if site.kind == "key_value"}
+        self._heavy = {block: LevelLayer(self.levels[level]) for block, level in keys.items()}
+        self._layers = [*self._blocks, *self._heavy.values()]
+        self._merging = [level for level, router in enumerate(config.router_classes, 1) if router.merges_tokens]
+        self.graphs = Graphs(structure, self._blocks)
         super().__init__(layers=list(self._blocks))
+
+    def update_heavy(self, keys: Tensor, values: Tensor, block: int) -> tuple[Tensor, Tensor]:
+        """Append the new keys and values of a light/heavy block's heavy branch; return all in use."""
+        return self._heavy[block].update(keys, values)
 
     def commit(self, columns: int) -> None:
         """Make the tokens of the forward pass permanent; `columns` of input were read."""
@@ -217,6 +267,7 @@ class SubllmCache(Cache):
 
     def reorder_cache(self, beam_idx: Tensor) -> None:
         """Keep the given rows, in that order (beam search)."""
+        self.graphs.refuse("a beam search replaces the buffers at every token")
         self.batch_select_indices(beam_idx)
 
     def batch_select_indices(self, indices: Tensor) -> None:
@@ -225,7 +276,7 @@ class SubllmCache(Cache):
         if held is None:
             return
         indices = indices.to(held.device)  # once, not for every block
-        for layer in self._blocks:
+        for layer in self._layers:
             layer.select_rows(indices)
         for level in self.levels:
             level.select_rows(indices)
@@ -236,34 +287,59 @@ class SubllmCache(Cache):
         if lengths is not None:
             self.batch_select_indices(torch.arange(len(lengths.rows)).repeat_interleave(repeats))
 
+    @property
+    def is_croppable(self) -> bool:
+        """Whether tokens can be removed; a level that merges tokens holds the result of its last group only."""
+        return not self._merging
+
     def crop(self, tokens_to_remove: int) -> None:
         """Remove the last tokens of every row, which must not be padding.
 
         Args:
-            tokens_to_remove: number of tokens; some callers pass it as a negative number, which means the same.
+            tokens_to_remove: number of tokens, negated, as in transformers' caches; 0 changes nothing.
+
+        Raises:
+            ValueError: if it is positive, which once meant the length to crop to, or the cache is not croppable.
         """
-        removed = min(abs(tokens_to_remove), self.columns)
+        if tokens_to_remove > 0:
+            raise ValueError(
+                f"crop({tokens_to_remove}) is ambiguous; give the number of tokens to remove as a negative number: "
+                f"crop(-{tokens_to_remove})."
+            )
+        if tokens_to_remove and not self.is_croppable:
+            raise ValueError(
+                f"Level {self._merging[0]} merges tokens, and its cache holds what its last group became, but not what "
+                "the groups before became; tokens cannot be removed from it. Read the text again with an empty cache; "
+                "assisted and prompt-lookup generation do not work with the router 'stride'."
+            )
+        removed = min(-tokens_to_remove, self.columns)
         lengths = self.levels[WHOLE].lengths
         if lengths is not None:
             limits = lengths + Lengths.even(-removed, len(lengths.rows))
             for level in self.levels:
                 level.crop(limits)
+            for layer in self._layers:
+                layer.clear_unused()
         self.columns -= removed
 
     def reset(self) -> None:
         """Empty the cache."""
         for level in self.levels:
-            level.lengths, level.counts, level.positions = None, None, None
-        for layer in self._blocks:
+            level.lengths, level.counts, level.positions, level.carried = None, None, None, None
+        for layer in self._layers:
             layer.reset()
+        self.graphs.reset()
         self.columns = 0
 
     @property
     def used_bytes(self) -> int:
-        """Bytes of the keys and values of all cached tokens."""
-        return sum(layer.used_bytes for layer in self._blocks)
+        """Bytes of the keys and values of all cached tokens, and of what levels that merge tokens carry."""
+        return sum(self.level_bytes)
 
     @property
     def level_bytes(self) -> list[int]:
         """The same for every level apart."""
-        return [sum(layer.used_bytes for layer in self._blocks if layer.level is level) for level in self.levels]
+        sizes = [0 if level.carried is None else level.carried.used_bytes for level in self.levels]
+        for layer in self._layers:
+            sizes[self.levels.index(layer.level)] += layer.used_bytes
+        return sizes

@@ -1,19 +1,24 @@
 """How tokens are selected: the decision (`Selection`), who takes it (`Router`), and the record of it."""
 
-from . import fixed, scorer  # noqa: F401 - they register their routers
+from . import fixed, mod, scorer, stride  # noqa: F401 - they register their routers
 from .bypass import Bypass
 from .lengths import Lengths
+from .light_heavy import LIGHT_HEAVY_ROUTER, LightHeavyRouter, router_class
 from .overrides import AtRetention, Replay
 from .record import RoutingRecord, routing_arrays
 from .router import ROUTERS, Override, Router, RoutingWork
-from .selection import LevelTokens, Packing, Selection
+from .selection import Carried, Entry, LevelTokens, Packing, Selection
 
 __all__ = [
+    "LIGHT_HEAVY_ROUTER",
     "ROUTERS",
     "AtRetention",
     "Bypass",
+    "Carried",
+    "Entry",
     "Lengths",
     "LevelTokens",
+    "LightHeavyRouter",
     "Override",
     "Packing",
     "Replay",
@@ -21,5 +26,6 @@ __all__ = [
     "RoutingRecord",
     "RoutingWork",
     "Selection",
+    "router_class",
     "routing_arrays",
 ]

@@ -1,7 +1,9 @@
 """The bypass: how much of the change by a level's blocks is added to the stream."""
 
+from collections.abc import Iterable
 from typing import TYPE_CHECKING, Any
 
+import numpy as np
 import torch
 from torch import Tensor, nn
 
@@ -9,6 +11,13 @@ from .schedule import TrainingSchedule
 
 if TYPE_CHECKING:
     from ..configuration import SubllmConfig
+
+
+def bypass_scales(bypasses: Iterable[nn.Module | None], width: int) -> np.ndarray:
+    """(S, D) float32 bypass scale β of every level; NaN where a level has no bypass."""
+    nothing = torch.full((width,), torch.nan)
+    rows = [each.scale.detach().float().cpu() if isinstance(each, Bypass) else nothing for each in bypasses]
+    return np.stack([row.numpy() for row in rows]) if rows else np.zeros((0, width), dtype=np.float32)
 
 
 class _LimitParameter(torch.autograd.Function):

@@ -1,5 +1,7 @@
 """Routers that do not learn and give every token a weight of 1: baselines for learned selection."""
 
+from functools import partial
+
 import torch
 from torch import Tensor
 
@@ -18,7 +20,7 @@ class _Fixed(Router):
         kept = self._kept(tokens, training).expand_as(tokens.positions)
         return Selection.of(tokens, kept, self.weigh(tokens))
 
-    def weigh(self, tokens: LevelTokens) -> Tensor:
+    def weigh(self, tokens: LevelTokens, threshold: float | Tensor | None = None) -> Tensor:
         """Give every token a weight of 1; see `Router.weigh`."""
         return torch.ones(tokens.positions.shape, device=tokens.positions.device)
 
@@ -39,7 +41,7 @@ class EvenRouter(_Fixed):
 class RandomRouter(_Fixed):
     """Keeps random tokens.
 
-    Training draws ceil(ρT) tokens of each row in every pass. Inference keeps a token with probability ρ; the draw
+    Training draws ceil(ρT) tokens of each text in every pass. Inference keeps a token with probability ρ; the draw
     depends only on the token's index and the level, so a text is routed alike in one pass and token by token.
     """
 
@@ -47,9 +49,7 @@ class RandomRouter(_Fixed):
         if not training:
             return _uniform(tokens.indices, self.level) < self.retention_ratio
         drawn = torch.rand(tokens.positions.shape).to(tokens.positions.device)
-        if tokens.mask is not None:
-            drawn = drawn.masked_fill(~tokens.mask, 2.0)
-        return drawn.argsort(1).argsort(1) < kept_count(self.retention_ratio, tokens.new)
+        return tokens.highest(-drawn, partial(self.quota, self.retention_ratio))
 
 
 def _uniform(indices: Tensor, level: int) -> Tensor:

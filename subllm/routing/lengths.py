@@ -13,6 +13,11 @@ def kept_count(retention_ratio: float, lengths: Tensor) -> Tensor:
     return (lengths.double() * retention_ratio - 1e-6).ceil().clamp(min=0).long()
 
 
+def capacity(retention_ratio: float, lengths: Tensor) -> Tensor:
+    """int(ρT), but at least 1, for every T in `lengths`; products such as 0.29 · 100 count as in `kept_count`."""
+    return (lengths.double() * retention_ratio + 1e-6).floor().clamp(min=1).long()
+
+
 @dataclass(frozen=True)
 class Lengths:
     """Number of tokens in each row. Neither form is computed from the other: the host would wait for the device.
@@ -45,6 +50,10 @@ class Lengths:
     def __add__(self, other: Self) -> Self:
         rows = [n + m for n, m in zip(self.rows, other.rows, strict=True)]
         return type(self).of(rows, self.column + other.column)
+
+    def to(self, device: torch.device) -> Self:
+        """The same with the column on another device."""
+        return self if isinstance(self.column, int) else type(self)(self.rows, self.column.to(device))
 
     def select(self, rows: Tensor) -> Self:
         """The lengths of the given rows, in that order; rows may repeat."""

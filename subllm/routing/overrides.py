@@ -50,9 +50,8 @@ class Replay:
     def __call__(self, level: int, router: Router, tokens: LevelTokens) -> Selection:
         """Decide which tokens enter a level."""
         kept = self._kept[level - 1][tokens.positions]
-        if self._weights is None:
-            return Selection.of(tokens, kept, router.weigh(tokens))
-        return Selection.of(tokens, kept, self._weights[level - 1][tokens.positions])
+        weights = router.weigh(tokens) if self._weights is None else self._weights[level - 1][tokens.positions]
+        return Selection.of(tokens, kept, weights, everywhere=router.merges_tokens)
 
 
 def threshold_for(scores: Tensor, retention: float) -> float:

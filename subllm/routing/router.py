@@ -1,4 +1,4 @@
-"""The base of all routers. A router decides which tokens enter a level, and merges their results back.
+"""The base of all routers. A router decides which tokens enter a level, and how their results leave it.
 
 A router is one module in this folder: it derives from `Router` and joins `ROUTERS` under the name by which
 configurations ask for it.
@@ -11,7 +11,8 @@ from typing import TYPE_CHECKING, ClassVar, Protocol
 
 from torch import Tensor, nn
 
-from .selection import LevelTokens, Packing, Selection
+from .lengths import kept_count
+from .selection import Carried, Entry, LevelTokens, Selection
 
 if TYPE_CHECKING:
     from ..configuration import SubllmConfig
@@ -39,14 +40,25 @@ class Router(nn.Module, ABC):
 
     Attributes:
         scores_tokens: whether the decision compares a score of each token with a threshold.
+        has_bypass: whether a bypass scales what the level adds, channel by channel, besides the router's weight.
+        merges_tokens: whether the tokens that are not kept enter the level all the same, merged into one that is.
+        stride: number of tokens that are merged into one group; 1 for routers that do not merge.
     """
 
     scores_tokens: ClassVar[bool] = True
+    has_bypass: ClassVar[bool] = True
+    merges_tokens: ClassVar[bool] = False
+    stride: int = 1
 
     def __init__(self, config: "SubllmConfig", level: int) -> None:
         super().__init__()
         self.level = level
         self.retention_ratio = config.retention_ratios[level - 1]
+
+    @staticmethod
+    def quota(retention_ratio: float, lengths: Tensor) -> Tensor:
+        """Number of tokens that training keeps of every number in `lengths`, by its retention: ceil(ρT)."""
+        return kept_count(retention_ratio, lengths)
 
     @abstractmethod
     def select(self, tokens: LevelTokens, training: bool) -> Selection:
@@ -58,8 +70,18 @@ class Router(nn.Module, ABC):
         """
 
     @abstractmethod
-    def weigh(self, tokens: LevelTokens) -> Tensor:
-        """(B, T) float32 weights that the inference rule would give these tokens if the router kept them all."""
+    def weigh(self, tokens: LevelTokens, threshold: float | Tensor | None = None) -> Tensor:
+        """(B, T) float32 weights that the inference rule would give these tokens if the router kept them all.
+
+        Args:
+            tokens: tokens of the level outside.
+            threshold: threshold of the scores, a number or (B, 1), where weights depend on it; None for the usual one.
+        """
+
+    @property
+    def usual_threshold(self) -> float | Tensor:
+        """Threshold of the scores at inference, a number or (1, 1); edits move it from there."""
+        return 0.0
 
     def decide(self, tokens: LevelTokens, scores: Tensor, threshold: float | Tensor = 0.0) -> Selection:
         """Apply the inference rule of a router that scores.
@@ -75,23 +97,37 @@ class Router(nn.Module, ABC):
         """(B, T) float32 importance of tokens (B, T, D), before the threshold."""
         raise NotImplementedError(f"{type(self).__name__} does not score tokens.")
 
-    def enter(self, stream: Tensor, packing: Packing) -> Tensor:
-        """What the level's blocks receive, (B, K, D), out of the stream outside, (B, T, D)."""
-        return packing.gather(stream)
-
-    def leave(self, entered: Tensor, processed: Tensor, selection: Selection, packing: Packing) -> Tensor:
-        """What the level contributes at each kept token, before the bypass: a (f(x) - x).
+    def enter(self, tokens: LevelTokens, entry: Entry) -> Tensor:
+        """What the level's blocks receive, (B, K, D).
 
         Args:
-            entered: (B, K, D) x, from `enter`.
-            processed: (B, K, D) f(x), the same tokens after the level's blocks.
-            selection: what the router decided, with the weights a.
-            packing: where the kept tokens are.
+            tokens: tokens of the level outside.
+            entry: what the router decided.
+        """
+        return entry.packing.gather(tokens.hidden_states)
+
+    def leave(self, tokens: LevelTokens, processed: Tensor, entry: Entry) -> Tensor:
+        """The change by the level, f(x) - x, before the selection's weights and the bypass.
+
+        Args:
+            tokens: tokens of the level outside, as they were when the level was entered.
+            processed: (B, K, D) what `enter` returned, after the level's blocks.
+            entry: what the router decided.
 
         Returns:
-            (B, K, D).
+            (B, K, D) at the kept tokens; (B, T, D) at all of them from a router that merges tokens.
         """
-        return (processed - entered) * packing.gather(selection.weights)[..., None].to(processed.dtype)
+        return processed - entry.packing.gather(tokens.hidden_states)
+
+    def carry(self, tokens: LevelTokens, processed: Tensor, entry: Entry) -> Carried | None:
+        """What the next pass with the same cache gets as `Entry.carried`, if the router merges tokens.
+
+        Args:
+            tokens: see `leave`.
+            processed: see `leave`.
+            entry: see `leave`.
+        """
+        return None
 
     @classmethod
     def work(cls, config: "SubllmConfig", tokens: float, kept: float) -> RoutingWork:

@@ -45,6 +45,7 @@ class TrainingSchedule(nn.Module):
         start, stop = bounds
         self.schedule = LinearSchedule(start, stop, steps)
         self.register_buffer("step", torch.zeros((), dtype=torch.long))  # steps begun
+        self._known = self.step, -1, 0  # the count on the host, of this tensor in this version
 
     def forward(self, parameter: Tensor) -> float:
         """Value in the training pass that begins now.
@@ -53,5 +54,15 @@ class TrainingSchedule(nn.Module):
             parameter: a trained parameter; a new step begins if its gradient has been cleared.
         """
         if parameter.grad is None:
+            begun = self._begun() + 1
             self.step += 1
-        return self.schedule(max(int(self.step) - 1, 0))
+            self._known = self.step, self.step._version, begun
+        return self.schedule(max(self._begun() - 1, 0))
+
+    def _begun(self) -> int:
+        """The count; the host waits for the device only if others have written it."""
+        tensor, version, begun = self._known
+        if tensor is not self.step or version != self.step._version:
+            begun = int(self.step)
+            self._known = self.step, self.step._version, begun
+        return begun

@@ -7,14 +7,14 @@ from typing import Any
 
 from transformers import PreTrainedModel, TrainerCallback, TrainerControl, TrainerState, TrainingArguments
 
-from .folder import append_log, forget_after
+from .folder import append_log, go_back
 from .routing_snapshot import RoutingSnapshot
 
 _LOGGED = ("loss", "grad_norm", "learning_rate", "eval_loss")
 
 
 class Journal(TrainerCallback):
-    """Writes `log.jsonl`; the lines that a resumed run will repeat are removed first.
+    """Writes `log.jsonl`, which `resume` brings to the step from which a run resumes.
 
     Args:
         path: path of the log.
@@ -31,9 +31,20 @@ class Journal(TrainerCallback):
     def on_train_begin(
         self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
     ) -> None:
-        """Remove the lines and snapshots after the step from which the run resumes."""
+        """Bring the log and the snapshots to the step from which the run resumes."""
         if state.is_world_process_zero:
-            forget_after(self._path.parent, state.global_step)
+            self.resume(state)
+
+    def resume(self, state: TrainerState) -> None:
+        """Bring the log and the snapshots to the step of a state, which knows what was logged until then."""
+        known = []
+        for logs in state.log_history:
+            entry = self._named(logs)
+            if entry:
+                if "loss" in entry:
+                    entry["tokens"] = logs["step"] * self._tokens
+                known.append({"step": logs["step"], **entry})
+        go_back(self._path.parent, state.global_step, known)
 
     def on_step_begin(
         self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
@@ -55,7 +66,7 @@ class Journal(TrainerCallback):
         **kwargs: Any,
     ) -> None:
         """Add a line to the log."""
-        entry = {key: value for key, value in (logs or {}).items() if key in self._names}
+        entry = self._named(logs or {})
         if not state.is_world_process_zero or not entry or entry == self._last:  # the last evaluation comes twice
             return
         self._last = dict(entry)
@@ -65,6 +76,9 @@ class Journal(TrainerCallback):
                 entry["tokens_per_second"] = self._steps * self._tokens / self._seconds
             self._seconds, self._steps = 0.0, 0
         append_log(self._path, {"step": state.global_step, **entry})
+
+    def _named(self, logs: dict[str, float]) -> dict[str, float]:
+        return {key: value for key, value in logs.items() if key in self._names}
 
 
 class Snapshots(TrainerCallback):

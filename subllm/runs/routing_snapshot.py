@@ -13,6 +13,7 @@ from transformers import PreTrainedModel
 from ..atomic import written_whole
 from ..errors import DataError
 from ..routing import routing_arrays
+from ..routing.bypass import bypass_scales
 from ..routing.record import first_format
 
 SUFFIX = ".npz"
@@ -35,7 +36,8 @@ class RoutingSnapshot:
         difference_norm: (S, N) L2 norm of the change by the level's blocks.
         contribution_norm: (S, N) L2 norm of what was added to the stream.
         surprisal: (N,) nats, -log p(token given those before); NaN at the first of each prompt.
-        bypass_scale: (S, D) bypass scales β.
+        bypass_scale: (S, D) bypass scales β; NaN where a level has no bypass.
+        strides: (S,) number of tokens that each level's router merges into one; 1 where it does not merge.
     """
 
     step: int
@@ -51,6 +53,7 @@ class RoutingSnapshot:
     contribution_norm: np.ndarray
     surprisal: np.ndarray
     bypass_scale: np.ndarray
+    strides: np.ndarray
 
     @classmethod
     @torch.no_grad()
@@ -68,7 +71,6 @@ class RoutingSnapshot:
             arrays["surprisal"] = np.concatenate([[np.nan], -logs.cpu().numpy()])
             found.append(arrays)
         model.train(training)
-        scales = [bypass.scale.detach().float().cpu().numpy() for bypass in model.model.bypasses]
         thresholds = found[0]["thresholds"]  # the same for every prompt
         joined = {
             name: np.concatenate([arrays[name] for arrays in found], axis=-1)
@@ -81,7 +83,8 @@ class RoutingSnapshot:
             first=np.cumsum([0, *map(len, prompts)]),
             token_ids=np.concatenate([np.asarray(prompt) for prompt in prompts]),
             thresholds=thresholds,
-            bypass_scale=np.asarray(scales, dtype=np.float16),
+            bypass_scale=bypass_scales(model.model.level_bypasses, model.config.hidden_size).astype(np.float16),
+            strides=np.asarray(model.config.strides, dtype=np.int64),
             **small,
         )
 
@@ -108,6 +111,8 @@ class RoutingSnapshot:
         try:
             if "reached" not in arrays:
                 arrays |= first_format(arrays["scores"].astype(np.float32), arrays["kept"])
+            if "strides" not in arrays:
+                arrays["strides"] = np.ones(len(arrays["kept"]), dtype=np.int64)
             return cls(**(arrays | {"step": int(arrays["step"])}))
         except (KeyError, TypeError) as error:
             raise DataError("{path} is not a routing snapshot: {error}", path=path, error=error) from error

@@ -3,39 +3,42 @@
 A run's folder holds
 
     run.json, log.jsonl, snapshots/     see `subllm.runs.folder`
-    checkpoint-N/                       what is needed to resume; the latest few
+    checkpoint-N/                       what is needed to resume; the latest few; see `subllm.runs.checkpoints`
     runs/                               the same numbers for TensorBoard
 
-A checkpoint gets its name only once it is complete, so a kill at any moment leaves the last good one.
+A checkpoint gets its name only once it is complete, so a kill at any moment leaves the last good one. One that was
+damaged afterwards is noticed before it is used, and the one before it is used instead.
 """
 
-import errno
 import json
 import os
 import platform
 import shutil
+import threading
 from collections.abc import Collection, Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
 import torch
 import transformers
-from safetensors import SafetensorError
 from torch import nn
-from transformers import Trainer, TrainingArguments, default_data_collator
+from transformers import Trainer, TrainerState, TrainingArguments, default_data_collator
+from transformers.trainer import TRAINER_STATE_NAME
 
-from ..atomic import written_whole
-from ..errors import TrainingError, TrainingStopped
-from .callbacks import StopWhen
-from .folder import RUN_FILE
+from .. import atomic
+from ..checkpoints.device import pick_device
+from ..errors import DataError, TrainingError, TrainingStopped
+from .callbacks import Journal, StopWhen
+from .checkpoints import checkpoints, last_checkpoint, last_whole, run_of, seal, step_of
+from .folder import LOG_FILE, RUN_FILE, read_about, say
 from .signals import stop_on_signal
 
 PARTIAL = "partial"
 SCORERS = ".subsamplers."  # part of the names of their parameters
+DIVIDED = ".routers."  # the same of the routers of light/heavy blocks
 _SEED_OF_STEP = 1_000_003
 _LONGEST_PLAIN = 512
-_FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 
 
 class StepTrainer(Trainer):
@@ -58,15 +61,16 @@ class StepTrainer(Trainer):
         self._saving = False
 
     def run(self) -> None:
-        """Train to the last step; resume from the folder's last checkpoint if there is one.
+        """Train to the last step; resume from the folder's last whole checkpoint if there is one.
 
         Raises:
             TrainingStopped: if a signal stopped the run; its state is saved.
-            TrainingError: if the loss or a weight is not a number, or the disk is full.
+            TrainingError: if the loss or a weight is not a number, or all checkpoints are damaged.
+            DiskFullError: if the disk is full.
         """
-        last = last_checkpoint(self._folder)
         with stop_on_signal() as stopped, full_disk_reported(self._folder):
-            done = 0 if last is None else _step_of(last)
+            last = self._resumed_from()
+            done = 0 if last is None else step_of(last)
             if done > self.args.max_steps:
                 raise TrainingError(
                     f"{self._folder} has gone {done:,} steps, more than the {self.args.max_steps:,} asked for; ask for "
@@ -74,11 +78,30 @@ class StepTrainer(Trainer):
                 )
             if last is not None and done == self.args.max_steps:
                 self._load_from_checkpoint(str(last))
+                if self.is_world_process_zero():
+                    state = TrainerState.load_from_json(str(last / TRAINER_STATE_NAME))
+                    for journal in (each for each in self.callback_handler.callbacks if isinstance(each, Journal)):
+                        journal.resume(state)
                 return
             self.add_callback(StopWhen(stopped))
             self.train(resume_from_checkpoint=None if last is None else str(last))
             if stopped() and self.state.global_step < self.args.max_steps:
                 raise TrainingStopped(self.state.global_step)
+
+    def _resumed_from(self) -> Path | None:
+        """The last checkpoint that is whole; damaged ones after it are named."""
+        last, damaged = last_whole(self._folder)
+        self.accelerator.wait_for_everyone()  # all have looked before one writes
+        if not damaged:
+            return last
+        found = "; ".join(f"{checkpoint.name} is damaged: {wrong}" for checkpoint, wrong in damaged.items())
+        if last is None:
+            raise TrainingError(
+                f"No checkpoint in {self._folder} is whole ({found}). Put back what is missing, or remove "
+                f"{'this folder' if len(damaged) == 1 else 'these folders'} to begin with the first step again."
+            )
+        say(f"{self._folder}: {found}. Going on from {last.name}, the last one that is whole.")
+        return last
 
     def compute_loss(self, model: nn.Module, inputs: dict[str, Any], *args: Any, **kwargs: Any) -> Any:
         """Compute the loss; all randomness in the pass is seeded with the number of the step.
@@ -132,10 +155,16 @@ class StepTrainer(Trainer):
         self.accelerator.wait_for_everyone()
         if self.is_world_process_zero():
             name = f"checkpoint-{self.state.global_step}"
+            run = None
+            with suppress(DataError, OSError):
+                run = read_about(out)
+            seal(out / PARTIAL / name, run)
             shutil.rmtree(out / name, ignore_errors=True)
             (out / PARTIAL / name).rename(out / name)
             (out / PARTIAL).rmdir()
-            for old in _checkpoints(out)[: -self._keep]:
+            found = checkpoints(out)
+            latest = found.index(out / name)
+            for old in (*found[latest + 1 :], *found[: max(latest + 1 - self._keep, 0)]):  # later ones are damaged
                 shutil.rmtree(old)
         self.accelerator.wait_for_everyone()
 
@@ -155,12 +184,13 @@ def training_arguments(out: Path, **settings: Any) -> TrainingArguments:
         out: folder of the run.
         **settings: arguments of this run.
     """
-    return TrainingArguments(
+    on_cpu = pick_device() == "cpu"
+    arguments = TrainingArguments(
         output_dir=str(out),
         lr_scheduler_type="cosine_with_min_lr",
         adam_beta2=0.95,
-        use_cpu=not torch.cuda.is_available(),
-        dataloader_pin_memory=torch.cuda.is_available(),
+        use_cpu=on_cpu,
+        dataloader_pin_memory=not on_cpu,
         train_sampling_strategy="sequential",
         eval_strategy="steps",
         prediction_loss_only=True,
@@ -171,6 +201,8 @@ def training_arguments(out: Path, **settings: Any) -> TrainingArguments:
         ddp_find_unused_parameters=False,
         **settings,
     )
+    arguments._n_gpu = min(arguments.n_gpu, 1)  # several GPUs take torchrun: replicas in one process lose the routing
+    return arguments
 
 
 def fast_attention(precision: str, length: int) -> str:
@@ -187,7 +219,7 @@ def fast_attention(precision: str, length: int) -> str:
     Returns:
         A value for transformers' `attn_implementation`.
     """
-    plain = not torch.cuda.is_available() and precision == "bf16" and length <= _LONGEST_PLAIN
+    plain = pick_device() == "cpu" and precision == "bf16" and length <= _LONGEST_PLAIN
     return "eager" if plain else "sdpa"
 
 
@@ -215,11 +247,6 @@ def divided(batch_size: int, micro_batch_size: int | None = None) -> tuple[int, 
     return size, passes
 
 
-def last_checkpoint(out: Path) -> Path | None:
-    """The checkpoint from which the run in a folder resumes; None if there is none."""
-    return next(reversed(_checkpoints(out)), None)
-
-
 def claim(out: Path, about: dict[str, Any], parts: dict[str, Any], free: Collection[str] = ()) -> None:
     """Write down what a run is, or check that the run in the folder is the same.
 
@@ -233,10 +260,9 @@ def claim(out: Path, about: dict[str, Any], parts: dict[str, Any], free: Collect
         TrainingError: if the folder holds another run.
     """
     out.mkdir(parents=True, exist_ok=True)
-    path = out / RUN_FILE
-    if path.is_file():
-        found = json.loads(path.read_text())
-        old, new = found.get("config", {}), json.loads(json.dumps(about["config"]))
+    found = _claimed(out)
+    if found is not None:
+        old, new = found["config"], json.loads(json.dumps(about["config"]))
         differ = [name for name in new if old.get(name) != new[name] and name not in free]
         differ += [f"its {key}" for key in about if key != "config" and found.get(key) != about[key]]
         if differ:
@@ -248,36 +274,61 @@ def claim(out: Path, about: dict[str, Any], parts: dict[str, Any], free: Collect
         return
     versions = f"torch {torch.__version__}, transformers {transformers.__version__}"
     machine = {"versions": versions, "processor": f"{platform.machine()}, {os.cpu_count()} cores"}
-    with written_whole(path) as partial:
+    with full_disk_reported(out), atomic.written_whole(out / RUN_FILE) as partial:
         partial.write_text(json.dumps(about | parts | machine, indent=1) + "\n")
+
+
+def _claimed(out: Path) -> dict[str, Any] | None:
+    """What is known about the run in a folder: of `run.json`, or if it is damaged or missing of the last checkpoint.
+
+    Raises:
+        TrainingError: if the file is damaged, there is something to resume, and no checkpoint says of which run.
+    """
+    try:
+        return read_about(out)
+    except FileNotFoundError:
+        wrong = f"{out / RUN_FILE} is missing"
+    except DataError as error:
+        wrong = str(error)
+    last = last_checkpoint(out)
+    run = None if last is None else run_of(last)
+    if last is not None and run is not None:
+        say(f"{wrong}. It is written again as {last.name} has it.")
+        return run
+    if (out / RUN_FILE).exists() and (last is not None or (out / LOG_FILE).exists()):
+        raise TrainingError(
+            f"{wrong}; so nothing says which run {out} holds. Remove the file to go on with this configuration, or "
+            "give another folder."
+        )
+    return None
 
 
 @contextmanager
 def full_disk_reported(out: Path) -> Iterator[None]:
-    """Report a full disk in one line.
+    """Report a full disk in one line, with the checkpoint that is whole; remove what was being written.
+
+    Args:
+        out: folder of the run.
 
     Raises:
-        TrainingError: if the disk of the run's folder is full.
+        DiskFullError: if the disk is full.
     """
-    try:
-        yield
-    except (OSError, RuntimeError, SafetensorError) as error:  # libraries turn some OSErrors into the others
-        full = getattr(error, "errno", None) in _FULL or any(os.strerror(number) in str(error) for number in _FULL)
-        if not full or isinstance(error, TrainingError):
-            raise
+
+    def kept() -> str:
         shutil.rmtree(out / PARTIAL, ignore_errors=True)
         last = last_checkpoint(out)
-        raise TrainingError(
-            f"The disk of {out} is full ({shutil.disk_usage(out).free / 1e6:,.0f} MB free); "
-            f"{f'{last.name} is whole' if last else 'no checkpoint had been written'}. Free some space and run the "
-            "command again."
-        ) from error
+        return f"{last.name} is whole" if last else "no checkpoint had been written"
 
+    usual = threading.excepthook
 
-def _checkpoints(out: Path) -> list[Path]:
-    """All complete checkpoints, in the order of their steps."""
-    return sorted((path for path in out.glob("checkpoint-*") if path.is_dir()), key=_step_of)
+    def heard(error: threading.ExceptHookArgs) -> None:
+        """TensorBoard writes in a thread, and raises its error again in this one."""
+        if not (error.exc_value and atomic.is_disk_full(error.exc_value)):
+            usual(error)
 
-
-def _step_of(checkpoint: Path) -> int:
-    return int(checkpoint.name.rpartition("-")[2])
+    threading.excepthook = heard
+    try:
+        with atomic.full_disk_reported(out, kept):
+            yield
+    finally:
+        threading.excepthook = usual

@@ -9,6 +9,7 @@ from pathlib import Path
 import torch
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
+from ..atomic import append_whole, drop_incomplete_line, full_disk_reported
 from ..errors import DataError
 
 REQUESTS = (
@@ -101,8 +102,14 @@ def write_chats(
 
 
 def append_chats(path: Path, chats: Iterator[str]) -> None:
-    """Append chats to a JSON Lines file, each as soon as it is written."""
-    with path.open("a") as file:
+    """Append chats to a JSON Lines file, each as soon as it is written.
+
+    An incomplete last line, which a killed process has left, is removed first.
+
+    Raises:
+        DiskFullError: if the disk is full; the file then ends with the last chat that is whole.
+    """
+    with full_disk_reported(path, lambda: f"{path.name} ends with the last chat that is whole"):
+        drop_incomplete_line(path)
         for chat in chats:
-            file.write(json.dumps({"text": chat}) + "\n")
-            file.flush()
+            append_whole(path, json.dumps({"text": chat}))

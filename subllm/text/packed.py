@@ -21,7 +21,7 @@ import numpy as np
 from tqdm import tqdm
 from transformers import AutoTokenizer, PreTrainedTokenizerBase
 
-from ..atomic import written_whole
+from ..atomic import added_whole, full_disk_reported, written_whole
 from ..command import Arguments, command
 from ..errors import DataError, first_line
 from .sources import HELD_OUT, is_held_out, read_pieces
@@ -102,7 +102,7 @@ class Packed:
 
     def tokenizer(self) -> PreTrainedTokenizerBase:
         """The tokenizer that the text was packed with."""
-        return AutoTokenizer.from_pretrained(self.folder, local_files_only=True)
+        return AutoTokenizer.from_pretrained(self.folder, local_files_only=True, trust_remote_code=False)
 
     def ids(self, split: str) -> list[np.memmap]:
         """Token ids (N,) of each shard of a part, read from the files as they are used."""
@@ -151,13 +151,14 @@ def pack(
 
     Raises:
         DataError: if the text cannot be read, is too short for both parts, or `out` exists.
+        DiskFullError: if the disk is full.
     """
     if out.exists():
         raise DataError(f"{out} exists already; give another folder, or remove it.")
     if tokenizer.eos_token_id is None:
         raise DataError("The tokenizer has no end-of-text token, so documents could not be told apart.")
     out.parent.mkdir(parents=True, exist_ok=True)
-    with written_whole(out) as partial:
+    with full_disk_reported(out), written_whole(out) as partial:
         partial.mkdir()
         packed = _pack_into(partial, paths, tokenizer, held_out, shard_tokens)
     return replace(packed, folder=out)
@@ -203,13 +204,15 @@ def _pack_into(
 
 def _tokenizer(arguments: argparse.Namespace) -> None:
     pieces = islice(read_pieces(arguments.text), arguments.most)
-    train_tokenizer((piece.text for piece in pieces), arguments.vocabulary).save_pretrained(arguments.out)
+    tokenizer = train_tokenizer((piece.text for piece in pieces), arguments.vocabulary)
+    with full_disk_reported(arguments.out), added_whole(arguments.out) as partial:
+        tokenizer.save_pretrained(partial)
     print(f"Wrote {arguments.out}")  # noqa: T201
 
 
 def _pack(arguments: argparse.Namespace) -> None:
     try:
-        tokenizer = AutoTokenizer.from_pretrained(arguments.tokenizer)
+        tokenizer = AutoTokenizer.from_pretrained(arguments.tokenizer, trust_remote_code=False)
     except (OSError, ValueError) as error:
         raise DataError(f"{arguments.tokenizer} is not a tokenizer: {first_line(error)}") from error
     packed = pack(arguments.text, tokenizer, arguments.out, held_out=arguments.held_out)

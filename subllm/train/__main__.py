@@ -46,9 +46,10 @@ def main(arguments: Arguments) -> None:
         dest="settings",
         type=_setting,
         nargs="+",
+        action="extend",
         default=[],
         metavar="NAME=VALUE",
-        help="fields of the configuration to change",
+        help="fields of the configuration to change; those of the model as model.NAME=VALUE",
     )
     chosen = parser.parse_args(arguments)
     changes = dict(chosen.settings)

@@ -9,6 +9,7 @@ from ..errors import TrainingError
 from ..runs.config import RunConfig
 
 ABLATIONS = ("no-bypass", "stride", "random")
+_MODEL = "model."
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -22,6 +23,7 @@ class TrainConfig(RunConfig):
         model: fields of `SubllmConfig`; those that the tokenizer determines are filled in.
         dense: train a LLaMA of the same size: the structure without its brackets.
         ablation: one of `ABLATIONS`: bypass scales fixed at one; tokens kept at fixed distances; tokens kept at random.
+            "stride" selects every k-th token (the router "even"); the router "stride", which merges, is none of these.
         micro_batch_size: sequences per forward pass; divides `batch_size`.
         final_learning_rate: last learning rate, as a share of the peak.
         scorer_learning_rate: learning rate of the scorers, as a share of the others' (one half in Zipformer).
@@ -104,11 +106,14 @@ class TrainConfig(RunConfig):
 
         Args:
             content: fields by name.
-            **changes: fields that replace those in `content`.
+            **changes: fields that replace those in `content`; "model.router" is the field "router" of the model.
 
         Raises:
             TrainingError: if a field is unknown or the model is missing.
         """
+        inner = {name.removeprefix(_MODEL): changes.pop(name) for name in list(changes) if name.startswith(_MODEL)}
+        if inner and isinstance(content.get("model"), dict):
+            changes["model"] = changes.get("model", content["model"]) | inner
         known = {entry.name for entry in fields(cls)}
         unknown = sorted({*content, *changes} - known)
         if unknown or "model" not in content:

@@ -21,7 +21,8 @@ from transformers import (
 
 from ..configuration import OWN_FIELDS, SubllmConfig
 from ..errors import TrainingError
-from ..model.modeling import SubllmForCausalLM
+from ..model.causal_lm import SubllmForCausalLM
+from ..routing import Bypass
 from ..routing.scorer import Subsampler
 from ..runs.callbacks import Journal, Snapshots
 from ..runs.folder import FINAL, LOG_FILE, SNAPSHOTS
@@ -41,6 +42,7 @@ from ..text.packed import Packed
 from .config import TrainConfig
 
 _ROUTER_OF = {"stride": "even", "random": "random"}  # ablations that select without learning
+_ROUTER_LOSS = "router_loss"  # in the log, without the factor of the configuration
 _SCORER_SPREAD = 0.1  # factor of the initial scorers: streams grow early, and scores far outside [0, 1] learn nothing
 
 
@@ -75,8 +77,13 @@ def build_model(config: TrainConfig, tokenizer: PreTrainedTokenizerBase) -> PreT
             if isinstance(subsampler, Subsampler):
                 subsampler.weight.data *= _SCORER_SPREAD
         if config.ablation == "no-bypass":
-            for bypass in model.model.bypasses:
-                nn.init.ones_(bypass.scale).requires_grad_(False)
+            if not any(isinstance(bypass, Bypass) for bypass in model.model.bypasses):
+                raise TrainingError(
+                    f"ablation is 'no-bypass', but the routers ({', '.join(model.config.routers) or 'none'}) have no "
+                    "bypass that could be left out; leave the ablation out."
+                )
+            for scale in model.model.bypasses.parameters():
+                nn.init.ones_(scale).requires_grad_(False)
         return model
     structure = str(fields.pop("structure")).replace(OPEN, "").replace(CLOSE, "")
     llama = {name: value for name, value in fields.items() if name not in OWN_FIELDS}
@@ -96,7 +103,8 @@ def train(config: TrainConfig, data: Path, out: Path) -> Path:
 
     Raises:
         TrainingStopped: if a signal stopped it.
-        TrainingError: if `out` holds another run, the loss is not a number, or the disk is full.
+        TrainingError: if `out` holds another run, the loss is not a number, or all checkpoints are damaged.
+        DiskFullError: if the disk is full.
         DataError: if the text cannot be read.
         SubllmError: if the model cannot be built.
     """
@@ -115,7 +123,7 @@ def train(config: TrainConfig, data: Path, out: Path) -> Path:
         "routers": getattr(model.config, "routers", []),
     }
     claim(out, {"config": config.to_dict(), "data": packed.digest}, parts)
-    callbacks: list[TrainerCallback] = [Journal(out / LOG_FILE, config.batch_size * config.length)]
+    callbacks: list[TrainerCallback] = [Journal(out / LOG_FILE, config.batch_size * config.length, [_ROUTER_LOSS])]
     if isinstance(model, SubllmForCausalLM) and config.prompts:
         prompts = [text["input_ids"] for text in texts]
         callbacks.append(Snapshots(out / SNAPSHOTS, model, prompts, config.snapshot_every))
@@ -134,9 +142,28 @@ def train(config: TrainConfig, data: Path, out: Path) -> Path:
 
 
 class _Trainer(StepTrainer):
-    def compute_loss(self, model: nn.Module, inputs: dict[str, Any], *args: Any, **kwargs: Any) -> Any:
-        """Compute the loss without a cache."""
-        return super().compute_loss(model, {**inputs, "use_cache": False}, *args, **kwargs)
+    def __init__(self, *args: Any, **kwargs: Any) -> None:
+        super().__init__(*args, **kwargs)
+        self._router_losses: list[torch.Tensor] = []  # of the passes since the last line of the log
+
+    def compute_loss(
+        self, model: nn.Module, inputs: dict[str, Any], return_outputs: bool = False, *args: Any, **kwargs: Any
+    ) -> Any:
+        """Compute the loss without a cache, and note what the routers add to it."""
+        inputs = {**inputs, "use_cache": False}
+        loss, outputs = super().compute_loss(model, inputs, True, *args, **kwargs)
+        routers = outputs.get("router_loss")
+        if routers is not None:
+            self._router_losses.append(routers.detach())
+        return (loss, outputs) if return_outputs else loss
+
+    def log(self, logs: dict[str, float], *args: Any, **kwargs: Any) -> None:
+        """Log an entry, with the mean loss of the routers in the passes that it is about."""
+        if "loss" in logs and self._router_losses:
+            mean = torch.stack(self._router_losses).mean()
+            logs[_ROUTER_LOSS] = float(self.accelerator.gather(mean).mean())
+            self._router_losses.clear()
+        super().log(logs, *args, **kwargs)
 
 
 def _arguments(config: TrainConfig, out: Path) -> TrainingArguments:

@@ -5,8 +5,9 @@ from streamlit.testing.v1 import AppTest
 
 from app.engine import what_if
 from app.settings import SMALL
+from tests.app.scripts import script
 
-SCRIPT = "from app.views.debug import page as debug\ndebug.show()\n"
+SCRIPT = script("debug")
 TEXT = "the cat sat on the mat and then the dog sat on the cat"
 
 
@@ -95,6 +96,16 @@ def test_the_first_edit_of_a_session_stays_in_force(tiny_checkpoint, monkeypatch
     next(button for button in page.button if button.label == "Add").click().run()
     assert not page.exception and in_force(page) == ["dense@1"]
     assert "dense@1" in page.query_params["edits"]
+
+
+def test_what_a_selector_offers_is_shown_when_it_is_chosen(linked):
+    page, _ = linked
+    page.selectbox(key="new edit kind").set_value("dense")
+    page.selectbox(key="new edit level").set_value(0)
+    next(button for button in page.button if button.label == "Add").click().run()
+    assert not page.error and in_force(page) == ["drop 2-4@1", "dense@*"]
+    for selector in page.selectbox:
+        assert selector.value is not None, f"{selector.label!r} shows nothing"
 
 
 def test_a_link_with_the_old_name_of_a_checkpoint_opens_it(monkeypatch, tmp_path):

@@ -12,17 +12,12 @@ import app.views.efficiency.predicted as predicted_view
 from app.settings import DEMO
 from app.strings import table
 from subllm.demo import SHIPPED, demo_folder
+from tests.app.scripts import script
 
 
 def page(function):
     """An app of one page."""
     return AppTest.from_function(function, default_timeout=120)
-
-
-def efficiency():
-    from app.views.efficiency import page as efficiency
-
-    efficiency.show()
 
 
 def measured(page):
@@ -48,11 +43,20 @@ def predicted(page):
 def opened(tiny_checkpoint, monkeypatch):
     monkeypatch.setenv("SUBLLM_ROOTS", str(tiny_checkpoint.parent))
     monkeypatch.setenv("SUBLLM_MAX_TOKENS", "600")
-    app = page(efficiency)
+    app = AppTest.from_string(script("efficiency"), default_timeout=120)
     app.session_state["checkpoint"] = "tiny"
     app.run()
     assert not app.exception
     return app
+
+
+def test_the_page_opens_on_shipped_measurements_which_say_so_and_give_way(opened):
+    (label,) = opened.info
+    assert "come with the app" in label.value and "another machine" in label.value
+    assert [*opened.table[0].value.index] == ["512", "2,048", "8,192"]
+    opened.slider(key="repeats").set_value(1).run()
+    measure(opened)
+    assert not opened.info and [*opened.table[0].value.index] == ["512"]
 
 
 def test_lengths_that_the_operator_allows_are_measured_and_kept(opened):
@@ -115,8 +119,8 @@ def test_a_rerun_that_changed_nothing_opens_no_file_and_builds_none(opened, open
         opened.session_state["efficiency"] = tab
         opened.run()
         assert not opened.exception and not opened.error
-        assert len(opened.table) == (2 if tab == "Predicted" else tables)
-    places = (tiny_checkpoint.resolve(), SHIPPED.parent, Path("/proc"))
+        assert len(opened.table) == (6 if tab == "Predicted" else tables)
+    places = (tiny_checkpoint.resolve(), SHIPPED["demo"].parent, Path("/proc"))
     assert [path for path in opened_files if {*path.resolve().parents} & {*places}] == []
     assert not built, "the file to download is made when it is asked for"
 
@@ -134,10 +138,10 @@ def test_a_prediction_is_worked_out_once_for_the_same_choices(opened, monkeypatc
 
 
 def test_a_prediction_for_the_demo_builds_and_fetches_nothing(opened, monkeypatch):
-    monkeypatch.setattr("app.settings.build_demo", lambda progress: pytest.fail("it was built"))
+    monkeypatch.setattr("subllm.demo.build_demo", lambda *_: pytest.fail("it was built"))
     opened.selectbox(key="checkpoint").set_value(DEMO).run()
     predicted(opened)
-    assert len(opened.table) == 2 and not opened.error
+    assert len(opened.table) == 6 and not opened.error
     assert opened.text_input(key="structure").value.startswith("TTTTTTTT(TTT(")
     assert not demo_folder().exists()
 
@@ -156,7 +160,7 @@ def test_a_hub_model_is_fetched_for_a_prediction_when_a_person_asks_for_it(opene
     assert "not on this machine yet" in opened.info[0].value
     next(button for button in opened.button if button.label == "Download the checkpoint").click().run()
     assert fetched == ["someone/model"] and not opened.exception
-    assert len(opened.table) == 2
+    assert len(opened.table) == 6
     opened.run()
     assert fetched == ["someone/model"]
 
@@ -178,6 +182,18 @@ def test_a_checkpoint_that_changed_begins_a_sweep_of_its_own(opened, tiny_checkp
     measure(opened)
     assert measured(opened).facts["checkpoint"] != before.facts["checkpoint"]
     assert [row.tokens for row in measured(opened).sorted()] == [64]
+
+
+def test_a_model_too_small_for_the_hardware_is_said_with_its_way_out(opened):
+    predicted(opened)
+    (said,) = [info.value.replace("\\", "") for info in opened.info]
+    assert re.search(r"Prefill is launch-bound: launching its kernels takes [\d.]+ ms, running them [\d.]+ ms", said)
+    assert "It would from about" in said or "It would at no length" in said
+    assert "--graphs" not in opened.code[0].value
+    before = opened.table[0].value.loc["Decode, one token per sequence, ms", "SUBLLM"]
+    opened.toggle(key="graphs").set_value(True).run()
+    assert "--graphs" in opened.code[0].value
+    assert float(opened.table[0].value.loc["Decode, one token per sequence, ms", "SUBLLM"]) < float(before)
 
 
 def test_hardware_of_one_s_own_is_added_and_chosen(opened):

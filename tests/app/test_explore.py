@@ -6,6 +6,8 @@ from pathlib import Path
 import pytest
 from streamlit.testing.v1 import AppTest
 
+from app.views.chooser import examples
+
 MAIN = str(Path(__file__).parents[2] / "app" / "main.py")
 
 
@@ -32,16 +34,25 @@ def metrics(page):
 
 
 def test_a_prompt_runs_and_its_numbers_are_shown(page):
-    assert "There is no run yet" in page.info[0].value
     run(page, "the cat sat on the mat and then the dog")
     assert not page.exception
     assert not page.error
     shown = metrics(page)
     assert re.fullmatch(r"\d+", shown["Prompt tokens"])
     assert {"Level 1 keeps", "Level 2 keeps", "Prefill", "Work"} <= set(shown)
-    assert len(page.dataframe) == 1
+    assert len(page.dataframe) == 2  # next tokens, and segments
     assert len(page.table) == 2
-    assert "Measured on this machine" in " ".join(caption.value for caption in page.caption)
+    assert "Measured with CPU" in " ".join(caption.value for caption in page.caption)
+
+
+def test_an_example_chosen_together_with_typed_text_is_filled_in(page):
+    second = [*examples()][1]
+    page.text_area(key="prompt").set_value("typed in the same moment")
+    page.pills(key="example").set_value(second).run()
+    assert page.text_area(key="prompt").value == examples()[second]["text"]
+    assert page.session_state["session"].form.example == second
+    page.text_area(key="prompt").set_value("typed later").run()
+    assert page.text_area(key="prompt").value == page.session_state["session"].form.text == "typed later"
 
 
 def test_a_rerun_does_not_run_the_model_again(page, monkeypatch):

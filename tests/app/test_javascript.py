@@ -1,16 +1,21 @@
 """The component's script: modules that Node.js tests and lints, joined into one for the browser."""
 
+import csv
+import io
+import json
 import shutil
 import subprocess
 
 import pytest
 
-from app.components import modules, routing_view
-from app.components.modules import join
+from analysis.figures import modules
+from analysis.figures.modules import join
+from analysis.figures.routing_view import element
+from analysis.lesson.answers import COLUMNS, joined
 from tests.browser.server import ROOT
 
 NODE = shutil.which("node")
-FOLDER = ROOT / "app" / "components" / "routing_view"
+FOLDER = ROOT / "analysis" / "figures" / "routing_view"
 
 
 @pytest.mark.skipif(NODE is None, reason="Node.js is not installed: modules of the component are not tested")
@@ -29,8 +34,26 @@ def test_the_joined_script_is_a_module_that_exports_the_component(tmp_path):
     assert done.stdout.split() == ["function", "1"]
 
 
+@pytest.mark.skipif(NODE is None, reason="Node.js is not installed: a learner's file is not made")
+def test_a_learners_file_and_a_joined_one_guard_the_same_cells_against_spreadsheets():
+    texts = [*(f"{chr(code)}1" for code in range(1, 0x250) if chr(code) not in "\r\n"), "\r1", "＝1", "=", "a=1", "'=1"]
+    rows = [[text] * (len(COLUMNS) - 1) for text in texts]
+    path = (ROOT / "app" / "components" / "lesson" / "csv.js").as_uri()
+    script = (
+        f"import('{path}').then((m) => process.stdout.write(m.csv({json.dumps(COLUMNS)}, {json.dumps(rows)}, 'Ada')))"
+    )
+    made = subprocess.run([NODE, "-e", script], capture_output=True, check=True).stdout
+    raw = io.StringIO()
+    csv.writer(raw).writerows([COLUMNS, *(["Ada", *row] for row in rows)])
+    (_, *theirs), (_, *ours) = ([*joined([("a.csv", each)])] for each in (made, raw.getvalue().encode()))
+    in_browser = [*csv.reader(io.StringIO(made.decode("utf-8-sig"), newline=""))][1:]
+    assert [row[1] for row in in_browser] == [row[2] for row in ours]
+    assert theirs == ours, "guarded once"
+    assert ours[texts.index("=1")][2] == "'=1"
+
+
 def test_every_module_is_in_the_script_and_no_import_is():
-    script = routing_view._JS
+    script = element.JS
     for path in FOLDER.glob("*.js"):
         assert path.read_text(encoding="utf-8").splitlines()[-2] in script, path.name
     assert "\nimport " not in script and modules._EXPORT.search(script) is None

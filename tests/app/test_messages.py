@@ -45,3 +45,39 @@ def test_progress_that_moves_leaves_nothing_behind():
 def test_progress_that_is_cleared_shows_nothing():
     assert bars(run(move=True, clear=True)) == []
     assert bars(run(clear=True)) == []
+
+
+ERRORS = """
+from pathlib import Path
+from app.messages import bounded, show_error
+from subllm import CheckpointError
+from subllm.checkpoints.load import load_checkpoint
+
+root = Path(ROOT)
+(root / "broken").mkdir(exist_ok=True)
+for folder in ("broken", "gone"):
+    try:
+        load_checkpoint(root / folder, "cpu", "float32")
+    except CheckpointError as error:
+        show_error(error)
+show_error(CheckpointError(f"{root}/broken/config.json cannot be read; {root} is full, and so is {Path.home()}."))
+
+@bounded
+def fragment(error):
+    raise error
+
+fragment(CheckpointError("said"))
+fragment(ValueError("not said"))
+"""
+
+
+def test_a_message_does_not_tell_where_things_are_and_a_fragments_faults_stay_inside(tmp_path, monkeypatch):
+    monkeypatch.setenv("SUBLLM_ROOTS", str(tmp_path))
+    app = AppTest.from_string(ERRORS.replace("ROOT", repr(str(tmp_path)))).run()
+    assert not app.exception
+    said = [each.value.replace("\\", "") for each in app.error]
+    assert len(said) == 5
+    assert "broken" in said[0] and "gone" in said[1]
+    assert said[2] == "broken/config.json cannot be read; … is full, and so is …."
+    assert said[3] == "said" and "went wrong" in said[4]
+    assert not [each for each in said if str(tmp_path) in each or "not said" in each]

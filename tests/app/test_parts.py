@@ -11,7 +11,7 @@ from analysis.debug.edits import parse_edits
 from analysis.guard import silent
 from analysis.run import RunOptions
 from app import engine
-from app.messages import ProgressBar
+from app.settings import Settings
 from app.state import Session
 from tests.analysis.trace.test_trace import PARTS, make_trace
 
@@ -45,7 +45,7 @@ def numbers(trace):
 
 
 def statistics(trace, level):
-    from app.components.routing_view import Shown
+    from analysis.figures.routing_view.data import Shown
     from app.views.trace import levels
 
     levels.show(trace, Shown(level=level))
@@ -64,9 +64,10 @@ def beside_of(run, settings):
 
 
 def depth(run, shown):
+    from app.settings import Settings
     from app.views.trace import token
 
-    token.show(run, shown)
+    token.show(run, shown, Settings.read())
 
 
 def steps_of(run, settings):
@@ -107,7 +108,8 @@ def test_the_rule_of_training_is_compared_where_the_router_scores_and_the_others
     if trace.routing.scores_tokens(level):
         assert f"Tokens kept in this run: {trace.routing.kept[level - 1].sum()}. The training rule" in text
     else:
-        assert "Level 2 has no importance scores: its router, “even”, does not score tokens." in text
+        silent = "its router, “evenly spaced tokens”, does not score tokens."
+        assert f"Level 2 has no scores and no threshold: {silent}" in text
 
 
 def test_new_tokens_are_counted_by_what_was_kept_whatever_their_scores():
@@ -130,7 +132,7 @@ def runs(tiny_checkpoint):
 
 def test_side_by_side_shows_an_edited_runs_own_numbers(runs):
     plain, edited = runs.runs
-    found = page(beside_of, runs, run=plain, settings=None)
+    found = page(beside_of, runs, run=plain, settings=Settings.read())
     first, second = found.dataframe[0].value.to_dict("records")
     for shown, run in ((first, plain), (second, edited)):
         trace = run.trace
@@ -146,7 +148,7 @@ def test_side_by_side_shows_an_edited_runs_own_numbers(runs):
 
 @pytest.mark.parametrize("token", [0, 5, 13])
 def test_a_token_in_depth_shows_what_was_recorded_of_it_in_the_run_that_is_shown(runs, token):
-    from app.components.routing_view import Shown
+    from analysis.figures.routing_view.data import Shown
 
     for run in runs.runs:
         found = page(depth, runs, run=run, shown=Shown(selected=token, until=token))
@@ -159,28 +161,30 @@ def test_a_token_in_depth_shows_what_was_recorded_of_it_in_the_run_that_is_shown
             assert shown["State"].endswith("(edited)") == routing.edited[row, token]
             assert shown["Threshold"] == f"{routing.thresholds[row]:+.3f}"
             weight = f"{routing.weights[row, token]:.3f}" if routing.kept[row, token] else "–"
-            assert shown["weight"] == weight
+            assert shown["Weight"] == weight
             norms = [float(shown[f"Norm {where}"]) for where in ("before", "inside") if shown[f"Norm {where}"] != "–"]
             assert len(norms) == int(routing.reached[row, token]) + int(routing.kept[row, token])
 
 
-def test_an_edited_run_is_not_explained_by_one_without_edits(runs):
-    plain, edited = runs.runs
-    runs.shown = {"selected": 3, "until": 3}
-    asked = page(why_of, runs, run=plain, settings=None)
-    assert [button.label for button in asked.button].count("Explain") == 1
-    refused = page(why_of, runs, run=edited, settings=None)
-    assert "Only a run without edits can be explained" in words(refused)
-    assert "Explain" not in [button.label for button in refused.button]
-    next(button for button in refused.button if "attention" in button.label).click().run()
-    assert not refused.exception and not refused.error
+def test_a_run_is_explained_with_its_edits(runs):
+    last = len(runs.runs[0].trace.prompt) - 1
+    runs.shown = {"selected": last, "until": last}
+    for run in runs.runs:
+        asked = page(why_of, runs, run=run, settings=Settings.read())
+        assert ("This run has edits" in words(asked)) == bool(run.trace.provenance.edits)
+        next(button for button in asked.button if button.label == "Explain").click().run()
+        assert not asked.exception and not asked.error
+        explained = asked.session_state["session"].found["attribution"][1][2].value
+        assert np.exp(explained) == pytest.approx(run.trace.predictions.next_probabilities[0], rel=1e-2)
+    next(button for button in asked.button if "attention" in button.label).click().run()
+    assert not asked.exception and not asked.error
 
 
 def test_a_branch_is_generated_in_a_run_of_the_page_with_its_progress(runs, monkeypatch):
     """A callback has no place on the page: what ran in one could not be stopped and showed nothing."""
     told, real = [], engine.branch
     monkeypatch.setattr(engine, "branch", lambda *given: told.append(given[3]) or real(*given))
-    found = page(steps_of, runs, run=runs.runs[0], settings=None)
+    found = page(steps_of, runs, run=runs.runs[0], settings=Settings.read())
     next(button for button in found.button if button.label == "One token").click().run()
     own = found.session_state["session"]
     key, (text,) = own.found["texts"]
@@ -190,6 +194,6 @@ def test_a_branch_is_generated_in_a_run_of_the_page_with_its_progress(runs, monk
     assert not found.exception and not found.error
     (token,) = own.found["texts"][1][0].tokens
     assert token.id == other and not token.chosen
-    assert [type(progress) for progress in told] == [ProgressBar]
+    assert [type(progress) for progress in told] == [engine.Work]
     found.run()
     assert len(told) == 1, "it is generated once"

@@ -11,12 +11,13 @@ import pytest
 
 from analysis.debug.edits import parse_edits
 from analysis.debug.intervene import intervene, run_unedited
+from analysis.figures.modules import join
+from analysis.figures.routing_view import element
+from analysis.figures.routing_view.data import Shown, Spotlight, view_data
 from analysis.figures.words import ENGLISH
 from analysis.run import RunOptions, record_trace
 from analysis.trace.tokenize import read_prompt
-from app.components import routing_view as component
-from app.components.modules import join
-from app.components.routing_view import Shown, view_data
+from app.components.routing_view import _marked
 from app.strings import table
 from subllm.checkpoints.load import load_checkpoint
 from tests.analysis.trace.test_trace import make_trace
@@ -237,7 +238,7 @@ console.log(JSON.stringify({
 @pytest.mark.parametrize("structure", ["TT", "T(T)T", "T(T(T)T)(T)"])
 def test_the_browser_reads_states_weights_and_edits_out_of_the_payload_as_recorded(structure):
     trace = make_trace(structure, tokens=8)
-    model = join(Path(component.__file__).parent / "model.js")
+    model = join(Path(element.__file__).parent / "model.js")
     done = subprocess.run([NODE, "-e", model + READ], input=send(trace), capture_output=True, check=False)
     assert not done.returncode, done.stderr.decode()
     found, routing = json.loads(done.stdout), trace.routing
@@ -264,3 +265,21 @@ def test_the_browser_reads_states_weights_and_edits_out_of_the_payload_as_record
 def test_figures_outside_of_the_app_say_in_english_what_the_app_does():
     words = table("en")
     assert {key: words[key] for key in ENGLISH} == ENGLISH
+
+
+def test_what_a_lesson_lights_and_hides_reaches_the_browser_and_nothing_else_changes():
+    trace, lit = make_trace(), Spotlight("kept", (1,), veiled=True, among=(0, 1), most=2)
+    plain, lesson = (unpack(view_data(trace, Shown(), table("en"), each))[0] for each in (None, lit))
+    assert plain.pop("spotlight") is None
+    assert lesson.pop("spotlight") == {
+        "term": "kept", "tokens": [1], "veiled": True, "among": [0, 1], "marked": [], "most": 2,
+    }  # fmt: skip
+    assert plain == lesson
+
+
+def test_marks_are_those_of_the_run_that_can_be_marked():
+    trace, lit = make_trace(), Spotlight(veiled=True, among=(0, 1, 3))
+    own = {"id": trace.subject, "tokens": [3, 0, 0, 2, 99, -1, "1", None, [1]]}
+    assert _marked(own, trace, lit) == (0, 3)
+    assert _marked({**own, "id": "other"}, trace, lit) == _marked(own, trace, None) == ()
+    assert _marked(None, trace, lit) == _marked({"id": trace.subject, "tokens": "01"}, trace, lit) == ()

@@ -7,8 +7,10 @@ from pathlib import Path
 
 import pytest
 
+import app.limits
 import app.settings
-from app.settings import DEMO, SMALL, Settings, checkpoint_option
+from app.limits import PROFILES, VARIABLES, Feature
+from app.settings import DEEP, DEMO, SHIPPED, SMALL, Settings, checkpoint_option
 from subllm import CheckpointError, ConfigurationError
 from subllm.checkpoints.dense import load_dense
 from subllm.checkpoints.load import load_checkpoint
@@ -24,7 +26,7 @@ def settings(root, **variables):
 def test_folders_below_the_roots_are_listed_and_located(tiny_checkpoint):
     root = tiny_checkpoint.parent
     allowed = settings(root, SUBLLM_HUB_MODELS="someone/model, other/model")
-    assert allowed.choices() == [DEMO, SMALL, "tiny", "someone/model", "other/model"]
+    assert allowed.choices() == [*SHIPPED, "tiny", "someone/model", "other/model"]
     assert allowed.locate("tiny", lambda share, text: None) == tiny_checkpoint.resolve()
     assert allowed.locate(str(tiny_checkpoint), lambda share, text: None) == tiny_checkpoint.resolve()
 
@@ -92,7 +94,7 @@ def test_a_bad_folder_below_a_root_takes_no_other_away(tmp_path, name, make):
     (tmp_path / "good" / "config.json").write_text(json.dumps({"model_type": "subllm"}))
     (tmp_path / "good" / "run.json").write_text("{}")
     allowed = settings(tmp_path)
-    assert allowed.choices() == [DEMO, SMALL, "good"]
+    assert allowed.choices() == [*SHIPPED, "good"]
     assert allowed.llamas() == []
     assert {"good"} <= {*allowed.runs()}
     assert "bad" not in allowed.runs() or (name == "run.json" and make in (_unreadable, _huge, _deep))
@@ -111,9 +113,9 @@ def test_folders_that_cannot_be_shown_or_lead_out_or_in_a_circle_are_not_offered
     (root / "up").symlink_to(root)
     allowed = settings(root)
     names = [name for name in allowed.choices() if not name.startswith("up/")]
-    assert names == [DEMO, SMALL, "good"]
+    assert names == [*SHIPPED, "good"]
     assert not {"link", "circle", "two\nlines"} & {*allowed.runs()}
-    for choice in allowed.choices()[2:]:
+    for choice in allowed.choices()[len(SHIPPED) :]:
         assert allowed.locate(choice, lambda share, text: None) == root / "good"
     with pytest.raises(CheckpointError, match="neither a folder below"):
         allowed.locate("circle", lambda share, text: None)
@@ -126,14 +128,14 @@ def test_the_roots_are_searched_once_for_many_pages_and_again_a_little_later(tmp
     scan = os.scandir
     monkeypatch.setattr(os, "scandir", lambda path: looked.append(path) or scan(path))
     for _ in range(20):
-        assert settings(tmp_path).choices() == [DEMO, SMALL]
+        assert settings(tmp_path).choices() == [*SHIPPED]
         assert settings(tmp_path).llamas() == []
         settings(tmp_path).runs()
     assert looked.count(tmp_path) == 1
     (tmp_path / "new").mkdir()
     os.utime(tmp_path, (0, 0))  # clocks of file systems are coarse
     (tmp_path / "new" / "config.json").write_text('{"model_type": "subllm"}')
-    assert settings(tmp_path).choices() == [DEMO, SMALL, "new"]
+    assert settings(tmp_path).choices() == [*SHIPPED, "new"]
     (tmp_path / "new" / "deeper").mkdir()
     (tmp_path / "new" / "deeper" / "config.json").write_text('{"model_type": "llama"}')
     now += 5
@@ -147,22 +149,56 @@ def test_a_later_search_opens_only_what_has_changed(tmp_path, monkeypatch, opene
         (tmp_path / name).mkdir()
         (tmp_path / name / "config.json").write_text('{"model_type": "subllm"}')
         (tmp_path / name / "run.json").write_text("{}")
-    assert settings(tmp_path).choices() == [DEMO, SMALL, "one", "two"]
+    assert settings(tmp_path).choices() == [*SHIPPED, "one", "two"]
     opened_files.clear()
     now += 60
-    assert settings(tmp_path).choices() == [DEMO, SMALL, "one", "two"]
+    assert settings(tmp_path).choices() == [*SHIPPED, "one", "two"]
     assert not [path for path in opened_files if tmp_path in path.parents]
     (tmp_path / "two" / "config.json").write_text('{"model_type": "llama"}')
     opened_files.clear()
     now += 60
-    assert settings(tmp_path).choices() == [DEMO, SMALL, "one"] and settings(tmp_path).llamas() == ["two"]
+    assert settings(tmp_path).choices() == [*SHIPPED, "one"] and settings(tmp_path).llamas() == ["two"]
     assert [path for path in opened_files if tmp_path in path.parents] == [tmp_path / "two" / "config.json"]
 
 
 def test_limits_are_read():
-    allowed = Settings.read({"SUBLLM_MAX_TOKENS": "100", "SUBLLM_MAX_SECONDS": "2.5"})
-    assert (allowed.max_tokens, allowed.max_seconds) == (100, 2.5)
-    assert Settings.read({"SUBLLM_MAX_SECONDS": "inf"}).max_seconds == float("inf")
+    limits = Settings.read({"SUBLLM_MAX_TOKENS": "100", "SUBLLM_MAX_SECONDS": "2.5"}).limits
+    assert (limits.tokens, limits.seconds) == (100, 2.5)
+    assert Settings.read({"SUBLLM_MAX_SECONDS": "inf"}).limits.seconds == float("inf")
+
+
+@pytest.mark.parametrize("profile", PROFILES)
+def test_every_value_of_a_profile_can_be_overridden_and_the_others_stay(profile):
+    assert Settings.read({"SUBLLM_PROFILE": profile}).limits == PROFILES[profile]
+    for variable in VARIABLES[2:]:
+        limits = Settings.read({"SUBLLM_PROFILE": profile, variable: "7"}).limits
+        changed = [each for each in vars(limits) if getattr(limits, each) != getattr(PROFILES[profile], each)]
+        assert [getattr(limits, each) for each in changed] == [7]
+    for text, features in (("none", set()), ("all", {*Feature}), ("uploads, devices", {"uploads", "devices"})):
+        assert Settings.read({"SUBLLM_PROFILE": profile, "SUBLLM_FEATURES": text}).limits.features == features
+
+
+def test_the_tables_of_the_profiles_are_true():
+    """In the module and in docs/hosting.md."""
+    for text in (app.limits.__doc__, (Path(__file__).parents[2] / "docs" / "hosting.md").read_text()):
+        for field, (variable, _, _) in app.limits._VARIABLES.items():
+            (row,) = [line for line in text.splitlines() if line.startswith(f"| `{variable}`")]
+            values = [cell.strip() for cell in row.split("|")[3:6]]
+            assert [float(value) for value in values] == [getattr(each, field) for each in PROFILES.values()], variable
+        (row,) = [line for line in text.splitlines() if line.startswith("| `SUBLLM_FEATURES`")]
+        for name, cell in zip(PROFILES, row.split("|")[3:6], strict=True):
+            read = Settings.read({"SUBLLM_FEATURES": cell.strip()}).limits.features
+            assert read == PROFILES[name].features, name
+
+
+def test_names_that_are_not_listed_are_refused_where_that_is_switched_off(tiny_checkpoint):
+    root = tiny_checkpoint.parent
+    allowed = settings(root, SUBLLM_PROFILE="public")
+    assert allowed.locate("tiny", lambda share, text: None) == tiny_checkpoint.resolve()
+    for typed in (str(tiny_checkpoint), "./tiny", "."):
+        with pytest.raises(CheckpointError, match="neither a folder below") as refused:
+            allowed.locate(typed, lambda share, text: None)
+        assert str(root) not in str(refused.value) or typed == str(tiny_checkpoint)
 
 
 @pytest.mark.parametrize(
@@ -173,16 +209,25 @@ def test_limits_are_read():
             ["0", "-3", "many", "nan", "inf", "0.5", "1e400", "9" * 5000, ""],
             "whole number from 1 to 1,000,000,000",
         ),
-        ("SUBLLM_MAX_SECONDS", ["0", "-1", "nan", "soon"], "positive number"),
+        ("SUBLLM_MAX_SECONDS", ["0", "-1", "nan", "soon", "1e400", ""], "positive number"),
+        (
+            "SUBLLM_MAX_WAITING",
+            ["0", "0.5", "nan", "9" * 50, "1e400"],
+            "whole number from 1 to 1,000,000,000, or inf",
+        ),
+        ("SUBLLM_PROFILE", ["", "open"], "private, class or public"),
+        ("SUBLLM_FEATURES", ["games", "uploads,games"], "ablation, calibration, devices"),
         ("SUBLLM_ROOTS", ["~nobody-of-that-name/models"], "no user of that name"),
         ("SUBLLM_LOG_LEVEL", ["LOUD"], "WARNING, INFO"),
+        ("SUBLLM_FRAME_ORIGIN", ["*", "huggingface.co", "https://a.b/c", "https://a b"], "beginning of an address"),
     ],
 )
 def test_settings_that_cannot_be_are_refused_with_what_is_allowed(name, texts, allowed):
     for text in texts:
         with pytest.raises(ConfigurationError, match=allowed) as refused:
             Settings.read({name: text})
-        assert name in str(refused.value) and repr(text) in str(refused.value)
+        assert name in str(refused.value) and repr(text[-5:].rpartition(",")[2])[1:-1] in str(refused.value)
+        assert len(str(refused.value)) < 300
 
 
 def test_a_home_of_nobody_is_said(monkeypatch):
@@ -191,11 +236,13 @@ def test_a_home_of_nobody_is_said(monkeypatch):
         home()
 
 
-def test_the_shipped_checkpoints_come_with_the_repository_and_are_named_in_commands(tmp_path):
-    folder = settings(tmp_path).locate(SMALL, lambda share, text: None)
+@pytest.mark.parametrize("choice", [choice for choice in SHIPPED if choice not in (DEMO, DEEP)])
+def test_the_shipped_checkpoints_come_with_the_repository_and_are_named_in_commands(tmp_path, choice):
+    folder = settings(tmp_path).locate(choice, lambda share, text: None)
     checkpoint = load_checkpoint(folder, "cpu", "float32")
     assert checkpoint.model.config.num_hidden_layers == 12
-    assert load_dense(checkpoint).is_twin
-    option = checkpoint_option(SMALL).split()
+    assert load_dense(checkpoint).is_twin == (choice == SMALL)
+    option = checkpoint_option(choice).split()
     assert option[0] == "--checkpoint" and Path(option[1]).resolve() == folder.resolve()
+    assert checkpoint_option(DEEP) == " --checkpoint deep"
     assert checkpoint_option(DEMO) == "" and checkpoint_option("a b") == " --checkpoint 'a b'"

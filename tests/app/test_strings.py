@@ -7,16 +7,20 @@ from pathlib import Path
 
 import pytest
 
-import app
 from analysis.figures.words import ENGLISH
 from app.strings import LANGUAGES, say, table
+from tests.architecture import ROOT
 
-APP = Path(app.__file__).parent
-CODE, SCRIPTS = [*APP.rglob("*.py")], [*APP.rglob("*.js"), *APP.rglob("*.html")]
+VARIANT = re.compile(r"_(?:merging|heavy|none|(?:subllm|mod|stride|colt5)(?:_predictor)?)$")  # analysis.figures.terms
+SPEAKING = [ROOT / "app", *(ROOT / "analysis" / room for room in ("figures", "lesson", "report"))]
+CODE, SCRIPTS = (
+    [path for folder in SPEAKING for kind in kinds for path in folder.rglob(kind)]
+    for kinds in (["*.py"], ["*.js", "*.html"])
+)
 
 
 def calls(name):
-    """Calls of a function in the app, and where they are."""
+    """Calls of a function in the code, and where they are."""
     for path in CODE:
         for node in ast.walk(ast.parse(path.read_text())):
             if isinstance(node, ast.Call) and isinstance(node.func, ast.Name) and node.func.id == name:
@@ -24,7 +28,7 @@ def calls(name):
 
 
 def texts():
-    """Every piece of text in the app's code: whole strings, and the beginnings of formatted ones."""
+    """Every piece of text in the code: whole strings, and the beginnings of formatted ones."""
     for path in CODE:
         for node in ast.walk(ast.parse(path.read_text())):
             if isinstance(node, ast.JoinedStr) and node.values and isinstance(node.values[0], ast.Constant):
@@ -72,7 +76,13 @@ def test_all_languages_have_the_same_placeholders():
 @pytest.mark.parametrize("language", LANGUAGES)
 def test_a_number_before_its_noun_has_a_singular(language):
     """A noun in the plural right after a placeholder that may be 1 is a mistake at 1."""
-    never_one = {"{limit} tokens", "{tokens} tokens", "{training} sequences", "{batch} sequences"}  # lengths, constants
+    never_one = {
+        "{limit} tokens",
+        "{least} tokens",
+        "{tokens} tokens",
+        "{training} sequences",
+        "{batch} sequences",
+    }  # lengths, constants
     for key, text in table(language).items():
         for found in re.findall(
             r"{\w+} (?:new )?(?:tokens|blocks|levels|steps|runs|prompts|sequences|decisions)", text
@@ -88,7 +98,7 @@ def test_no_string_is_in_the_table_twice():
         twice.extend(name for name in names if names.count(name) > 1)
         return dict(found)
 
-    json.loads((APP.parent / "assets" / "strings.json").read_text(encoding="utf-8"), object_pairs_hook=pairs)
+    json.loads((ROOT / "assets" / "strings.json").read_text(encoding="utf-8"), object_pairs_hook=pairs)
     assert not twice
 
 
@@ -96,6 +106,18 @@ def test_nothing_in_the_table_is_never_said():
     whole = {*texts(), *ENGLISH}
     beginnings = tuple(each[:-1] for each in whole if each.endswith("*") and re.fullmatch(r"[a-z]+_.*\*", each))
     browser = tuple(f"view_{name}" for name in re.findall(r"\w+", "".join(map(Path.read_text, SCRIPTS))))
-    keys = [key for key in table("en") if not key.endswith(" one")]
+    words = table("en")
+    keys = {base if (base := VARIANT.sub("", key)) in words else key for key in words if not key.endswith(" one")}
     unused = [key for key in keys if key not in whole and not key.startswith(beginnings) and key not in browser]
     assert not unused
+
+
+@pytest.mark.parametrize("language", LANGUAGES)
+def test_the_words_of_a_router_stand_for_others_with_the_same_placeholders(language):
+    words, checked = table(language), 0
+    for key, text in words.items():
+        base = VARIANT.sub("", key)
+        if base != key and base in words:
+            assert {*re.findall(r"{(\w+)}", text)} <= {*re.findall(r"{(\w+)}", words[base])}, key
+            checked += 1
+    assert checked > 100

@@ -14,7 +14,7 @@ import app
 import subllm
 from analysis import AnalysisError, RunStopped, errors
 from analysis.debug.edits import Edit
-from analysis.guard import check_time
+from analysis.guard import Limit, silent
 from app.messages import show_error
 from app.strings import LANGUAGES, explain
 from subllm import CheckpointError, PromptTooLongError, SubllmError, parse_structure
@@ -24,14 +24,21 @@ from subllm.checkpoints.load import load_checkpoint
 MESSAGES = json.loads((ASSETS / "messages.json").read_text(encoding="utf-8"))
 ROOMS = {  # whose errors a visitor can cause
     Path(app.__file__).parent: ("*.py", "views/**/*.py", "engine/*.py", "components/**/*.py"),
-    Path(analysis.__file__).parent: ("*.py", "debug/*.py", "training/*.py", "cost/*.py", "trace/tokenize.py"),
+    Path(analysis.__file__).parent: (
+        "*.py", "corpus/*.py", "debug/*.py", "training/*.py", "cost/*.py",
+        "trace/tokenize.py", "trace/prefill.py", "trace/chat_text.py", "trace/untrusted.py",
+        "quality/rivals.py", "lesson/content.py",
+    ),
     Path(subllm.__file__).parent: (
-        "errors.py", "structure.py", "configuration.py", "demo.py", "runs/routing_snapshot.py",
-        *(f"checkpoints/{name}.py" for name in ("load", "dense", "device", "files")),
+        "errors.py", "structure.py", "configuration.py", "demo.py", "runs/routing_snapshot.py", "routing/stride.py",
+        *(
+            f"checkpoints/{name}.py"
+            for name in ("load", "dense", "device", "files", "foreign", "config", "weights", "tokenizer")
+        ),
     ),
 }  # fmt: skip
 FILES = {path for folder, patterns in ROOMS.items() for pattern in patterns for path in folder.glob(pattern)}
-COMMANDS_ONLY = {"training_step.py", "command.py", "serve.py"}
+COMMANDS_ONLY = {"training_step.py", "command.py", "serve.py", "space.py"}
 NAMES = {
     name
     for module in (subllm.errors, errors)
@@ -40,12 +47,19 @@ NAMES = {
 }
 
 
+@pytest.mark.parametrize("file", ["strings.json", "messages.json", "lesson.json"])
+@pytest.mark.parametrize(("word", "usual"), [("您", "你"), ("层级", "级"), ("轨迹", "运行文件")])
+def test_a_thing_has_one_name_in_chinese(file, word, usual):
+    lines = (ASSETS / file).read_text(encoding="utf-8").splitlines()
+    assert [line for line in lines if word in line] == [], f"{usual} is what it is called elsewhere"
+
+
 def placeholders(text):
     return {*re.findall(r"{(\w+)", text)}
 
 
 def raised():
-    """Every first argument of an error, of the message of an error class, and of a time limit; and where it stands."""
+    """Every first argument of an error, and of the message of an error class; and where it stands."""
     for path in sorted(path for path in FILES if path.name not in COMMANDS_ONLY):
         for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
             if not isinstance(node, ast.Call) or not node.args:
@@ -54,8 +68,6 @@ def raised():
             own = path.name == "errors.py" and ast.unparse(node.func) == "super().__init__"
             if name in NAMES or own:
                 yield node.args[0], node.keywords, f"{path}:{node.lineno}"
-            if name == "check_time":
-                yield node.args[1], node.keywords, f"{path}:{node.lineno}"
 
 
 def test_every_message_that_reaches_the_screen_has_a_translation():
@@ -88,7 +100,7 @@ def caused(what, tmp_path):
         elif what == "edit":
             Edit.parse("drop prompt@1")
         elif what == "time":
-            check_time(0.0, "after {tokens} new tokens", tokens=3)
+            Limit(silent, -1).check()
         elif what == "long":
             raise PromptTooLongError(1234, 512)
         else:
@@ -99,7 +111,7 @@ def caused(what, tmp_path):
 CHINESE = {
     "structure": "结构 'T(' 在位置 1 的括号没有闭合，请补上缺少的 ')'。",
     "edit": "'prompt' 没有指定词元。",
-    "time": "运行在生成 3 个新词元后达到时间限制。",
+    "time": "已达到时间限制。请缩短提示词",
     "long": "提示词有 1,234 个词元，而此处最多容纳 512 个。",
     "checkpoint": "不是检查点",
 }

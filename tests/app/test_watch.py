@@ -14,8 +14,9 @@ from app.state import Session
 from subllm import CheckpointError
 from subllm.runs.routing_snapshot import RoutingSnapshot
 from tests.analysis.training.test_run import PROMPTS, write_run
+from tests.app.scripts import script
 
-SCRIPT = "from app.views import watch\nwatch.show()\n"
+SCRIPT = script("watch")
 
 
 @pytest.fixture
@@ -43,6 +44,15 @@ def test_a_run_that_goes_on_is_shown(page):
     assert not page.exception and not page.error
 
 
+def test_damaged_lines_of_a_log_are_counted_and_the_rest_is_shown(page, tmp_path):
+    with (tmp_path / "runs" / "one" / "log.jsonl").open("a") as file:
+        file.write('\n{"step": null}\n')
+    page.run()
+    assert not page.exception and not page.error
+    assert page.warning[0].value.startswith("2 damaged lines of the log are left out")
+    assert {metric.label: metric.value for metric in page.metric}["Loss"] == "3.000"
+
+
 def test_steps_are_compared(page):
     page.select_slider(key="watch step").set_value(10).run()
     assert not page.exception
@@ -57,6 +67,7 @@ def test_a_broken_snapshot_leaves_the_page_standing(page, tmp_path):
 
 
 def test_the_command_for_a_run_is_shown_where_there_is_none(tmp_path, monkeypatch):
+    monkeypatch.setattr("app.settings._ROUTERS", {})
     monkeypatch.setenv("SUBLLM_ROOTS", str(tmp_path))
     monkeypatch.setattr("app.settings._SHIPPED", tmp_path)
     page = AppTest.from_string(SCRIPT, default_timeout=60).run()
@@ -73,7 +84,7 @@ def test_a_run_without_routing_is_said(page):
 def test_a_level_whose_router_does_not_score_says_so_in_place_of_its_scores(page):
     page.selectbox(key="watched").set_value("mixed").run()
     assert not page.exception
-    said = "Level 1 has no importance scores: its router, “even”, does not score tokens."
+    said = "Level 1 has no scores and no threshold: its router, “evenly spaced tokens”, does not score tokens."
     assert [info.value.replace("\\", "") for info in page.info] == [said, said], "of the steps, and side by side"
     page.selectbox(key="watch level").set_value(2).run()
     page.selectbox(key="beside level").set_value(2).run()

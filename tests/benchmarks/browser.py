@@ -21,6 +21,7 @@ import torch
 from playwright.sync_api import Page, sync_playwright
 from transformers import PreTrainedTokenizerFast
 
+from analysis.cost.page import listed
 from analysis.cost.sweep import machine
 from subllm.checkpoints.dense import routing_off
 from subllm.convert.scorers import calibrate, fit_scorers
@@ -47,7 +48,8 @@ _WORDS = [
     "by",
     "night",
 ]
-_VIEW = "document.querySelector('[data-testid=stBidiComponentIsolated]')?.shadowRoot?.querySelector"
+_PARTS = "[...document.querySelectorAll('[data-testid=stBidiComponentIsolated]')]"
+_VIEW = f"{_PARTS}.map((part) => part.shadowRoot).find((root) => root?.querySelector('.routing'))?.querySelector"
 
 # Date.now() of the first frame after the view shows so many characters
 _WATCH = f"""(length) => {{
@@ -231,7 +233,6 @@ def report(rows: dict[int, dict[str, list[float]]], facts: dict[str, str]) -> st
             f"| {cell(row['hover'], 1)} | {cell(row['scroll'], 1)} | {cell(row['heap'])} |"
         )
     table = "\n".join(lines)
-    listed = "\n".join(f"- {key}: {value}" for key, value in facts.items())
     return f"""# The page in a browser
 
 Measured by `make bench` in headless Chromium on the machine that also runs the app: medians (least – most). "Trace to
@@ -241,7 +242,7 @@ draws about the token is there. Hover and scroll are the main thread's work for 
 
 {table}
 
-{listed}
+{listed(facts)}
 """
 
 

@@ -20,6 +20,7 @@ from playwright.sync_api import Page, sync_playwright
 
 from analysis.cost.benchmark_text import prompt_of
 from analysis.cost.measure import peak_bytes
+from analysis.cost.page import listed
 from analysis.cost.sweep import machine
 from analysis.debug.attribution import attribute
 from analysis.debug.attribution_methods import Method
@@ -27,6 +28,7 @@ from analysis.debug.generation import Generation
 from analysis.debug.target import Question
 from analysis.trace.parts import Prompt
 from analysis.trace.tokenize import read_prompt
+from app.strings import table
 from subllm.checkpoints.load import Checkpoint, load_checkpoint
 from subllm.demo import build_demo
 from tests.benchmarks.browser import cell
@@ -35,9 +37,9 @@ from tests.browser.server import FLAGS, executable, serve
 _EDITED, _EXPLAINED, _CONTINUED, _WRITTEN = 2048, 512, 512, 100  # tokens
 
 # Presses a button, and waits for the first frame in which the divergence after the prompt is another one.
-_EDIT = """async (name) => {
+_EDIT = """async ([name, caption]) => {
     const captions = () => [...document.querySelectorAll('[data-testid=stCaptionContainer]')];
-    const divergence = () => captions().find((each) => each.textContent.includes('untouched one'))?.textContent;
+    const divergence = () => captions().find((each) => each.textContent.includes(caption))?.textContent;
     const before = divergence();
     const buttons = [...document.querySelectorAll('button')].filter((each) => each.offsetParent);
     const started = performance.now();
@@ -134,6 +136,7 @@ def edit(page: Page, repeats: int) -> dict[str, list[float]]:
         repeats: edits.
     """
     found: dict[str, list[float]] = {"visible": [], "again": [], "whole": []}
+    caption = table("en")["whatif_next"].partition("{")[0].strip()
     for repeat in range(repeats):
         box = page.locator(".text .body").last.bounding_box()
         assert box is not None
@@ -144,7 +147,7 @@ def edit(page: Page, repeats: int) -> dict[str, list[float]]:
         page.get_by_role("button", name=re.compile(r"Drop \([1-9]")).wait_for()
         page.get_by_text("was computed again").wait_for()
         page.wait_for_timeout(5000)  # what follows the selection is drawn
-        found["visible"].append(page.evaluate(_EDIT, "Drop ("))
+        found["visible"].append(page.evaluate(_EDIT, ["Drop (", caption]))
         page.wait_for_timeout(8000)  # the numbers at every position are there
         note = page.get_by_text("was computed again").inner_text()
         again, whole = re.findall(r"([\d,]+) ms", note)
@@ -225,7 +228,6 @@ def report(
         f"| {name} | {cell(values, 1)} | {median(values) / median(rates['generate']):.2f} |"
         for name, values in rates.items()
     ]
-    listed = "\n".join(f"- {key}: {value}" for key, value in facts.items())
     return f"""# The debugger
 
 Measured by `make bench` with the demo checkpoint, in headless Chromium on the machine that also runs the app: medians
@@ -258,7 +260,7 @@ is from the press until the last token is shown.
 | --- | ---: | ---: |
 {chr(10).join(rows)}
 
-{listed}
+{listed(facts)}
 """
 
 

@@ -62,7 +62,7 @@ def tab(browser):
 def page(tab, server):
     """The app's first page, ready for a prompt, with the tiny checkpoint chosen."""
     tab.goto(server)
-    tab.get_by_role("button", name="Run").wait_for()
+    tab.get_by_role("button", name="Run", exact=True).wait_for()
     tab.get_by_role("combobox", name="Checkpoint").click()
     tab.get_by_role("option", name="tiny").click()
     return tab

@@ -5,6 +5,8 @@ from urllib.parse import urlencode
 
 import pytest
 
+from .waiting import settled
+
 TEXT = "the cat sat on the mat and then the dog sat on the cat"
 
 
@@ -26,11 +28,6 @@ def drag(page, start, end):
     page.mouse.down()
     page.mouse.move(box["x"] + end, box["y"] + 10, steps=4)
     page.mouse.up()
-
-
-def settled(page):
-    """Wait until the page has run to its end: a press while things below the pointer still move can miss."""
-    page.locator("[data-testid=stApp][data-test-script-state=notRunning]").wait_for()
 
 
 def test_tokens_are_dropped_undone_and_restored_by_a_link(debug, browser, pictures):
@@ -122,3 +119,21 @@ def test_a_run_and_its_edits_stand_side_by_side(debug, pictures):
     debug.get_by_text("Correlation of scores").wait_for()
     debug.get_by_text(re.compile("Tokens decided differently here: [1-9]")).wait_for()
     debug.screenshot(path=pictures / "beside.png")
+
+
+def test_a_state_of_another_prompt_is_put_in_before_every_level(debug, pictures):
+    debug.get_by_role("tab", name="Patching").click()
+    debug.get_by_text("Select a token above.").wait_for()
+    settled(debug)
+    box = debug.locator(".text .body").last.bounding_box()
+    debug.mouse.click(box["x"] + 55, box["y"] + 10)
+    debug.get_by_text("The state of token").wait_for()
+    debug.get_by_role("textbox", name="Other prompt").fill(TEXT.replace("cat", "dog", 1))
+    debug.get_by_role("button", name="Put it in before every level").click()
+    debug.get_by_text("The run with the state put in before Level 1").wait_for()
+    debug.get_by_text("Text and map of the run with the state put in").wait_for()
+    settled(debug)
+    debug.screenshot(path=pictures / "patching.png", full_page=True)
+    debug.set_viewport_size({"width": 390, "height": 2400})
+    assert debug.evaluate("document.documentElement.scrollWidth") <= 390
+    debug.screenshot(path=pictures / "patching_narrow.png", full_page=True)

@@ -17,7 +17,7 @@ def run(page, text):
     area = page.get_by_label("Prompt", exact=True)
     area.fill(text)
     area.press("Control+Enter")
-    page.get_by_role("button", name="Run").click()
+    page.get_by_role("button", name="Run", exact=True).click()
 
 
 def shown(page, text):

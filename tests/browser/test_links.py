@@ -5,8 +5,8 @@ from urllib.parse import urlencode
 import pytest
 from playwright.sync_api import expect
 
-from .test_debug import settled
 from .test_sessions import PROMPTS, Model, check_debug, check_explore, wait_for_address
+from .waiting import settled
 
 TEXT = PROMPTS[-1]
 ODD = {
@@ -84,7 +84,11 @@ def test_edits_for_a_model_without_levels_can_be_removed(follow):
     page.get_by_text("This checkpoint has no levels").wait_for()
 
 
-@pytest.mark.parametrize("edits", ["drop" + " " * 2500 + "x", f"drop 1@{'9' * 5000}", "drop 4-2@1", "dense@1;" * 300])
+@pytest.mark.parametrize(
+    "edits",
+    ["drop" + " " * 2500 + "x", "keep " + ",".join(["0-999999"] * 300) + "@1", "dense@1;" * 300],
+    ids=["spaces", "ranges", "many"],
+)
 def test_edits_that_cannot_be_read_leave_the_prompt_to_be_debugged(follow, model, edits):
     page = follow("debug", v=2, checkpoint="tiny", prompt=TEXT, edits=edits)
     alert = page.get_by_role("alert").filter(has_text="The edits in this link cannot be read")

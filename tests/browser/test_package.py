@@ -54,8 +54,10 @@ def test_what_ships_is_in_the_wheel(installed):
 
 
 def test_a_checkpoint_is_traced(installed, tiny_checkpoint):
-    said = run(installed, "trace", "--checkpoint", str(tiny_checkpoint), "--prompt", "the cat sat on the mat")
-    assert "Level 1 keeps" in said
+    options = ["--checkpoint", str(tiny_checkpoint), "--prompt", "the cat sat on the mat", "--out", "trace.npz"]
+    assert "Level 1 keeps" in run(installed, "trace", *options)
+    assert run(installed, "report", "trace.npz", "--out", "report.html") == "report.html\n"
+    assert "class RoutingView" in (installed / "report.html").read_text(encoding="utf-8")
 
 
 def test_the_app_answers_and_shows_its_first_page(installed, browser, tiny_checkpoint):

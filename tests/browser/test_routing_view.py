@@ -6,15 +6,16 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from playwright.sync_api import expect
 
-from app.components import routing_view as component
-from app.components.routing_view import Shown, view_data
+from analysis.figures.routing_view import element
+from analysis.figures.routing_view.data import Shown, view_data
 from app.strings import table
 from tests.analysis.trace.test_trace import make_trace
 
 from .server import COMMAND, serve
 
-FOLDER = Path(component.__file__).parent
+FOLDER = Path(element.__file__).parent
 PAGE = """<!doctype html><style>:host, :root {{ --st-text-color: #222; }} body {{ color: #222; }} {css}</style>
 <div id="root">{html}</div><script type="module">{js}
 const said = [];
@@ -35,8 +36,8 @@ def view(browser):
     page = browser.new_page(viewport={"width": 900, "height": 900})
     faults = []
     page.on("pageerror", lambda error: faults.append(str(error)))
-    source = component._JS.replace("export default function (component)", "function show(component)")
-    page.set_content(PAGE.format(css=component._CSS.replace(":host", ":root"), html=component._HTML, js=source))
+    source = element.JS.replace("export default function (component)", "function show(component)")
+    page.set_content(PAGE.format(css=element.CSS.replace(":host", ":root"), html=element.HTML, js=source))
     page.wait_for_function("window.ready")
 
     def show(trace, shown=None, language="en"):
@@ -88,6 +89,16 @@ def test_text_and_legend_tell_kept_dropped_unreached_and_edited_apart_as_recorde
         *(["dropped at an outer level"] if level == 2 else []),
         "edited",
     ]
+
+
+def test_a_colour_without_fifths_is_explained_without_them(view):
+    page = view(make_trace(tokens=12), Shown(colour="kept"))
+    first, title = page.locator(".legend li").first, page.locator(".title").first
+    assert first.inner_text().strip() == "kept" and first.locator("i").count() == 1
+    assert "darker" not in title.inner_text()
+    page.locator(".colour").select_option("weight")
+    assert first.inner_text().strip() == "kept, shaded in fifths (weight)" and first.locator("i").count() == 5
+    assert "a darker blue means a higher weight" in title.inner_text()
 
 
 def test_without_edits_nothing_is_marked_as_edited(view):
@@ -189,7 +200,8 @@ from dataclasses import replace
 
 import streamlit as st
 
-from app.components.routing_view import Shown, routing_view
+from analysis.figures.routing_view.data import Shown
+from app.components.routing_view import routing_view
 from app.strings import table
 from tests.analysis.trace.test_trace import make_trace
 
@@ -201,7 +213,11 @@ if st.button("Select token 7"):
     shown = Shown(2, 7, 8, "weight")
 key = "one" if place == "first" else "two"
 views = st.session_state.setdefault("views", {})
-views[key] = routing_view(edited if st.toggle("Edit") else trace, shown, views.get(key), table("en"), key)
+exchange = routing_view(edited if st.toggle("Edit") else trace, shown, views.get(key), table("en"), key)
+if st.query_params.get("interrupt") and st.session_state.get("interrupted") != place:
+    st.session_state["interrupted"] = place
+    st.rerun()  # as a request does that comes too soon
+views[key] = exchange
 shown = st.session_state["shown"] = views[key].received
 st.text(f"{place}: {shown.level} {shown.selected} {shown.until} {shown.colour}")
 """
@@ -216,14 +232,16 @@ def served(tmp_path_factory):
     assert "Traceback" not in (folder / "log").read_text()
 
 
-def test_the_selection_stays_through_edits_and_other_places_and_the_page_can_change_it(browser, served):
+@pytest.mark.parametrize("query", ["", "?interrupt=1"], ids=["at leisure", "interrupted at each change of place"])
+def test_the_selection_stays_through_edits_and_other_places_and_the_page_can_change_it(browser, served, query):
     page = browser.new_page(viewport={"width": 1000, "height": 900})
     page.set_default_timeout(60_000)
-    page.goto(served)
+    page.goto(served + query)
 
     def both_show(level, selected, until, colour="score", place="first"):
         """The page and the browser say the same."""
         page.get_by_text(f"{place}: {level} {selected} {until} {colour}", exact=True).wait_for()
+        expect(page.locator(".routing .text")).to_have_count(1)  # that of the place before has gone
         page.get_by_role("status").filter(has_text=f"Token {selected} ").wait_for()
         assert page.get_by_role("radio", name=f"Level {level}").get_attribute("aria-checked") == "true"
 
@@ -250,3 +268,105 @@ def test_the_selection_stays_through_edits_and_other_places_and_the_page_can_cha
         page.get_by_text(place, exact=True).click()
         both_show(2, 6, 6, "weight", place)
     page.close()
+
+
+def merging_trace():
+    """Groups of four: token 0, then 1 to 4, 5 to 8, and 9 to 11, which is not complete."""
+    trace = make_trace("T(T)T", tokens=12, seed=3, parts=())
+    kept = (np.arange(12) % 4 == 0)[None]
+    nowhere = np.full((1, 12), np.nan, dtype=np.float32)
+    ones = np.ones((1, 12), dtype=np.float32)
+    routing = replace(
+        trace.routing, routers=np.asarray(["stride"]), strides=np.asarray([4]), thresholds=nowhere[:, 0],
+        reached=np.ones_like(kept), kept=kept, edited=np.zeros_like(kept), weights=ones, scores=nowhere,
+        stream_norm=2 * ones, difference_norm=ones, contribution_norm=ones, work=kept[[0] * 3].astype(np.float16),
+    )  # fmt: skip
+    text = "abcdefghijkl"
+    prompt = replace(trace.prompt, text=text, pieces=np.asarray([*text]))
+    return replace(trace, prompt=prompt, routing=routing, provenance=replace(trace.provenance, edits=()))
+
+
+def light_heavy_trace():
+    """Block 1 of three is a light/heavy block; token 5 takes its light branch only."""
+    trace = make_trace("T(T(T)T)(T)", tokens=12, seed=3, parts=())
+    kept = np.stack([np.arange(12) % 2 == 0, np.arange(12) < 3, np.arange(12) % 3 == 0])
+    kept[:, 5] = False
+    work = np.ones((3, 12), dtype=np.float16)
+    work[1] = 0.4 + 0.2 * kept.sum(0)
+    norms = np.where(kept, 0.5, 0).astype(np.float32)
+    norms[1] = np.nan
+    routing = replace(
+        trace.routing, routers=np.full(3, "colt5"), parents=np.zeros(3, dtype=int), block_levels=np.zeros(3, dtype=int),
+        site_kinds=np.asarray(["query", "key_value", "mlp"]), site_blocks=np.ones(3, dtype=int), kept=kept,
+        reached=np.ones_like(kept), edited=np.zeros_like(kept), weights=kept.astype(np.float32), work=work,
+        scores=np.where(kept, 1, -1).astype(np.float32), thresholds=np.zeros(3, dtype=np.float32),
+        bypass_scale=np.full((3, 4), np.nan, dtype=np.float32),
+        stream_norm=np.ones_like(norms), difference_norm=norms, contribution_norm=norms,
+    )  # fmt: skip
+    return replace(trace, routing=routing, provenance=replace(trace.provenance, edits=()))
+
+
+def colours(page, canvas):
+    """Counts of the colours of merged cells (green), of processed ones and of the light branch (blue), and hatched."""
+    return page.locator(canvas).evaluate(
+        """(canvas) => {
+        const { data } = canvas.getContext("2d").getImageData(0, 0, canvas.width, canvas.height);
+        const found = { green: 0, blue: 0, orange: 0 };
+        for (let i = 0; i < data.length; i += 4) {
+          const [r, g, b, a] = data.slice(i, i + 4);
+          if (a < 10) continue;
+          if (g > r + 60 && g > b + 15) found.green++;
+          if (b > r + 60 && b > g + 40) found.blue++;
+          if (r > b + 60) found.orange++;
+        }
+        return found;
+    }"""
+    )
+
+
+def test_merged_tokens_are_tied_to_their_carrier_and_look_neither_kept_nor_dropped(view, pictures):
+    trace = merging_trace()
+    page = view(trace, Shown(selected=6))
+    assert marked(page, "merged") == ["b", "c", "d", "f", "g", "h", "j", "k", "l"]
+    assert marked(page, "dropped") == marked(page, "absent") == []
+    assert legend(page)[0].startswith("carries a group") and legend(page)[1:] == ["merged into the next carrier"]
+    assert page.locator(".levels").inner_text() == "Level 1: 12 merged into 3"
+    shown = page.locator(".token").inner_text().splitlines()
+    assert shown[1] == "Level 1: merged into token 8; gets the result of token 4, bypass contribution 50.0%"
+    assert "Green lines" in page.locator(".title").first.inner_text()
+    cells = colours(page, ".cells")
+    assert cells["green"] and cells["blue"] and not cells["orange"]
+    assert colours(page, ".textFrame .marks")["green"], "a dashed line ties the group in the text"
+    page.screenshot(path=pictures / "merged.png")
+    page.locator(".text").press("ArrowRight")
+    page.locator(".text").press("ArrowRight")
+    expect(page.locator(".token")).to_contain_text("Level 1: carries its group; gets the result of token 8")
+    page.locator(".text").press("ArrowRight")
+    expect(page.locator(".token")).to_contain_text("waits for its group to be complete; gets the result of token 8")
+    assert not colours(page, ".textFrame .marks")["green"], "an open group has no carrier yet"
+
+
+def test_light_heavy_blocks_group_their_routers_and_mark_tokens_of_the_light_branch_only(view, pictures):
+    trace = light_heavy_trace()
+    page = view(trace, Shown(selected=5))
+    assert page.locator(".levels .block").inner_text().startswith("Block 1")
+    names = [button.get_attribute("aria-label") for button in page.locator(".levels button").all()]
+    assert names == [
+        "Block 1 · queries: 6 of 12 heavy", "Block 1 · keys and values: 3 of 12 heavy", "Block 1 · MLP: 4 of 12 heavy",
+    ]  # fmt: skip
+    assert marked(page, "light") == texts(trace, ~trace.routing.kept[0]) and marked(page, "dropped") == []
+    assert legend(page)[1:] == ["light branch only"]
+    shown = page.locator(".token").inner_text().splitlines()
+    assert [line.split(",")[0] for line in shown[1:]] == [
+        f"Block 1 · {part}: light branch only" for part in ("queries", "keys and values", "MLP")
+    ]
+    assert "bypass" not in page.locator(".routing").inner_text()
+    page.locator(".cells").focus()
+    page.locator(".cells").press("ArrowDown")
+    page.locator(".cells").press("ArrowDown")
+    expect(page.locator(".token")).to_contain_text("block 1: light branch only, 40% of a dense block's work")
+    page.screenshot(path=pictures / "light-heavy.png")
+    page.locator(".levels button").first.press("ArrowRight")
+    said(page, {"level": 2})
+    assert marked(page, "light") == texts(trace, ~trace.routing.kept[1])
+    assert page.locator(".levels button").nth(1).evaluate("button => button === document.activeElement")

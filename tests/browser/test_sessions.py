@@ -13,8 +13,9 @@ from analysis.run import RunOptions, record_trace
 from analysis.trace.tokenize import read_prompt
 from subllm.checkpoints.load import load_checkpoint
 
-from .test_debug import TEXT, settled
+from .test_debug import TEXT
 from .test_explore import read_tokens, tokens
+from .waiting import settled
 
 PROMPTS = [
     "The old lighthouse keeper had not spoken to anyone for eleven days when the boat appeared.",
@@ -29,7 +30,8 @@ PROMPTS = [
     "the cat sat on the mat and then the dog sat on the cat",
 ]
 _MAP = """([blocks, tokens]) => {
-    const cells = document.querySelector('[data-testid=stBidiComponentIsolated]').shadowRoot.querySelector('.cells');
+    const parts = [...document.querySelectorAll('[data-testid=stBidiComponentIsolated]')];
+    const cells = parts.map((part) => part.shadowRoot.querySelector('.cells')).find(Boolean);
     const ratio = devicePixelRatio;
     const width = cells.width;
     const { data } = cells.getContext('2d').getImageData(0, 0, width, cells.height);
@@ -164,7 +166,7 @@ def check_debug(page, model, text, edits, chat=False):
     """Everything below What if is of this run with these edits: numbers, text, map, list, command and address."""
     trace = model.edited(text, edits, chat)
     row = page.get_by_role("row").filter(has_text="Perplexity of the prompt")
-    expect(row.filter(has_text=f"{trace.perplexity:.3f}")).to_have_count(1)
+    expect(row.filter(has_text=f"{trace.perplexity:,.2f}")).to_have_count(1)
     expect(row).to_have_count(1)  # what stood there before is gone
     expect(page.locator("[class*=st-key-remove-]")).to_have_count(len(edits))  # in the list, each with its button
     settled(page)
@@ -173,7 +175,7 @@ def check_debug(page, model, text, edits, chat=False):
     command += ["--prompt", text, *(["--chat"] * chat)]
     for edit in edits:
         kind, what = edit.split(" ") if " " in edit else edit.split("@")
-        command += [f"--{kind}", what]
+        command += [f"--{kind}={what}"]
     code = page.get_by_test_id("stCode").filter(visible=True)
     expect(code).to_have_count(1)
     expect(code).to_have_js_property("textContent", shlex.join(command))
@@ -182,10 +184,10 @@ def check_debug(page, model, text, edits, chat=False):
     assert edits or "edits=" not in page.url
 
 
-def test_ten_prompts_in_a_row_are_debugged_with_edits_in_between(debug, model, pictures):
+def test_seven_prompts_in_a_row_are_debugged_with_edits_in_between(debug, model, pictures):
     label = "Run to debug"
     edits = {text: [] for text in PROMPTS}  # every run has its own
-    for number, text in enumerate(PROMPTS):
+    for number, text in enumerate(PROMPTS[:7]):
         read(debug, text)
         check_debug(debug, model, text, [])
         if number == 0:
@@ -200,7 +202,7 @@ def test_ten_prompts_in_a_row_are_debugged_with_edits_in_between(debug, model, p
             check_debug(debug, model, text, [])
             debug.locator(".st-key-redo button:visible").first.click()
             check_debug(debug, model, text, edits[text])
-        if number in (2, 5, 9):  # looks at runs from before, and goes on from there
+        if number in (2, 5):  # looks at runs from before, and goes on from there
             for earlier in (PROMPTS[number - 2], PROMPTS[number], PROMPTS[number - 1]):
                 choose_run(debug, label, earlier)
                 check_debug(debug, model, earlier, edits[earlier])
@@ -212,9 +214,9 @@ def test_ten_prompts_in_a_row_are_debugged_with_edits_in_between(debug, model, p
             check_debug(debug, model, text, edits[text])
             debug.get_by_role("button", name="Remove all edits").click()
             check_debug(debug, model, text, [])
-    debug.screenshot(path=pictures / "ten prompts debugged.png", full_page=True)
+    debug.screenshot(path=pictures / "seven prompts debugged.png", full_page=True)
     debug.get_by_role("link", name="Explore").click()  # shows the run that was chosen last
-    expect(debug.locator(".routing .text:visible")).to_have_js_property("textContent", PROMPTS[8])
+    expect(debug.locator(".routing .text:visible")).to_have_js_property("textContent", PROMPTS[6])
 
 
 def test_what_if_is_whole_while_another_person_writes(debug, browser, server, model):

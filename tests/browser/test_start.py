@@ -72,7 +72,7 @@ def test_the_app_starts_and_listens_where_it_should(browser, tmp_path, command, 
         page = browser.new_page()
         page.set_default_timeout(60_000)
         page.goto(address)
-        page.get_by_role("button", name="Run").wait_for()
+        page.get_by_role("button", name="Run", exact=True).wait_for()
         page.close()
     said = (tmp_path / "log").read_text()
     assert "Traceback" not in said, said

@@ -6,6 +6,8 @@ something, lets the others go on, and then checks what came of it against the mo
 
 import random
 import re
+import time
+from statistics import median_low as median
 from urllib.parse import parse_qsl, urlencode, urlsplit
 
 import psutil
@@ -16,18 +18,19 @@ from streamlit.string_util import clean_text
 from analysis.debug.edits import Edit
 from analysis.debug.generation import Generation
 
-from .test_debug import settled
 from .test_sessions import Model, add, ask, check_debug, check_explore, check_view, read, wait_for_address
+from .waiting import settled
 
 MARKERS = ("zephyrous", "quagmire", "bulwarks", "juxtapose")
 WORDS = "the a cat dog sat ran on under mat tree and then it was very happy sad old new left".split()  # noqa: SIM905
-ACTS = 12  # of each visitor
+ACTS = 6  # of each visitor
+MINUTES, FLAT = 10, 150 << 20  # of the long test; growth of the server's memory in its second half, in bytes
 WRITTEN = 40  # tokens at a press
 TITLES = {
     "Explore": "What does this LLM drop?",
     "Debug": "Why was this token kept, and what if it were not?",
     "Efficiency": "How much do the dropped tokens save?",
-    "Watch training": "How a SUBLLM learns what to keep",
+    "Watch training": "How a model learns what to keep",
 }
 MOST_THREADS, MOST_GROWTH = 60, 400 << 20  # of the server; of its memory, in bytes, once all have been there
 _EVERYTHING = """() => {
@@ -60,7 +63,7 @@ class Visitor:
     def live(self, acts):
         """Everything that the visitor does."""
         yield from self.arrive()
-        for _ in range(acts):
+        for _ in acts:
             possible = ["go", "leave", "reload"]
             possible += {"Explore": ["ask"] * 4 + ["stop"] * 2, "Debug": ["read", "edit", "edit", "write"]}.get(
                 self.page_name, []
@@ -161,8 +164,7 @@ class Visitor:
         ask(self.page, text)
         yield
         stop = self.page.get_by_role("button", name="Stop", exact=True)
-        if stop.count():
-            stop.first.dispatch_event("click")  # where it is at this moment
+        stop.evaluate_all("buttons => buttons.forEach(button => button.click())")  # if there is one at this moment
         yield
         settled(self.page)
         view = self.page.locator(".routing .text:visible")
@@ -280,14 +282,8 @@ def server_process():
     return found
 
 
-@pytest.mark.slow
-def test_four_people_at_once_see_what_is_theirs_and_nothing_else(browser, server, tiny_checkpoint):
-    model = Model(tiny_checkpoint)
-    order = random.Random(0)
-    visitors = [Visitor(number, browser, server, model) for number in range(len(MARKERS))]
-    lives = {visitor: visitor.live(ACTS) for visitor in visitors}
-    process, half = server_process(), None
-    turns = 0
+def acts_of(lives, order):
+    """The visitors act, one at a time, until all have gone home; yields after every act."""
     while lives:
         visitor = order.choice(list(lives))
         try:
@@ -297,8 +293,37 @@ def test_four_people_at_once_see_what_is_theirs_and_nothing_else(browser, server
         except BaseException as error:
             error.add_note(f"{visitor.marker}: {', '.join(visitor.said)}")
             raise
-        turns += 1
+        yield
+
+
+@pytest.mark.slow
+def test_four_people_at_once_see_what_is_theirs_and_nothing_else(browser, server, tiny_checkpoint):
+    model = Model(tiny_checkpoint)
+    order = random.Random(0)
+    visitors = [Visitor(number, browser, server, model) for number in range(len(MARKERS))]
+    lives = {visitor: visitor.live(range(ACTS)) for visitor in visitors}
+    process, half = server_process(), None
+    for _ in acts_of(lives, order):
         if half is None and all(len(each.said) >= ACTS // 2 for each in visitors):
             half = process.memory_info().rss
         assert process.num_threads() <= MOST_THREADS
     assert process.memory_info().rss - half < MOST_GROWTH
+
+
+@pytest.mark.soak
+def test_four_people_for_ten_minutes_take_no_more_memory_in_the_end_than_in_the_middle(
+    browser, server, tiny_checkpoint
+):
+    """Streamlit collects garbage after every run of a page, so what is compared is what is kept."""
+    model, order, process = Model(tiny_checkpoint), random.Random(1), server_process()
+    began, sizes = time.monotonic(), []
+    acts = iter(lambda: time.monotonic() - began < 60 * MINUTES, False)  # shared, so all go home at the same time
+    visitors = [Visitor(number, browser, server, model) for number in range(len(MARKERS))]
+    lives = {visitor: visitor.live(acts) for visitor in visitors}
+    for _ in acts_of(lives, order):
+        sizes.append((time.monotonic() - began, process.memory_info().rss))
+        assert process.num_threads() <= MOST_THREADS
+    half = [size for when, size in sizes if 30 * MINUTES < when < 45 * MINUTES]
+    end = [size for when, size in sizes if when >= 45 * MINUTES]
+    assert len(half) > 10 and len(end) > 10
+    assert median(end) - median(half) < FLAT, f"{median(half) >> 20} MiB, then {median(end) >> 20} MiB"

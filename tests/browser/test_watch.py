@@ -12,7 +12,7 @@ from tests.analysis.training.test_run import write_run
 def watching(page):
     """The page with the shipped run."""
     page.get_by_role("link", name="Watch training").click()
-    page.get_by_role("heading", name="How a SUBLLM learns what to keep").wait_for()
+    page.get_by_role("heading", name="How a model learns what to keep").wait_for()
     page.get_by_text("Perplexity of this prompt at this step").wait_for()
     return page
 
@@ -33,7 +33,8 @@ def test_the_steps_of_a_run_are_walked_through_and_played(watching, pictures):
     assert kept(watching) != last
     watching.get_by_text("Play", exact=True).click()
     watching.wait_for_function(
-        "text => document.querySelector('[data-testid=stBidiComponentIsolated]').shadowRoot.textContent.includes(text)",
+        "text => [...document.querySelectorAll('[data-testid=stBidiComponentIsolated]')].some("
+        "(part) => part.shadowRoot.textContent.includes(text))",
         arg=last,
     )  # it has come to the last step by itself
     watching.get_by_text("Play", exact=True).click()

@@ -1,4 +1,4 @@
-"""The pretend device, and a model on both devices."""
+"""The device, and a model on both devices."""
 
 import copy
 
@@ -8,13 +8,14 @@ from torch.nn.attention import SDPBackend, sdpa_kernel
 
 from tests.conftest import tiny_model
 
-from . import pretend
+from . import NAME, REAL, pretend
 
 
-@pytest.fixture(autouse=True)
+@pytest.fixture(autouse=True, scope="session")
 def one_kernel():
     """Attention by plain products on both devices, so that their numbers can be compared."""
-    pretend.register()
+    if not REAL:
+        pretend.register()
     with sdpa_kernel(SDPBackend.MATH):
         yield
 
@@ -23,7 +24,7 @@ def one_kernel():
 def models(request):
     """A model, and the same one on the device."""
     model = tiny_model(request.param)
-    return model, copy.deepcopy(model).to(pretend.NAME)
+    return model, copy.deepcopy(model).to(NAME)
 
 
 @pytest.fixture

@@ -9,9 +9,10 @@ It is torch's own way of adding a backend in Python: `torch.utils.backend_regist
 tensor whose operations run on what it holds.
 """
 
+import time
 import traceback
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from functools import partial
@@ -20,7 +21,9 @@ from typing import Any
 
 import torch
 from torch.utils import backend_registration
-from torch.utils._pytree import tree_map
+from torch.utils._pytree import tree_leaves, tree_map
+
+from subllm.model.graphs import CAPTURES
 
 NAME = "pretend"
 _CPU = torch.device("cpu")
@@ -91,6 +94,7 @@ class Books:
 
 
 _open: list[Books] = []
+_capturing: list["PretendCapture"] = []
 
 
 @contextmanager
@@ -104,6 +108,8 @@ def books() -> Iterator[Books]:
 
 
 def _note(kind: str, what: str | None = None) -> None:
+    if _capturing and kind != "operations":
+        raise RuntimeError(f"operation not permitted when stream is capturing ({kind})")  # as CUDA says
     for each in _open:
         getattr(each, kind)[what or _line()] += 1
 
@@ -119,6 +125,48 @@ def _line() -> str:
     return "elsewhere"
 
 
+class PretendCapture:
+    """What a CUDA graph does: the operations of one pass, to be run again on the same memory.
+
+    What the pass itself computed is wiped, since capturing computes nothing on a GPU.
+    """
+
+    def __init__(self, device: torch.device) -> None:
+        self._device = device
+        self._steps: list[tuple[Any, tuple, dict, Any]] = []
+
+    def __deepcopy__(self, memo: Any) -> Any:
+        raise TypeError("cannot pickle a graph")  # as of CUDA's
+
+    def record(self, run: Callable[[], torch.Tensor]) -> torch.Tensor:
+        run()
+        _capturing.append(self)
+        try:
+            result = run()
+        finally:
+            _capturing.pop()
+        for *_, made in self._steps:
+            for tensor in made:
+                tensor.fill_(-1 if not tensor.is_floating_point() else float("nan"))
+        return result
+
+    def add(self, operation: Any, args: tuple, kwargs: dict, result: Any) -> None:
+        """Note an operation on CPU tensors, and what it made beside changing its arguments."""
+        given = {id(value) for value in tree_leaves((args, kwargs)) if isinstance(value, torch.Tensor)}
+        made = [value for value in tree_leaves(result) if isinstance(value, torch.Tensor) and id(value) not in given]
+        views = operation._schema.name in _FREE
+        self._steps.append((operation, args, kwargs, [] if views else made))
+
+    def replay(self) -> None:
+        _note("operations", "graph")
+        for operation, args, kwargs, made in self._steps:
+            if not made and not operation._schema.is_mutable:
+                continue  # a view shows the memory as it is
+            found = [value for value in tree_leaves(operation(*args, **kwargs)) if isinstance(value, torch.Tensor)]
+            for old, new in zip(made, found, strict=False):
+                old.copy_(new)
+
+
 class PretendTensor(torch.Tensor):
     """A tensor on the device; `inside` is the CPU tensor that it stands for."""
 
@@ -126,7 +174,9 @@ class PretendTensor(torch.Tensor):
     __torch_function__ = torch._C._disabled_torch_function_impl
 
     @staticmethod
-    def __new__(cls, inside: torch.Tensor, device: torch.device) -> "PretendTensor":
+    def __new__(cls, inside: torch.Tensor, device: torch.device | None = None, **options: Any) -> Any:
+        if device is None:  # accelerate makes weights by their type before it moves them
+            return inside
         made = torch.Tensor._make_wrapper_subclass(
             cls,
             inside.size(),
@@ -141,6 +191,12 @@ class PretendTensor(torch.Tensor):
     @classmethod
     def __torch_dispatch__(cls, operation: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         return _run(operation, *args, **(kwargs or {}))
+
+    def __deepcopy__(self, memo: dict[int, Any]) -> Any:
+        made: torch.Tensor = PretendTensor(self.inside.clone(), self.device)
+        if isinstance(self, torch.nn.Parameter):
+            made = torch.nn.Parameter(made, self.requires_grad)
+        return memo.setdefault(id(self), made)
 
     def __repr__(self) -> str:
         return f"PretendTensor({self.inside}, device={str(self.device)!r})"
@@ -179,6 +235,8 @@ def _moved(source: torch.device, target: torch.device) -> None:
 def _copy(target: torch.Tensor, source: torch.Tensor, non_blocking: bool = False) -> torch.Tensor:
     _moved(source.device, target.device)
     _inside(target).copy_(_inside(source))
+    for capture in _capturing:
+        capture.add(torch.ops.aten.copy_.default, (_inside(target), _inside(source)), {}, _inside(target))
     return target
 
 
@@ -187,6 +245,8 @@ def _to(source: torch.Tensor, **kwargs: Any) -> torch.Tensor:
     rest = {name: value for name, value in kwargs.items() if name not in ("device", "non_blocking", "pin_memory")}
     _moved(source.device, target)
     copy = torch.ops.aten._to_copy.default(_inside(source), **rest)
+    for capture in _capturing:
+        capture.add(torch.ops.aten._to_copy.default, (_inside(source),), rest, copy)
     return copy if target.type == "cpu" else PretendTensor(copy, target)
 
 
@@ -229,6 +289,8 @@ def _run(operation: Any, *args: Any, **kwargs: Any) -> Any:
     if name not in _FREE:
         _note("operations", name)
     result = operation(*plain[0], **plain[1])
+    for capture in _capturing:
+        capture.add(operation, plain[0], plain[1], result)
     device = kwargs.get("device")
     if device is not None and torch.device(device).type == "cpu":
         return result
@@ -239,7 +301,27 @@ def _run(operation: Any, *args: Any, **kwargs: Any) -> Any:
             return known.get(id(value)) if id(value) in known else PretendTensor(value, home)
         return value
 
-    return tree_map(wrap, result)
+    inference = all(tensor.is_inference() for tensor in known.values())  # a view shares the version of its base
+    with torch.inference_mode(torch.is_inference_mode_enabled() and inference):
+        return tree_map(wrap, result)
+
+
+MEMORY = {"free": 4 << 30, "total": 8 << 30, "allocated": 0, "reserved": 0}  # bytes that the device tells of
+
+
+class PretendEvent:
+    """A place in the stream, and when the device reached it: at once, since it never lags behind."""
+
+    def __init__(self, *, enable_timing: bool) -> None:
+        assert enable_timing
+        self._reached = 0.0
+
+    def record(self, stream: None) -> None:
+        self._reached = time.perf_counter()
+
+    def elapsed_time(self, later: "PretendEvent") -> float:
+        """Milliseconds."""
+        return 1e3 * (later._reached - self._reached)
 
 
 class _Module:
@@ -249,7 +331,15 @@ class _Module:
     device_count = staticmethod(lambda: 2)
     current_device = staticmethod(lambda: 0)
     set_device = manual_seed = manual_seed_all = staticmethod(lambda _: None)
-    synchronize = staticmethod(lambda device=None: None)
+    synchronize = staticmethod(lambda device=None: _note("waits"))
+    current_stream = staticmethod(lambda device=None: None)
+    get_device_name = staticmethod(lambda device=None: f"Pretend {torch.device(device).index or 0}")
+    mem_get_info = staticmethod(lambda device=None: (MEMORY["free"], MEMORY["total"]))
+    memory_allocated = max_memory_allocated = staticmethod(lambda device=None: MEMORY["allocated"])
+    memory_reserved = max_memory_reserved = staticmethod(lambda device=None: MEMORY["reserved"])
+    reset_peak_memory_stats = staticmethod(lambda device=None: None)
+    empty_cache = staticmethod(lambda: MEMORY.update(reserved=MEMORY["allocated"]))
+    Event = PretendEvent
     get_amp_supported_dtype = staticmethod(lambda: [torch.float16, torch.bfloat16])
     get_rng_state = staticmethod(lambda device=0: torch.get_rng_state())
     set_rng_state = staticmethod(lambda state, device=0: torch.set_rng_state(state))
@@ -263,6 +353,7 @@ def register() -> None:
     """Make the device known to torch, once in a process."""
     if _libraries:
         return
+    CAPTURES[NAME] = PretendCapture
     backend_registration._setup_privateuseone_for_python_backend(NAME, backend_module=_Module)
     _libraries.append(torch.library.Library("_", "IMPL", "PrivateUse1"))
     _libraries[-1].fallback(_run)  # what makes tensors on the device has none to begin with

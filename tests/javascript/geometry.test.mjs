@@ -3,7 +3,7 @@
 import assert from "node:assert/strict";
 import { test } from "node:test";
 
-import { moved, short, squeeze, ticks, tokenAtShare, zoomed } from "../../app/components/routing_view/geometry.js";
+import { moved, short, squeeze, ticks, tokenAtShare, zoomed } from "../../analysis/figures/routing_view/geometry.js";
 
 test("a window stays within the prompt wherever it is moved", () => {
   assert.deepEqual(moved(-5, 20, 100), { from: 0, to: 20 });

@@ -3,7 +3,7 @@
 import assert from "node:assert/strict";
 import { test } from "node:test";
 
-import { walk } from "../../app/components/routing_view/keys.js";
+import { walk } from "../../analysis/figures/routing_view/keys.js";
 
 const MOST = { tokens: 10, blocks: 4, levels: 2 };
 const AT = { selected: 3, until: 3, block: 1, level: 1 };

@@ -3,7 +3,7 @@
 import assert from "node:assert/strict";
 import { test } from "node:test";
 
-import { RoutingData, halfFloats } from "../../app/components/routing_view/model.js";
+import { RoutingData, halfFloats } from "../../analysis/figures/routing_view/model.js";
 
 // A payload as Python packs it: two levels over six tokens, token 2 is reached by level 1 only.
 function payload(fields = {}) {
@@ -24,7 +24,8 @@ function payload(fields = {}) {
   }
   const header = new TextEncoder().encode(JSON.stringify({
     tokens: 6, text: "the cat (dog", blocks: [0, 1, 2, 1, 0], pieces: { 3: "1/2" }, arrays: places,
-    channels: [{ key: "score", rows: "levels" }], ...fields,
+    channels: [{ key: "score", rows: "levels" }],
+    levels: [{ level: 1, parent: 0, skipped: "dropped", words: {} }, { level: 2, parent: 1, skipped: "dropped", words: {} }], ...fields,
   }));
   const bytes = new Uint8Array(4 + header.length + size);
   new DataView(bytes.buffer).setUint32(0, header.length, true);

@@ -13,18 +13,74 @@ def test_round_trip_keeps_what_makes_a_subllm(tmp_path):
     assert loaded.num_hidden_layers == 5
 
 
+def test_round_trip_keeps_what_makes_a_mixture_of_depths(tmp_path):
+    fields = {"router": ["mod", "subllm"], "predictor": True, "router_weight": "unit", "router_loss": 0.02}
+    tiny_config("T(T(T)T)T", **fields).save_pretrained(tmp_path)
+    loaded = SubllmConfig.from_pretrained(tmp_path)
+    assert {name: getattr(loaded, name) for name in fields} == fields
+
+
+def test_round_trip_keeps_what_makes_light_and_heavy_blocks(tmp_path):
+    fields = {"light_heads": 2, "light_intermediate_size": 20, "window": 9, "epsilon": 0.5}
+    tiny_config("C(T)C", **fields, routed={"mlp": 0.5}, retention_ratio=[0.6]).save_pretrained(tmp_path)
+    loaded = SubllmConfig.from_pretrained(tmp_path)
+    assert {name: getattr(loaded, name) for name in fields} == fields
+    assert loaded.retention_ratios == [0.125, 0.25, 0.5, 0.6, 0.125, 0.25, 0.5]
+    assert loaded.routers == ["colt5"] * 3 + ["subllm"] + ["colt5"] * 3
+
+
+def test_a_quarter_of_the_heads_and_a_ninth_of_the_units_are_light_by_default():
+    config = tiny_config("C", num_attention_heads=16, num_key_value_heads=8, hidden_size=64, intermediate_size=90)
+    assert (config.light_heads, config.light_intermediate_size, config.window) == (4, 10, 128)
+    assert tiny_config("T(T)T").light_heads is None
+
+
+def test_another_structure_keeps_the_sizes_and_drops_what_only_blocks_c_have():
+    config = tiny_config("CTC", light_heads=2)
+    assert config.with_structure("C(C)T", retention_ratio=0.5).light_heads == 2
+    changed = config.with_structure("T(T)")
+    assert (changed.light_heads, changed.num_hidden_layers, changed.hidden_size) == (None, 2, 32)
+
+
+@pytest.mark.parametrize(
+    ("fields", "message"),
+    [
+        ({"light_heads": 3}, "light_heads is 3; it must be a multiple of 2, .* from 2 to 2"),
+        ({"light_heads": 4}, "light_heads is 4; .* so that the heavy branch has heads"),
+        ({"light_heads": 0}, "light_heads is 0"),
+        ({"num_key_value_heads": 1}, "the number of key/value heads is 1 and that of hidden units 48"),
+        ({"light_intermediate_size": 48}, "light_intermediate_size is 48; it must be from 1 to 47"),
+        ({"window": 0}, "window is 0; it must be 1 token or more"),
+        ({"epsilon": 0.0}, "epsilon is 0.0; it must be a number above 0"),
+        ({"routed": {"query": 0.0}}, r"The share of 'query' in routed is 0.0; it must lie in \(0, 1\]"),
+        ({"routed": {"heads": 0.5}}, "routed has a share for 'heads'; allowed are query, key_value, mlp"),
+        ({"router": "colt5"}, "no router 'colt5'"),
+        ({"structure": "TT", "window": 9}, "window is 9, which is of blocks 'C' only, but the structure 'TT' has none"),
+        ({"structure": "TT", "routed": {"mlp": 0.5}}, "routed is {'mlp': 0.5}, which is of blocks 'C' only"),
+    ],
+)
+def test_contradictions_of_light_and_heavy_blocks_are_named(fields, message):
+    with pytest.raises(ConfigurationError, match=message):
+        tiny_config(**({"structure": "CT"} | fields))
+
+
 @pytest.mark.parametrize(
     ("fields", "message"),
     [
         ({"num_hidden_layers": 4}, "is 3, but num_hidden_layers is 4"),
         ({"retention_ratio": 0.0}, r"must lie in \(0, 1\]"),
         ({"retention_ratio": 1.5}, "1.5"),
-        ({"retention_ratio": [0.5, 0.5]}, "values in retention_ratio is 2, but the number of levels .* is 1"),
+        ({"retention_ratio": [0.5, 0.5]}, r"values in retention_ratio is 2, but the number of '\(' .* is 1"),
         ({"positions": "absolute"}, "'absolute'"),
-        ({"router": "dice"}, "no router 'dice'; routers are even, random, subllm"),
-        ({"router": ["subllm", "even"]}, "names in router is 2, but the number of levels .* is 1"),
+        ({"router": "dice"}, "no router 'dice'; routers are even, mod, random, stride, subllm"),
+        ({"router": ["subllm", "even"]}, r"names in router is 2, but the number of '\(' .* is 1"),
         ({"bypass_minimum": [0.9]}, "two numbers"),
         ({"balancer_steps": -1}, "0 or more"),
+        ({"predictor": True}, "predictor is True, which is of the router 'mod' only, but the routers are subllm"),
+        ({"router_weight": "unit"}, "router_weight is 'unit', which is of the router 'mod' only"),
+        ({"router": "mod", "router_weight": "one"}, "router_weight is 'one'; allowed are score, unit"),
+        ({"router": "mod", "router_loss": -0.1}, "router_loss is -0.1; it must be a number from 0 on"),
+        ({"router": "mod", "router_loss": float("inf")}, "router_loss is inf"),
     ],
 )
 def test_contradictions_are_named(fields, message):
@@ -40,3 +96,4 @@ def test_checkpoint_without_structure_is_refused():
 def test_checkpoints_older_than_the_schedules_are_at_their_end():
     loaded = SubllmConfig.from_dict({"structure": "T(T)T", "retention_ratio": 0.6})
     assert (loaded.balancer_steps, loaded.bypass_steps, loaded.routers) == (0, 0, ["subllm"])
+    assert (loaded.predictor, loaded.router_weight, loaded.router_loss) == (False, "score", 0.01)

@@ -8,26 +8,39 @@ import signal
 import subprocess
 import sys
 import time
+from itertools import islice
 from pathlib import Path
 
 import pytest
 import torch
 
+from analysis.quality.chats import answer_questions
 from subllm import CheckpointError
+from subllm import demo as demo_module
+from subllm.assets import DEEP, DEMO
 from subllm.checkpoints.dense import load_dense
 from subllm.checkpoints.load import load_checkpoint
 from subllm.convert.fidelity import measure_fidelity
 from subllm.convert.learned import FILES, merge_learned
-from subllm.demo import SHIPPED, demo_folder, is_built
+from subllm.demo import SHIPPED, _without_neighbours, build_demo, demo_folder, is_built
 
 BUILD = [sys.executable, "-m", "subllm.demo"]
 
 
-def test_what_ships_is_complete_small_and_free_of_pickles():
-    names = {path.name for path in SHIPPED.iterdir()}
+@pytest.mark.parametrize("folder", SHIPPED.values(), ids=SHIPPED)
+def test_what_ships_is_complete_small_and_free_of_pickles(folder):
+    names = {path.name for path in folder.iterdir()}
     assert names == {*FILES, "README.md"}
-    assert sum(path.stat().st_size for path in SHIPPED.iterdir()) < 25e6
-    assert json.loads((SHIPPED / "adapter_config.json").read_text())["base_model_name_or_path"] is None
+    assert sum(path.stat().st_size for path in folder.iterdir()) < 30e6
+    assert json.loads((folder / "adapter_config.json").read_text())["base_model_name_or_path"] is None
+
+
+@pytest.mark.parametrize("name", SHIPPED)
+def test_the_card_of_a_demo_that_is_built_elsewhere_has_no_link_that_leads_nowhere(name):
+    shipped = (SHIPPED[name] / "README.md").read_text()
+    card = _without_neighbours(shipped)
+    assert "](../" in shipped and "](." not in card and "![" not in card
+    assert card.startswith("---\n") and card.rstrip().endswith("<!-- end of subllm evaluate -->")
 
 
 def test_the_folder_is_named_after_what_was_learned_and_lies_in_the_chosen_home(tmp_path, monkeypatch):
@@ -36,8 +49,24 @@ def test_the_folder_is_named_after_what_was_learned_and_lies_in_the_chosen_home(
     assert not is_built()
 
 
+def test_a_demo_whose_twin_is_there_needs_room_for_its_own_weights_only(tmp_path, monkeypatch):
+    monkeypatch.setenv("SUBLLM_HOME", str(tmp_path))
+    monkeypatch.setattr(demo_module, "_build", lambda work, name, progress: (work / "checkpoint").mkdir())
+    free = [500_000_000]
+    usage = type(shutil.disk_usage(tmp_path))
+    monkeypatch.setattr(demo_module.shutil, "disk_usage", lambda place: usage(10**12, 10**12, free[0]))
+    with pytest.raises(CheckpointError, match=r"needs 1\.1 GB"):
+        build_demo(name=DEEP)
+    demo_folder(DEMO).mkdir()
+    assert build_demo(name=DEEP) == demo_folder(DEEP)
+    demo_folder(DEEP).rmdir()
+    free[0] = 300_000_000
+    with pytest.raises(CheckpointError, match=r"needs 0\.4 GB"):
+        build_demo(name=DEEP)
+
+
 def test_what_was_learned_must_be_complete(tmp_path):
-    shutil.copy(SHIPPED / "config.json", tmp_path)
+    shutil.copy(SHIPPED["demo"] / "config.json", tmp_path)
     with pytest.raises(CheckpointError, match=r"lacks adapter_config\.json, adapter_model\.safetensors, routing"):
         merge_learned(None, tmp_path)
 
@@ -96,6 +125,21 @@ def test_the_demo_is_built_after_a_killed_build_and_then_found(demo):
 
 
 @pytest.mark.demo
+def test_the_deep_demo_is_built_from_the_twin_of_the_first_without_a_network(demo):
+    environment = os.environ | {"SUBLLM_HOME": str(demo.parent), "PIP_NO_INDEX": "1"}
+    done = subprocess.run([*BUILD, "deep"], env=environment, capture_output=True, text=True, check=True)
+    checkpoint = load_checkpoint(Path(done.stdout.strip()), "cpu", "float32")
+    dense = load_dense(checkpoint)
+    assert dense.is_twin
+    text = pydoc_data.topics.topics["customization"]
+    ids = torch.tensor(checkpoint.tokenizer(text, verbose=False)["input_ids"][:1024]).reshape(2, 512)
+    found = measure_fidelity(checkpoint.model, dense.model, ids)
+    assert found.dense_perplexity < 30
+    assert found.perplexity_ratio < 2.5
+    assert all(0.5 < share < 0.8 for share in found.retention)
+
+
+@pytest.mark.demo
 def test_the_demo_predicts_text_of_another_kind_than_it_was_trained_on(demo):
     checkpoint = load_checkpoint(demo, "cpu", "float32")
     dense = load_dense(checkpoint)
@@ -106,6 +150,15 @@ def test_the_demo_predicts_text_of_another_kind_than_it_was_trained_on(demo):
     assert found.dense_perplexity < 30  # the weights were read right
     assert found.perplexity_ratio < 2  # 1.4 here, where the model card has 1.2 for text of the kinds trained on
     assert all(0.5 < share < 0.8 for share in found.retention)
+
+
+@pytest.mark.demo
+def test_the_demo_answers_everyday_questions_and_seldom_repeats_itself(demo):
+    checkpoint = load_checkpoint(demo, "cpu", "float32")
+    found = list(islice(answer_questions(checkpoint, load_dense(checkpoint)), 2))
+    assert "Paris" in found[0].dense_text
+    assert "capital" in found[0].text and "leaves" in found[1].text
+    assert not any(answer.repeats for answer in found)  # the card has all ten; three of them repeat something
 
 
 @pytest.mark.demo

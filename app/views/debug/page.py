@@ -1,64 +1,94 @@
-"""The page Debug: what if, why, step by step, and side by side."""
+"""The page Debug: what if, why, step by step, patching, and side by side."""
 
 import streamlit as st
 
 from analysis import AnalysisError
 from analysis.run import RunOptions
-from app import engine, state
+from app import engine, links
 from app.messages import ProgressBar, show_error
 from app.settings import Settings
-from app.state import session
+from app.state import Form, Run, session
 from app.strings import say
-from app.views import chooser, history
+from app.views import chooser, elsewhere, history, prompt_parts, share, sidebar
 from app.views.chooser import Choice
-from app.views.debug import steps, whatif, why
+from app.views.debug import patching, steps, whatif, why
+from app.views.trace import answers, text_and_map
 from app.views.trace import pairs as beside
+from app.visitors import working
 from subllm import SubllmError
 
 
 def show() -> None:
     """The page."""
     settings = Settings.read()
-    st.title(say("debug_title"))
-    st.write(say("debug_intro"))
-    linked = state.open_link(settings)
-    with st.sidebar:
-        choice = chooser.model(settings)
-        chooser.language_switch()
-    _read_prompt(settings, choice, linked=linked)
+    choice, linked = chooser.chosen(settings), session().take_asked()
+    if sidebar.hidden(sidebar.DEBUG):
+        form, pressed = session().form or chooser.first_form(), False
+    else:
+        st.title(say("debug_title"))
+        st.write(say("debug_intro"))
+        form, pressed = _prompt_form(settings)
+    progress = ProgressBar("stop reading")  # always there: what stands below must keep its place
+    if pressed or linked:
+        _read(form, choice, settings, progress)
     run = history.choose("debugged", "debug")
     if run is None:
         st.info(say("debug_nothing"), icon=":material/info:")
         return
+    elsewhere.label(run)
+    answers.show(run.trace)
     tabs = st.tabs(
-        [say(f"tab_{name}") for name in ("whatif", "why", "steps", "beside")], on_change="rerun", key="debug"
+        [say(f"tab_{name}") for name in ("whatif", "why", "steps", "patching", "beside")],
+        on_change="rerun",
+        key="debug",
     )
-    for tab, view in zip(tabs, (whatif.show, why.show, steps.show, beside.show), strict=True):
+    views = (whatif.show, why.show, steps.show, patching.show) if run.has_model else (_without_model,) * 4
+    for tab, view in zip(tabs, (*views, beside.show), strict=True):
         if tab.open:
             with tab:
                 view(run, settings)
-    state.write_link(run)
+    links.write_link(run)
+    if st.context.is_embedded:
+        share.whole_page(run)
+    else:
+        share.show(run)
 
 
-def _read_prompt(settings: Settings, choice: Choice, *, linked: bool) -> None:
-    """A form for a prompt to debug; runs of the page Explore are listed already."""
+def _without_model(run: Run, _: Settings) -> None:
+    """What a tab shows of a run whose model is absent."""
+    text_and_map.show(run.trace, key="measured view")
+    elsewhere.model_absent(run)
+
+
+def _prompt_form(settings: Settings) -> tuple[Form, bool]:
+    """A form for a prompt to debug, and whether Run was clicked; runs of the page Explore are listed already."""
     own = session()
-    with st.expander(say("debug_new"), expanded=not own.runs, icon=":material/edit:"):
-        form = own.form = own.form or chooser.first_form()
+    with st.expander(say("debug_new"), expanded=not any(run.has_model for run in own.runs), icon=":material/edit:"):
+        form = own.debug_form = own.debug_form or own.form or chooser.first_form()
         st.session_state.setdefault("debug prompt", form.text)
         st.session_state.setdefault("debug chat", form.chat)
-        text = st.text_area(say("prompt"), key="debug prompt", height=100, persist_state="session")
-        left, right = st.columns([1, 4], vertical_alignment="center")
+
+        def keep() -> None:  # called before the page is drawn, so that a click on a link to another page loses nothing
+            own.debug_form = Form(st.session_state["debug prompt"], st.session_state["debug chat"])
+
+        st.text_area(say("prompt"), key="debug prompt", height=100, on_change=keep)
+        left, middle, right = st.columns([2, 5, 3], vertical_alignment="center")
         pressed = left.button(say("debug_read"), type="primary", icon=":material/play_arrow:", width="stretch")
-        chat = right.toggle(say("chat"), key="debug chat", help=say("chat_help"), persist_state="session")
-    progress = ProgressBar("stop reading")  # always there: what stands below must keep its place
-    if not pressed and not linked:
-        return
+        middle.toggle(say("chat"), key="debug chat", help=say("chat_help"), on_change=keep)
+        with right:
+            prompt_parts.offer(settings, keep, "debug prompt", "debug chat")
+        keep()
+        return own.debug_form, pressed
+
+
+def _read(form: Form, choice: Choice, settings: Settings, progress: ProgressBar) -> None:
+    """Run the prompt."""
+    own = session()
     try:
-        with progress:
-            recipe = engine.Recipe(text, chat, choice.locate(settings, progress))
-            options = RunOptions(0, False, settings.max_seconds)
-            for trace, _ in engine.run(recipe, options, progress, truncate=False, limit=settings.max_tokens):
+        with working("run", settings, progress) as work:
+            recipe = engine.Recipe(form.text, form.chat, choice.locate(settings, work))
+            limit = settings.limits.tokens
+            for trace, _ in engine.run(recipe, RunOptions(0, False), work, truncate=False, limit=limit):
                 own.remember(trace, recipe)
     except (SubllmError, AnalysisError) as error:
         show_error(error)

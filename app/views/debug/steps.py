@@ -13,15 +13,19 @@ from transformers import PreTrainedTokenizerBase
 from analysis import AnalysisError, Trace
 from analysis.debug.generation import NewToken, Sampling, first_difference
 from analysis.figures import debug as debug_figures
-from analysis.figures import trace as figures
+from analysis.figures.quoted import quoted
+from analysis.figures.terms import common_word, level_name, state_in_words, system_name
 from analysis.trace.tokenize import decode_pieces, read_prompt
-from app import engine
+from app import engine, reproduce
 from app.engine import Text
 from app.messages import REDRAW, ProgressBar, plain, plot, show_error
 from app.settings import Settings
 from app.state import Run, session
 from app.strings import language, say, table
+from app.views import again, boxes
 from app.views.debug import whatif
+from app.views.trace import answers
+from app.visitors import working
 from subllm import SubllmError
 
 _MOST = 400  # tokens generated per click
@@ -29,25 +33,30 @@ _MOST = 400  # tokens generated per click
 
 def show(run: Run, settings: Settings) -> None:
     """The tab."""
-    st.caption(say("steps_intro"))
+    words = table(language())
+    st.caption(common_word(run.trace, "steps_intro", words, "\n\n"))
     sampling = _sampling()
     beginning = ProgressBar("stop beginning")
     texts = _texts(run, sampling, settings, beginning)
     if not texts:
         return
-    texts = _branched(texts, beginning)
-    ended = _ended(texts, beginning)
-    many = _buttons(texts[0], ended=ended)
+    texts = _branched(texts, settings, beginning)
+    try:
+        ended = _ended(texts, settings, beginning)
+    except (SubllmError, AnalysisError) as error:
+        show_error(error)
+        return
+    many = _buttons(texts[0], min(_MOST, settings.limits.new_tokens), ended=ended)
     progress, place = ProgressBar("stop writing"), st.empty()
-    _text(place, texts, run)
+    _text(place, texts, run, beginning)
     if many:
         try:
             drawn = 0.0
-            with progress:
-                for written in engine.write(texts, many, progress):
+            with working("generation", settings, progress) as work:
+                for written in engine.write(texts, many, work):
                     _keep(written)
                     if time.monotonic() - drawn > REDRAW:
-                        _text(place, written, run)
+                        _text(place, written, run, beginning)
                         drawn = time.monotonic()
         except (SubllmError, AnalysisError) as error:
             show_error(error)
@@ -56,7 +65,19 @@ def show(run: Run, settings: Settings) -> None:
     if ended:
         st.info(say("steps_ended"), icon=":material/flag:")
     if texts[0].tokens:
-        _tokens(run, texts)
+        _tokens(run, texts, beginning)
+        ids = [token.id for token in texts[0].tokens]
+        answers.offer(run, texts[0].prompt, ids, texts[0].edits, settings)
+        _again(run, texts[0])
+
+
+def _again(run: Run, ours: Text) -> None:
+    """What writes the text again; a command has no system prompt, and chooses no token by hand."""
+    chat = run.recipe.chat or ours.prompt.text != run.trace.prompt.text
+    system = chat and not run.recipe.chat and st.session_state.get("system")
+    if run.recipe.again and not system and all(token.chosen for token in ours.tokens):
+        recipe = replace(run.recipe, chat=chat)
+        again.show(reproduce.continued(recipe, ours.sampling, ours.edits, len(ours.tokens)))
 
 
 def _keep(texts: Sequence[Text]) -> None:
@@ -65,14 +86,14 @@ def _keep(texts: Sequence[Text]) -> None:
     found["texts"] = (found["texts"][0], list(texts))
 
 
-def _ended(texts: Sequence[Text], progress: ProgressBar) -> bool:
+def _ended(texts: Sequence[Text], settings: Settings, progress: ProgressBar) -> bool:
     """Whether the first text has ended; the model is asked only when the text has changed."""
     own, ours = session(), texts[0]
     key = (own.found["texts"][0], tuple(token.id for token in ours.tokens))
     known = own.recall("ended", key)
     if known is None:
-        with progress:
-            known = engine.finished(ours, progress)
+        with working("generation", settings, progress) as work:
+            known = engine.finished(ours, work)
         own.found["ended"] = (key, known)
     return bool(known)
 
@@ -106,17 +127,17 @@ def _texts(run: Run, sampling: Sampling, settings: Settings, progress: ProgressB
     if known is not None:
         return known
     try:
-        with progress:
-            checkpoint, _ = recipe.model.load(progress)
+        with working("generation", settings, progress) as work:
+            checkpoint, _ = recipe.model.load(work)
             prompt = trace.prompt
             if chat and not recipe.chat:
-                limit = min(settings.max_tokens, checkpoint.model.config.max_position_embeddings)
+                limit = min(settings.limits.tokens, checkpoint.model.config.max_position_embeddings)
                 prompt = read_prompt(recipe.text, checkpoint.tokenizer, limit, chat=True, system=system)
             texts = [
                 Text(recipe.model, prompt, sampling, edits, dense) for dense in ([False, True] if beside else [False])
             ]
             for text in texts:
-                engine.finished(text, progress)
+                engine.finished(text, work)
     except (SubllmError, AnalysisError) as error:
         show_error(error)
         return []
@@ -124,7 +145,7 @@ def _texts(run: Run, sampling: Sampling, settings: Settings, progress: ProgressB
     return texts
 
 
-def _buttons(ours: Text, *, ended: bool) -> int:
+def _buttons(ours: Text, most: int, *, ended: bool) -> int:
     """The buttons; how many tokens are to be generated."""
     columns = st.columns([2, 2, 2, 2, 3], vertical_alignment="bottom")
     step = columns[0].button(say("steps_one"), icon=":material/skip_next:", width="stretch", disabled=ended)
@@ -139,8 +160,9 @@ def _buttons(ours: Text, *, ended: bool) -> int:
         say("steps_restart"), icon=":material/restart_alt:", width="stretch", disabled=not ours.tokens,
         on_click=_take_back, args=(0,),
     )  # fmt: skip
-    many = columns[4].number_input(say("steps_many"), 1, _MOST, 40, key="many", persist_state="session")
-    return 1 if step else int(many) if go else 0
+    boxes.put("many", min(st.session_state.get("many", 40), most))
+    many = columns[4].number_input(say("steps_many"), 1, most, key="many", persist_state="session")
+    return 1 if step else min(int(many), most) if go else 0
 
 
 def _take_back(length: int) -> None:
@@ -153,7 +175,7 @@ def _ask_for_branch(length: int, token: int) -> None:
     found["branch"] = (found["texts"][0], (length, token))
 
 
-def _branched(texts: list[Text], progress: ProgressBar) -> list[Text]:
+def _branched(texts: list[Text], settings: Settings, progress: ProgressBar) -> list[Text]:
     """The texts, with the token that was chosen instead of another one."""
     own = session()
     asked = own.recall("branch", own.found["texts"][0])
@@ -162,10 +184,8 @@ def _branched(texts: list[Text], progress: ProgressBar) -> list[Text]:
         return texts
     length, token = asked
     try:
-        with progress:
-            texts = [
-                engine.branch(text, length, token, progress) if len(text.tokens) >= length else text for text in texts
-            ]
+        with working("generation", settings, progress) as work:
+            texts = [engine.branch(text, length, token, work) if len(text.tokens) >= length else text for text in texts]
     except (SubllmError, AnalysisError) as error:
         show_error(error)
     else:
@@ -173,12 +193,20 @@ def _branched(texts: list[Text], progress: ProgressBar) -> list[Text]:
     return texts
 
 
-def _text(place: Any, texts: Sequence[Text], run: Run) -> None:
+def _tokenizer(run: Run, progress: ProgressBar) -> PreTrainedTokenizerBase:
+    """The tokenizer of a run; its checkpoint is loaded again if others have pushed it out, which can be stopped."""
+    checkpoint, _ = run.recipe.model.load(progress)
+    progress.clear()
+    return checkpoint.tokenizer
+
+
+def _text(place: Any, texts: Sequence[Text], run: Run, progress: ProgressBar) -> None:
     """Both texts so far; tokens that a level dropped are marked in the table below."""
-    tokenizer = run.recipe.model.load()[0].tokenizer
+    tokenizer = _tokenizer(run, progress)
+    own = system_name(run.trace.routing.routers.tolist(), table(language()))
     with place.container():
         columns = st.columns(len(texts))
-        for column, text, name in zip(columns, texts, ("SUBLLM", say("dense")), strict=False):
+        for column, text, name in zip(columns, texts, (own, say("dense")), strict=False):
             column.markdown(f"**{name}**")
             written = str(tokenizer.decode([token.id for token in text.tokens]))
             column.code(written or " ", language=None, wrap_lines=True)
@@ -190,13 +218,13 @@ def _text(place: Any, texts: Sequence[Text], run: Run) -> None:
             st.caption(say("steps_same") if at is None else say("steps_parting", n=at))
 
 
-def _tokens(run: Run, texts: Sequence[Text]) -> None:
+def _tokens(run: Run, texts: Sequence[Text], progress: ProgressBar) -> None:
     """A table of the new tokens, and alternatives to the selected one."""
     words, ours = table(language()), texts[0].tokens
     dense = texts[1].tokens if len(texts) > 1 else ()
-    tokenizer = run.recipe.model.load()[0].tokenizer
+    tokenizer = _tokenizer(run, progress)
     pieces = decode_pieces(np.asarray([token.id for token in ours]), tokenizer)
-    frame = pd.DataFrame([_row(run.trace, number, token, str(pieces[number])) for number, token in enumerate(ours)])
+    frame = pd.DataFrame([_row(run.trace, ours, number, str(piece)) for number, piece in enumerate(pieces)])
     event = st.dataframe(
         frame, hide_index=True, on_select="rerun", selection_mode="single-row", key=f"new tokens {len(frame)}",
         height=320,
@@ -213,8 +241,9 @@ def _tokens(run: Run, texts: Sequence[Text]) -> None:
     right.caption(say("growth_help"))
 
 
-def _row(trace: Trace, number: int, token: NewToken, piece: str) -> dict[str, object]:
-    words = table(language())
+def _row(trace: Trace, tokens: Sequence[NewToken], number: int, piece: str) -> dict[str, object]:
+    """A line of the table. A token of a merging level waits for its group until a later one carries it."""
+    token, later, words = tokens[number], tokens[number + 1 :], table(language())
     probability = dict(token.alternatives)[token.id]
     row: dict[str, object] = {
         "#": number,
@@ -223,9 +252,9 @@ def _row(trace: Trace, number: int, token: NewToken, piece: str) -> dict[str, ob
         say("steps_by"): "" if token.chosen else say("steps_person"),
     }
     for level in trace.routing.levels:
-        reached, kept, score = (values[level - 1] for values in (token.reached, token.kept, token.scores))
-        state = say(f"view_{'absent' if not reached else 'kept' if kept else 'dropped'}State")
-        row[figures.level_name(trace, level, words)] = state if score is None else f"{state} ({score:+.3f})"
+        score, open_group = token.scores[level - 1], not any(other.kept[level - 1] for other in later)
+        state = state_in_words(trace, level, token.reached, token.kept, -1 if open_group else None, words)
+        row[level_name(trace, level, words)] = state if score is None else f"{state} ({score:+.3f})"
     row[say("steps_blocks")] = token.blocks
     row["ms"] = round(1000 * token.seconds, 1)
     return row
@@ -239,6 +268,6 @@ def _alternatives(number: int, token: NewToken, tokenizer: PreTrainedTokenizerBa
     columns = st.columns(4)
     for index, (each, probability) in enumerate(token.alternatives):
         columns[index % 4].button(
-            f"{plain(repr(str(pieces[index])))} {probability:.1%}", key=f"branch {number} {each}", width="stretch",
+            f"{plain(quoted(str(pieces[index])))} {probability:.1%}", key=f"branch {number} {each}", width="stretch",
             disabled=each == token.id, on_click=_ask_for_branch, args=(number, each),
         )  # fmt: skip

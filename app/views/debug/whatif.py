@@ -1,6 +1,5 @@
 """What if: tokens forced to be kept or dropped, thresholds moved, levels switched off, and what that changes."""
 
-import shlex
 from collections.abc import Iterator, Sequence
 from dataclasses import replace
 
@@ -9,31 +8,35 @@ import pandas as pd
 import streamlit as st
 
 from analysis import AnalysisError, Trace
-from analysis.debug.edits import Edit, EditKind, without
+from analysis.debug.edits import Edit, EditKind, kinds_in, without
 from analysis.debug.intervene import Outcome, reachable
-from analysis.debug.named_tokens import ranges
+from analysis.debug.named_tokens import NAMES, ranges
 from analysis.debug.search import Effects
 from analysis.figures import debug as debug_figures
-from analysis.figures import trace as figures
-from analysis.guard import Progress
+from analysis.figures.routing_view.data import Shown
+from analysis.figures.terms import level_name
 from analysis.trace.parts import Likelihood
-from analysis.trace.token_classes import CLASSES
-from app import engine, state
-from app.components.routing_view import Shown
-from app.messages import ProgressBar, plain, plot, show_error
-from app.settings import Settings, checkpoint_option
-from app.state import EditList, Run, session
-from app.strings import explain, language, say, table
+from app import engine, reproduce
+from app.edit_list import EditList
+from app.messages import ProgressBar, plain, plot, show_error, told
+from app.settings import Settings
+from app.state import Run, session
+from app.strings import language, say, table
+from app.views import again, rules
+from app.views.boxes import chosen_in, one_of
 from app.views.trace import text_and_map
+from app.visitors import working
 from subllm import SubllmError
 
 _MEASURED = 16  # candidates of a search
 _NAMED = 12  # edits or tokens that a message names
 _LONGEST = 200  # characters of an edit's tokens in the list
+_EVERY = 0  # every level among levels; a selector shows None as if nothing were chosen
 _FLIPS = 50  # tokens in the table, per level
 _ORDER = (  # of the kinds in the form
     EditKind.THRESHOLD,
     EditKind.RETENTION,
+    EditKind.BUDGET,
     EditKind.BYPASS,
     EditKind.DENSE,
     EditKind.KEEP,
@@ -47,11 +50,16 @@ def in_force(run: Run) -> list[Edit]:
 
 
 def _fits(edit: Edit, trace: Trace) -> bool:
+    return _misfit(edit, trace) is None
+
+
+def _misfit(edit: Edit, trace: Trace) -> AnalysisError | None:
+    """What an edit does not fit, if anything."""
     try:
-        edit.check(trace.routing.scored, trace.prompt)
-    except AnalysisError:
-        return False
-    return True
+        edit.check(kinds_in(trace.routing), trace.prompt)
+    except AnalysisError as error:
+        return error
+    return None
 
 
 def show(run: Run, settings: Settings) -> None:
@@ -78,14 +86,19 @@ def show(run: Run, settings: Settings) -> None:
         shown = text_and_map.show(outcome.trace, key="whatif")
     _controls(trace, known, shown)
     _forces(trace, known, edits)
+    rules.save_and_use(trace, known, edits, settings)
     _warnings(outcome, known, edits)
     with st.container():
         _next_tokens(outcome)
         _flips(outcome)
     progress.move()  # nothing above moves while the numbers at every position wait their turn
-    for outcome in stages:
+    try:
+        for outcome in stages:
+            progress.clear()
+            _numbers(outcome)
+    except (SubllmError, AnalysisError) as error:
         progress.clear()
-        _numbers(outcome)
+        show_error(error)
     if outcome.trace.agreement is not None and edits:
         figure = debug_figures.by_position(outcome.trace, outcome.trace.agreement.divergence, say("divergence"))
         plot(st, figure, "whatif divergence")
@@ -95,15 +108,22 @@ def show(run: Run, settings: Settings) -> None:
             args=(run, outcome),
         )  # fmt: skip
     _search(run, answer, shown, settings)
-    if state.carries(run.recipe):
-        _command(run, edits, answer)
+    if run.recipe.again:
+        code = reproduce.edited(run.recipe, edits, answer)
+        st.code(code.command, language=None, wrap_lines=True)
+        again.show(code, command=False)
 
 
 def _answer() -> str:
     """Text whose probability is watched; it stays when another page is visited."""
     own = session()
     st.session_state.setdefault("answer", own.answer)
-    own.answer = st.text_input(say("answer"), key="answer", help=say("answer_help"))
+
+    def keep() -> None:
+        own.answer = st.session_state["answer"]
+
+    st.text_input(say("answer"), key="answer", help=say("answer_help"), on_change=keep)
+    keep()
     return own.answer
 
 
@@ -111,12 +131,14 @@ def _refused(trace: Trace, known: EditList, fitting: list[Edit]) -> None:
     """Say which edits are not in force, and offer to remove them."""
     unfit = [edit for edit in known.edits if edit not in fitting]
     if known.unread:
-        st.error(plain(say("edits_unread", why=explain(known.unread))), icon=":material/error:")
+        st.error(plain(say("edits_unread", why=told(known.unread))), icon=":material/error:")
     if unfit:
         named = say("semicolon").join(_in_words(edit, trace) for edit in unfit[:_NAMED])
         named += say("semicolon") + "…" if len(unfit) > _NAMED else ""
         last, levels = f"{trace.num_tokens - 1:,}", trace.routing.num_levels
-        st.error(plain(say("edits_unfit", edits=named, levels=levels, last=last)), icon=":material/error:")
+        said = [say("edits_unfit", edits=named, levels=levels, last=last)]
+        said += [told(error) for error in [_misfit(unfit[0], trace)] if error is not None]  # the first stands for all
+        st.error(plain("\n\n".join(said)), icon=":material/error:")
     if known.unread or unfit:
         st.button(
             say("edits_refused_remove"), icon=":material/delete:", on_click=_remove_refused, args=(known, fitting)
@@ -128,7 +150,7 @@ def _remove_refused(known: EditList, fitting: list[Edit]) -> None:
     known.change(fitting)
 
 
-def _stages(run: Run, answer: str, edits: list[Edit], progress: Progress, settings: Settings) -> Iterator[Outcome]:
+def _stages(run: Run, answer: str, edits: list[Edit], progress: ProgressBar, settings: Settings) -> Iterator[Outcome]:
     """What `engine.edited` yields, kept for reruns that change only the selection."""
     own, key = session(), (run.trace.digest, answer, tuple(edits))
     known: list[Outcome] = own.recall("outcomes", key) or []
@@ -137,31 +159,35 @@ def _stages(run: Run, answer: str, edits: list[Edit], progress: Progress, settin
         return
     found: list[Outcome] = []
     own.found["outcomes"] = (key, found)
-    for outcome in engine.edited(run.recipe.model, run.trace, answer, edits, progress, settings.max_tokens):
-        found.append(outcome)
-        yield outcome
+    with working("edits", settings, progress, drawn=False) as work:
+        for outcome in engine.edited(run.recipe.model, run.trace, answer, edits, work, settings.limits.tokens):
+            found.append(outcome)
+            yield outcome
 
 
 def _controls(trace: Trace, known: EditList, shown: Shown) -> None:
     """Buttons for the selected tokens, and a form for any edit."""
     tokens, words, edits = shown.tokens, table(language()), known.edits
     columns = st.columns([3, 2, 2, 2, 1, 1], vertical_alignment="bottom")
-    names: dict[int | None, str] = {level: figures.level_name(trace, level, words) for level in trace.routing.levels}
-    names[None] = say("every_level")
-    level = columns[0].selectbox(
-        say("edit_level"), list(names), index=shown.level - 1, format_func=names.__getitem__,
-        key=f"edit level {shown.level}",
+    names = {level: level_name(trace, level, words) for level in trace.routing.levels}
+    names[_EVERY] = say("every_level")
+    chosen = one_of(
+        say("edit_level"), list(names), names.__getitem__, f"edit level {shown.level}", place=columns[0],
+        default=shown.level - 1,
     )  # fmt: skip
+    level = chosen or None
     fit = [edit for edit in edits if _fits(edit, trace)]
     left = without(fit, tokens, level, trace.prompt)
     rest = [*(edit for edit in edits if edit not in fit), *left]
+    merging = [each for each in names if each != _EVERY and trace.routing.merges[each - 1] and level in (None, each)]
     for column, kind, icon in (
         (columns[1], EditKind.KEEP, "add_circle"),
         (columns[2], EditKind.DROP, "do_not_disturb_on"),
     ):
         column.button(
             say(f"edit_{kind}", n=len(tokens)), key=f"edit {kind}", icon=f":material/{icon}:", width="stretch",
-            disabled=not tokens, on_click=known.change, args=([*rest, Edit(kind, level, ranges(tokens))],),
+            disabled=not tokens or bool(merging), on_click=known.change,
+            args=([*rest, Edit(kind, level, ranges(tokens))],),
         )  # fmt: skip
     columns[3].button(
         say("edit_leave"), key="edit leave", width="stretch", disabled=left == fit, on_click=known.change,
@@ -173,15 +199,15 @@ def _controls(trace: Trace, known: EditList, shown: Shown) -> None:
     columns[5].button(
         "", icon=":material/redo:", help=say("redo"), key="redo", disabled=not known.can_redo, on_click=known.redo
     )
+    if merging:
+        st.caption(plain(say("whatif_merging", level=names[merging[0]])))
     with st.form("number edit", border=False):
         columns = st.columns([3, 2, 2, 2, 2], vertical_alignment="bottom")
-        columns[0].selectbox(
-            say("edit_kind"), _ORDER, format_func=lambda each: say(f"edit_kind_{each}"), key="new edit kind"
-        )
-        columns[1].selectbox(say("edit_level"), list(names), format_func=names.__getitem__, key="new edit level")
+        one_of(say("edit_kind"), _ORDER, lambda each: say(f"edit_kind_{each}"), "new edit kind", place=columns[0])
+        one_of(say("edit_level"), list(names), names.__getitem__, "new edit level", place=columns[1])
         columns[2].number_input(say("edit_number"), value=0.5, step=0.05, format="%.2f", key="new edit number")
         columns[3].text_input(
-            say("edit_tokens"), help=say("edit_tokens_help", classes=", ".join(CLASSES)), key="new edit tokens"
+            say("edit_tokens"), help=say("edit_tokens_help", classes=", ".join(NAMES)), key="new edit tokens"
         )
         columns[4].form_submit_button(say("edit_add"), width="stretch", on_click=_add, args=(trace, known))
     if known.mistake is not None:
@@ -190,13 +216,12 @@ def _controls(trace: Trace, known: EditList, shown: Shown) -> None:
 
 def _add(trace: Trace, known: EditList) -> None:
     """Add the edit of the form. A mistake stays on screen until the next edit, however often the page runs."""
-    kind, level, number, named = (
-        st.session_state[f"new edit {name}"] for name in ("kind", "level", "number", "tokens")
-    )
+    kind, level = chosen_in("new edit kind"), chosen_in("new edit level") or None
+    number, named = st.session_state["new edit number"], st.session_state["new edit tokens"]
     what = "" if kind == EditKind.DENSE else named if EditKind(kind).names_tokens else f"{number:g}"
     try:
         edit = Edit.parse(f"{kind} {what}@{'*' if level is None else level}")
-        edit.check(trace.routing.scored, trace.prompt)
+        edit.check(kinds_in(trace.routing), trace.prompt)
     except AnalysisError as error:
         known.mistake = error
     else:
@@ -226,26 +251,11 @@ def _in_words(edit: Edit, trace: Trace) -> str:
     if edit.level is None:
         where = say("every_level")
     elif edit.level in trace.routing.levels:
-        where = figures.level_name(trace, edit.level, table(language()))
+        where = level_name(trace, edit.level, table(language()))
     else:
         where = say("level", n=edit.level)
     what = f" {edit.what[:_LONGEST]}{'…' if len(edit.what) > _LONGEST else ''}" if edit.what else ""
     return say("labelled", label=where, value=say(f"edit_kind_{edit.kind}") + what)
-
-
-def _command(run: Run, edits: Sequence[Edit], answer: str) -> None:
-    """The command that does the same without a browser."""
-    recipe = run.recipe
-    model = recipe.model
-    parts = [f"subllm edit{checkpoint_option(model.checkpoint)} --device {model.device} --dtype {model.dtype}"]
-    parts += ["--prompt", shlex.quote(recipe.text), *(["--chat"] if recipe.chat else [])]
-    parts += ["--answer", shlex.quote(answer)] if answer else []
-    for edit in edits:
-        where = "*" if edit.level is None else edit.level
-        form = str(where) if edit.kind is EditKind.DENSE else f"{edit.what}@{where}"
-        # a value that begins with a minus would be taken for an option
-        parts += [shlex.quote(f"--{edit.kind}={form}")] if form[0] == "-" else [f"--{edit.kind}", shlex.quote(form)]
-    st.code(" ".join(parts), language="bash", wrap_lines=True)
 
 
 def _warnings(outcome: Outcome, known: EditList, edits: Sequence[Edit]) -> None:
@@ -257,7 +267,7 @@ def _warnings(outcome: Outcome, known: EditList, edits: Sequence[Edit]) -> None:
         st.button(say("edit_reach"), on_click=known.change, args=(wanted,))
     emptied = [level for level in outcome.emptied if untouched.kept[level - 1].any()]
     if emptied:
-        names = [figures.level_name(outcome.trace, level, words) for level in emptied]
+        names = [level_name(outcome.trace, level, words) for level in emptied]
         st.warning(say("edit_emptied", levels=say("comma").join(names)))
 
 
@@ -272,7 +282,7 @@ def _flips(outcome: Outcome) -> None:
     rows = []
     before, after = outcome.unedited.routing, outcome.trace.routing
     for level in after.levels:
-        name = figures.level_name(outcome.trace, level, table(language()))
+        name = level_name(outcome.trace, level, table(language()))
         for token in np.flatnonzero(outcome.flipped[level - 1])[:_FLIPS]:
             kept = outcome.flipped[level - 1, token] > 0
             rows.append(
@@ -301,18 +311,18 @@ def _numbers(outcome: Outcome) -> None:
     agreement, likelihood = outcome.trace.agreement, outcome.trace.likelihood
     if likelihood is not None and outcome.trace.num_tokens > 1:
         untouched = likelihood.perplexity if agreement is None else agreement.perplexity
-        pairs[say("number_perplexity")] = (f"{untouched:.3f}", f"{likelihood.perplexity:.3f}")
+        pairs[say("number_perplexity")] = (f"{untouched:,.2f}", f"{likelihood.perplexity:,.2f}")
         divergence = 0.0 if agreement is None else float(agreement.divergence.mean())
-        pairs[say("number_divergence")] = ("0", f"{divergence:.4f}")
-        pairs[say("number_agree")] = ("100%", "100%" if agreement is None else f"{agreement.agrees.mean():.1%}")
+        pairs[say("number_divergence")] = ("0.0000", f"{divergence:.4f}")
+        pairs[say("number_agree")] = ("100.0%", f"{1.0 if agreement is None else agreement.agrees.mean():.1%}")
     if outcome.answer is not None:
         pairs[say("number_answer")] = (
             f"{np.exp(outcome.answer.unedited):.3%}",
             f"{np.exp(outcome.answer.edited):.3%}",
         )
     sizes = outcome.cache_bytes
-    pairs[say("number_work")] = ("100%", f"{outcome.operations.ratio:.1%}")
-    pairs[say("number_cache")] = (f"{sizes.unedited / 2**20:,.3f}", f"{sizes.edited / 2**20:,.3f}")
+    pairs[say("number_work")] = ("100.0%", f"{outcome.operations.ratio:.1%}")
+    pairs[say("number_cache")] = (f"{sizes.unedited / 2**20:,.2f}", f"{sizes.edited / 2**20:,.2f}")
     rows = [{say("number_before"): a, say("number_after"): b} for a, b in pairs.values()]
     st.table(pd.DataFrame(rows, index=list(pairs)))
     st.caption(
@@ -339,15 +349,18 @@ def _search(run: Run, answer: str, shown: Shown, settings: Settings) -> None:
     """The single decisions that change the answer's log-probability most."""
     own, trace = session(), run.trace
     st.subheader(say("search_title"), help=say("search_help"))
-    level = figures.level_name(trace, shown.level, table(language()))
+    level = level_name(trace, shown.level, table(language()))
+    if trace.routing.merges[shown.level - 1]:
+        st.caption(plain(say("search_merging", level=level)))
+        return
     key = (trace.run, answer, shown.level)
     pressed = st.button(say("search_run", level=level, n=_MEASURED), icon=":material/search:")
     progress = ProgressBar("stop search")
     if pressed:
         try:
-            with progress:
+            with working("search", settings, progress) as work:
                 for found in engine.effects(
-                    run.recipe.model, trace, answer, shown.level, _MEASURED, progress, settings.max_tokens
+                    run.recipe.model, trace, answer, shown.level, _MEASURED, work, settings.limits.tokens
                 ):
                     own.found["effects"] = (key, found)
         except (SubllmError, AnalysisError) as error:

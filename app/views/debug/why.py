@@ -10,19 +10,29 @@ from analysis import AnalysisError, Trace
 from analysis.debug.attribution import Attribution
 from analysis.debug.attribution_methods import Method
 from analysis.debug.conductance import Conductance
+from analysis.debug.contrast import Contrasted, decision
+from analysis.debug.edits import read_edits
 from analysis.debug.target import Baseline, Held, Question
 from analysis.figures import debug as debug_figures
-from analysis.figures import trace as figures
+from analysis.figures.quoted import quoted
+from analysis.figures.terms import common_word, level_name, level_words
 from analysis.trace.token_classes import words_of
-from app import engine
-from app.messages import ProgressBar, plot, show_error
+from app import engine, reproduce
+from app.limits import Feature
+from app.messages import ProgressBar, plain, plot, show_error
 from app.settings import Settings
 from app.state import Run, session
 from app.strings import language, say, table
-from app.views.trace import text_and_map, token
+from app.views import again
+from app.views.boxes import one_of
+from app.views.trace import text_and_map
+from app.views.trace import token as token_view
+from app.visitors import working
 from subllm import SubllmError
 
 _STRONGEST = 10  # tokens in a table
+_NEXT = 0  # the next token among levels; a selector shows None as if nothing were chosen
+_SLOW = (Method.ABLATION, Method.OCCLUSION)  # a forward pass for every token
 
 
 def show(run: Run, settings: Settings) -> None:
@@ -35,61 +45,80 @@ def show(run: Run, settings: Settings) -> None:
         return
     st.subheader(say("why_token", n=f"{shown.selected:,}"))
     if trace.provenance.edits:
-        st.info(say("why_edited"), icon=":material/edit_off:")
-    else:
-        _attribution(run, shown.selected)
-    token.show(run, shown)
-    _attention(run, shown.selected)
+        st.caption(say("why_edited"))
+    _attribution(run, shown.selected, settings)
+    token_view.show(run, shown, settings)
+    _attention(run, shown.selected, settings)
 
 
-def _attribution(run: Run, token: int) -> None:
+def _attribution(run: Run, token: int, settings: Settings) -> None:
     """Explain a score or the next token; the result stays until the next one."""
     own, trace = session(), run.trace
     with st.form("why form", border=True):
-        question, options = _form(trace, token)
+        asked, texts, options = _form(trace, token, settings)
         pressed = st.form_submit_button(say("why_run"), type="primary", icon=":material/psychology:")
     progress = ProgressBar("stop why")
     if pressed:
         try:
-            with progress:
-                found = engine.explain(run.recipe.model, trace, question, progress, **options)
-            own.found["attribution"] = (trace.run, (question, options["method"], found))
+            feature = Feature.ABLATION if options["method"] in _SLOW else None
+            with working("attribution", settings, progress, feature) as work:
+                found = engine.ask(run.recipe.model, trace, asked, *texts, work, **options)
+            own.found["attribution"] = (trace.run, (options["method"], *found))
         except (SubllmError, AnalysisError) as error:
             show_error(error)
+    if run.recipe.again:
+        given = {name: options[name] for name in ("method", "held", "baseline", "steps")}
+        edits = read_edits(trace.provenance.edits)
+        again.show(reproduce.explained(run.recipe, asked, texts, edits, **given))
     known = own.recall("attribution", trace.run)
     if known is not None:
         _results(trace, *known)
 
 
-def _form(trace: Trace, token: int) -> tuple[Question, dict[str, Any]]:
+def _form(
+    trace: Trace, token: int, settings: Settings
+) -> tuple[tuple[int, int | None], tuple[str, str], dict[str, Any]]:
+    """What is asked about, the texts of A and B, and options of the method."""
     words, prompt = table(language()), trace.prompt
     left, middle, right = st.columns(3)
-    names: dict[int | None, str] = {None: say("why_next")}
+    names = {_NEXT: say("why_next")}
     for level in trace.routing.levels:
         if trace.routing.scores_tokens(level):
-            names[level] = say("why_score", level=figures.level_name(trace, level, words))
-    asked = left.selectbox(say("why_what"), list(names), format_func=names.__getitem__)
-    method = middle.selectbox(say("why_method"), list(Method), format_func=lambda name: say(f"method_{name}"))
-    held = right.selectbox(
-        say("why_held"), list(Held), format_func=lambda name: say(f"held_{name}"), help=say("held_help")
+            score = level_words(trace, level, words)["why_score"]
+            names[level] = score.format(level=level_name(trace, level, words))
+    asked = one_of(say("why_what"), list(names), names.__getitem__, "why what", place=left)
+    answer = middle.text_input(say("why_answer"), help=say("why_answer_help"), key="why answer")
+    instead = right.text_input(say("why_instead"), help=say("why_instead_help"), key="why instead")
+    slow = Feature.ABLATION in settings.limits.features
+    methods = [each for each in Method if slow or each not in _SLOW]
+    method = one_of(say("why_method"), methods, lambda name: say(f"method_{name}"), "why method", place=left)
+    held = one_of(
+        say("why_held"), list(Held), lambda name: say(f"held_{name}"), "why held", place=middle, help=say("held_help")
     )
-    baseline = left.selectbox(
-        say("why_baseline"),
-        list(Baseline),
-        format_func=lambda name: say(f"start_{name}"),
+    baseline = one_of(
+        say("why_baseline"), list(Baseline), lambda name: say(f"start_{name}"), "why baseline", place=right,
         help=say("why_baseline_help"),
-    )
-    merged = middle.toggle(say("why_words"), help=say("why_words_help"))
-    steps = right.slider(say("why_steps"), 8, 128, 32, step=8, help=say("why_steps_help"))
+    )  # fmt: skip
+    merged = left.toggle(say("why_words"), help=say("why_words_help"))
+    steps = middle.slider(say("why_steps"), 8, 128, 32, step=8, help=say("why_steps_help"))
     groups = words_of(prompt) if merged else None
     options = {"method": method, "held": held, "baseline": baseline, "groups": groups, "steps": steps}
-    return Question(token, asked), options
+    return (token, asked or None), (answer if asked == _NEXT else "", instead), options
 
 
-def _results(trace: Trace, question: Question, method: str, found: Attribution) -> None:
+def _results(trace: Trace, method: str, question: Question, found: Attribution, names: Contrasted) -> None:
     words = table(language())
-    unit = say("why_unit_score" if question.level is not None else "why_unit_nats")
-    st.markdown(f"**{say('why_found', method=say(f'method_{method}'), n=f'{question.token:,}')}**")
+    unit = say("why_unit_nats")
+    if question.level is not None:
+        unit = level_words(trace, question.level, words)["why_unit_score"]
+    heading = say("why_this", this=quoted(names.this))
+    if question.instead is not None:
+        unit = say("why_unit_difference", unit=unit)
+        heading = say("why_this_not_that", this=quoted(names.this), that=quoted(names.that))
+    st.markdown(f"**{plain(heading)}**")
+    if question.level is not None:
+        _decisions(trace, question.level, question.tokens)
+    st.caption(say("why_found", method=say(f"method_{method}"), n=f"{question.token:,}"))
     plot(st, debug_figures.contributions(trace, found, words), "why contributions")
     st.caption(
         say(
@@ -109,43 +138,63 @@ def _results(trace: Trace, question: Question, method: str, found: Attribution) 
         _past_levels(trace, found.conductance)
 
 
+def _decisions(trace: Trace, level: int, tokens: tuple[int, ...]) -> None:
+    """A table of what a level decided about tokens, and by which scores."""
+    words = level_words(trace, level, table(language()))
+    rows = []
+    for each in (decision(trace.routing, level, token) for token in tokens):
+        state = token_view.state(trace, level, each.token)
+        rows.append(
+            {
+                say("flip_token"): each.token,
+                say("flip_text"): trace.prompt.pieces[each.token],
+                words["depth_score"]: f"{each.score:+.3f}",
+                say("depth_threshold"): f"{each.threshold:+.3f}",
+                say("depth_rank"): f"{each.rank:,} / {each.reached:,}",
+                say("depth_state"): state,
+            }
+        )
+    st.dataframe(pd.DataFrame(rows), hide_index=True)
+
+
 def _past_levels(trace: Trace, found: Conductance) -> None:
     """A table of what bypassed each level, for dropped and for kept tokens, and of what the level added."""
     words = table(language())
-    names = {level: figures.level_name(trace, level, words) for level in trace.routing.levels}
+    names = {level: level_name(trace, level, words) for level in trace.routing.levels}
     if not names:
         return
-    st.markdown(f"**{say('past_title')}**", help=say("past_help"))
+    st.markdown(f"**{say('past_title')}**", help=common_word(trace, "past_help", words, "\n\n"))
     kept = trace.routing.kept[:, : found.carried.shape[1]]
     parts = {
         "figure_unchanged_dropped": (found.carried * ~kept).sum(1),
         "figure_unchanged_kept": (found.carried * kept).sum(1),
         "figure_level_added": found.added.sum(1),
     }
-    columns = {words[name]: [f"{value:+.4f}" for value in part] for name, part in parts.items()}
+    columns = {common_word(trace, name, words): [f"{value:+.4f}" for value in part] for name, part in parts.items()}
     st.table(pd.DataFrame(columns, list(names.values())))
-    level = st.selectbox(say("edit_level"), list(names), format_func=names.__getitem__, key="past level")
+    level = one_of(say("edit_level"), list(names), names.__getitem__, "past level")
     plot(st, debug_figures.past_level(trace, found, level, words), "why past level")
 
 
-def _attention(run: Run, token: int) -> None:
+def _attention(run: Run, token: int, settings: Settings) -> None:
     """What a token attends to, by its position in the prompt."""
     own, trace = session(), run.trace
-    st.subheader(say("attention_title"), help=say("attention_help"))
+    explained = common_word(trace, "attention_help", table(language()), "\n\n")
+    st.subheader(say("attention_title"), help=explained)
     key = (trace.run, token)
     pressed = st.button(say("attention_run", n=f"{token:,}"), icon=":material/visibility:")
     progress = ProgressBar("stop attention")
     if pressed:
         try:
-            with progress:
-                own.found["attention"] = (key, engine.attention(run.recipe.model, trace, token, progress))
+            with working("attention", settings, progress) as work:
+                own.found["attention"] = (key, engine.attention(run.recipe.model, trace, token, work))
         except (SubllmError, AnalysisError) as error:
             show_error(error)
     rows: np.ndarray | None = own.recall("attention", key)
     if rows is None:
         return
     names = [say("attention_mean"), *(say("attention_head", n=head) for head in range(rows.shape[1]))]
-    chosen = st.selectbox(say("attention_which"), range(len(names)), format_func=names.__getitem__)
+    chosen = one_of(say("attention_which"), range(len(names)), names.__getitem__, "attention head")
     values = rows.mean(1) if chosen == 0 else rows[:, chosen - 1]
     plot(st, debug_figures.attention(trace, values, table(language())), "attention")
     processed = values[~np.isnan(values).all(1)]

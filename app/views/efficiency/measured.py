@@ -1,8 +1,8 @@
 """Measurements on this machine: what to measure, the run, and its tables and figures."""
 
-import shlex
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import cache
 
 import pandas as pd
 import streamlit as st
@@ -14,17 +14,22 @@ from analysis.cost.roofline import Scenario, speedup
 from analysis.cost.sizes import level_tokens, prefill_bytes
 from analysis.cost.sweep import LENGTHS, facts_of, from_parquet, settings_of, to_parquet
 from analysis.figures import cost as cost_figures
-from app import engine
+from app import engine, reproduce
+from app.limits import Feature
 from app.messages import ProgressBar, plain, plot, show_error
-from app.settings import Settings, checkpoint_option
+from app.settings import Settings
 from app.state import session
 from app.strings import language, say, table
+from app.views import again
+from app.views.boxes import one_of, several_of
 from app.views.chooser import Choice
+from app.visitors import working
 from subllm import SubllmConfig, SubllmError
+from subllm.assets import ASSETS
 
 _BATCHES = (1, 2, 4, 8, 16, 32, 64)
 _SHARES = (0.0, 0.25, 0.4, 0.5, 0.64, 0.75, 0.9, 1.0)
-_LARGEST_FILE = 8  # MB, of measurements to open
+_SHIPPED = ASSETS / "benchmarks" / "cpu-float32.parquet"
 
 
 @dataclass(frozen=True)
@@ -69,22 +74,59 @@ def show(settings: Settings, choice: Choice) -> None:
         choice: checkpoint, device and dtype to measure.
     """
     st.caption(say("measured_help"))
+    filled = False
+    if Feature.MEASURING in settings.limits.features:
+        filled = _measuring(settings, choice)
+    else:
+        st.info(say("measuring_off"), icon=":material/info:")
+    if Feature.UPLOADS in settings.limits.features:
+        with st.expander(say("open_measured"), icon=":material/folder_open:"):
+            filled |= _opening(settings)
+    if not filled:
+        facts, rows = _shipped()
+        where = f"{facts['device']}, {facts['processor']}"
+        st.info(plain(say("measured_elsewhere", where=where)), icon=":material/info:")
+        report(facts, rows, "shipped ")
+
+
+@cache
+def _shipped() -> tuple[dict[str, str], list[Comparison]]:
+    """Facts and measurements that come with the app."""
+    return from_parquet(_SHIPPED.read_bytes())
+
+
+def _opening(settings: Settings) -> bool:
+    """Measurements in a file; whether there are any."""
+    file = st.file_uploader(say("open_measured_help"), type="parquet")
+    progress = ProgressBar()
+    if file is None:
+        return False
+    try:
+        report(*_opened(file.file_id, file.getvalue, settings, progress), "opened ")
+    except AnalysisError as error:
+        show_error(error)
+    return True
+
+
+def _measuring(settings: Settings, choice: Choice) -> bool:
+    """What to measure, and what was measured; whether anything was."""
     left, right = st.columns(2)
-    allowed = [length for length in LENGTHS if length <= settings.max_tokens]
+    allowed = [length for length in LENGTHS if length <= settings.limits.tokens]
     lengths = left.multiselect(say("lengths"), allowed, allowed[:2], key="lengths", persist_state="session")
     batches = right.multiselect(say("batches"), _BATCHES, [1], key="batches", persist_state="session")
-    shares = left.multiselect(
-        say("shares"), _SHARES, [0.0], format_func=_share, key="shares", help=say("shares_help"),
-        persist_state="session",
-    )  # fmt: skip
-    against = right.selectbox(
-        say("baseline"), [*Baseline, *settings.llamas()], format_func=_baseline, key="baseline",
-        help=say("baseline_help"), persist_state="session",
+    shares = several_of(say("shares"), _SHARES, _share, "shares", place=left, default=[0.0], help=say("shares_help"))
+    against = one_of(
+        say("baseline"), [*Baseline, *settings.llamas()], _baseline, "baseline", place=right,
+        help=say("baseline_help"),
     )  # fmt: skip
     repeats = left.slider(say("repeats"), 1, 9, 3, key="repeats", help=say("repeats_help"), persist_state="session")
     measured = Measured(choice, repeats, against)
     asked = settings_of(lengths, batches, shares)
-    st.code(_command(measured, lengths, batches, shares), language="bash")
+    code = reproduce.measured(
+        choice.checkpoint, choice.device, choice.dtype, (lengths, batches, shares), against, repeats
+    )
+    st.code(code.command, language=None, wrap_lines=True)
+    again.show(code, command=False)
     pressed = st.button(say("measure"), type="primary", icon=":material/speed:", disabled=not asked)
     sweeps: dict[Measured, Sweep] = session().found.setdefault("measured", (None, {}))[1]
     if pressed:
@@ -93,25 +135,23 @@ def show(settings: Settings, choice: Choice) -> None:
     if sweep is not None:
         rows = sweep.sorted()
         report(sweep.facts, rows, "")
-        _check(sweep.config, choice, rows)
+        if Feature.CALIBRATION in settings.limits.features:
+            _check(sweep.config, choice, rows, settings)
         st.download_button(
             say("save_measured"), lambda: to_parquet(sweep.facts, rows), "efficiency.parquet",
             icon=":material/download:", on_click="ignore",
         )  # fmt: skip
-    with st.expander(say("open_measured"), icon=":material/folder_open:"):
-        file = st.file_uploader(say("open_measured_help"), type="parquet", max_upload_size=_LARGEST_FILE)
-        if file is not None:
-            try:
-                report(*_opened(file.file_id, file.getvalue), "opened ")
-            except AnalysisError as error:
-                show_error(error)
+    return bool(sweeps)
 
 
-def _opened(name: str, data: Callable[[], bytes]) -> tuple[dict[str, str], list[Comparison]]:
+def _opened(
+    name: str, data: Callable[[], bytes], settings: Settings, progress: ProgressBar
+) -> tuple[dict[str, str], list[Comparison]]:
     """Facts and measurements of an uploaded file, which is read once."""
     own = session()
     if own.recall("opened measurements", name) is None:
-        own.found["opened measurements"] = (name, from_parquet(data()))
+        with working("upload", settings, progress, Feature.UPLOADS):
+            own.found["opened measurements"] = (name, from_parquet(data()))
     found: tuple[dict[str, str], list[Comparison]] = own.recall("opened measurements", name)
     return found
 
@@ -138,10 +178,7 @@ def report(facts: dict[str, str], rows: Sequence[Comparison], key: str) -> None:
     settings = [row.setting for row in rows]
     chosen = settings[-1]
     if len(settings) > 1:
-        chosen = st.selectbox(
-            say("look_at"), settings, index=len(settings) - 1, format_func=_words, key=f"{key}look at",
-            persist_state="session",
-        )  # fmt: skip
+        chosen = one_of(say("look_at"), settings, _words, f"{key}look at", default=len(settings) - 1)
     row = next((each for each in rows if each.setting == chosen), rows[-1])
     plot(st, cost_figures.measured_modules(row, words), f"{key}measured modules")
     plot(st, cost_figures.measured_steps(row, words), f"{key}measured steps")
@@ -154,7 +191,7 @@ def report(facts: dict[str, str], rows: Sequence[Comparison], key: str) -> None:
         say("decode_cell", n=blocks, time=f"{time:.2f}", share=f"{share:.2f}")
         for blocks, (time, share) in row.decode_by_blocks().items()
     ]
-    right.caption(say("decode_help", cells=say("semicolon").join(cells)))
+    right.caption(say("decode_help", cells=say("semicolon").join(cells)) + (say("decode_graphs") if row.graphs else ""))
     st.caption(plain(" · ".join(f"{name}: {value}" for name, value in facts.items())))
 
 
@@ -162,28 +199,32 @@ def _measure(settings: Settings, measured: Measured, asked: Sequence[Setting], s
     """Measure the settings that are not known yet, or all of them again; finished settings stay when one stops."""
     against = measured.baseline
     try:
-        with ProgressBar("stop measuring") as progress:
-            model = measured.choice.locate(settings, progress)
-            baseline = against if against in [*Baseline] else str(settings.locate(against, progress))
-            checkpoint, _ = model.load(progress)
+        bar = ProgressBar("stop measuring")
+        with working("measurement", settings, bar, Feature.MEASURING) as work:
+            model = measured.choice.locate(settings, work)
+            baseline = against if against in [*Baseline] else str(settings.locate(against, work))
+            checkpoint, _ = model.load(work)
             facts = facts_of(checkpoint, against, measured.repeats)
             known = sweeps.get(measured)
             rows = known.rows if known is not None and known.facts == facts else {}
             for setting in [one for one in asked if one not in rows] or asked:
-                rows[setting] = engine.compare_setting(model, setting, baseline, measured.repeats, progress)
+                rows[setting] = engine.compare_setting(model, setting, baseline, measured.repeats, work)
                 sweeps[measured] = Sweep(facts, checkpoint.model.config, rows)
     except (SubllmError, AnalysisError) as error:
         show_error(error)
 
 
-def _check(config: SubllmConfig, choice: Choice, rows: Sequence[Comparison]) -> None:
+def _check(config: SubllmConfig, choice: Choice, rows: Sequence[Comparison], settings: Settings) -> None:
     """A table of measured and predicted speed-ups and peak memory on this machine, with the errors."""
     own, device, dtype = session(), choice.device, choice.dtype
     pressed = st.button(say("check"), icon=":material/balance:", help=say("check_help"))
     progress = ProgressBar("stop checking")
     if pressed:
-        with progress:
-            own.found["this machine"] = ((device, dtype), engine.calibrate(device, dtype, progress))
+        try:
+            with working("calibration", settings, progress, Feature.CALIBRATION) as work:
+                own.found["this machine"] = ((device, dtype), engine.calibrate(device, dtype, work))
+        except (SubllmError, AnalysisError) as error:
+            show_error(error)
     hardware: Hardware | None = own.recall("this machine", (device, dtype))
     if hardware is None:
         return
@@ -210,7 +251,7 @@ def _check(config: SubllmConfig, choice: Choice, rows: Sequence[Comparison]) -> 
 
 
 def _table(rows: Sequence[Comparison]) -> pd.DataFrame:
-    energy = any(sum(row.joules["subllm"]) for row in rows)
+    energy = any(sum(row.joules["subllm"]) for row in rows)  # files of earlier versions have zeros
     entries = []
     for row in rows:
         entry = {
@@ -228,7 +269,8 @@ def _table(rows: Sequence[Comparison]) -> pd.DataFrame:
         if len(row.resident_bytes) == 2 and row.resident_bytes[1]:
             entry[say("measured_resident")] = f"{row.resident_bytes[0] / row.resident_bytes[1]:.2f}×"
         if energy:
-            entry[say("measured_energy")] = f"{sum(row.joules['subllm']) / max(sum(row.joules['dense']), 1e-9):.2f}×"
+            spent = [sum(row.joules[name]) for name in ("subllm", "dense")]
+            entry[say("measured_energy")] = f"{spent[0] / spent[1]:.2f}×" if all(spent) else "–"
         entries.append(entry)
     return pd.DataFrame(entries).set_index(say("measured_tokens"))
 
@@ -250,19 +292,6 @@ def _pays(rows: Sequence[Comparison]) -> str:
     if length is None:
         return say("pays_never")
     return say("pays_from", tokens=f"{length:,}") if length else say("pays_always")
-
-
-def _command(measured: Measured, lengths: Sequence[int], batches: Sequence[int], shares: Sequence[float]) -> str:
-    choice = measured.choice
-
-    def listed(option: str, values: Sequence[object]) -> str:
-        return f" --{option} {' '.join(map(str, values))}" if values else ""
-
-    return (
-        f"subllm efficiency{checkpoint_option(choice.checkpoint)}{listed('lengths', lengths)}"
-        f"{listed('batches', batches)}{listed('retentions', shares)} --baseline {shlex.quote(measured.baseline)} "
-        f"--repeats {measured.repeats} --device {choice.device} --dtype {choice.dtype} --out results --resume"
-    )
 
 
 def _share(share: float) -> str:

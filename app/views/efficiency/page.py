@@ -2,11 +2,13 @@
 
 import streamlit as st
 
+from analysis import AnalysisError
 from app.messages import ProgressBar, plain, show_error
 from app.settings import Settings
 from app.strings import say
 from app.views import chooser
 from app.views.efficiency import measured, predicted
+from app.visitors import working
 from subllm import SubllmConfig, SubllmError
 
 
@@ -15,9 +17,7 @@ def show() -> None:
     settings = Settings.read()
     st.title(say("efficiency_title"))
     st.write(say("efficiency_intro"))
-    with st.sidebar:
-        choice = chooser.model(settings)
-        chooser.language_switch()
+    choice = chooser.chosen(settings)
     here, what_if = st.tabs([say("measured_tab"), say("predicted_tab")], on_change="rerun", key="efficiency")
     if here.open:
         with here:
@@ -26,7 +26,7 @@ def show() -> None:
         with what_if:
             config = _configuration(settings, choice.checkpoint)
             if config is not None:
-                predicted.show(config, choice.checkpoint)
+                predicted.show(config, choice.checkpoint, settings)
 
 
 def _configuration(settings: Settings, checkpoint: str) -> SubllmConfig | None:
@@ -39,9 +39,9 @@ def _configuration(settings: Settings, checkpoint: str) -> SubllmConfig | None:
     progress = ProgressBar("stop fetching")
     if pressed:
         try:
-            with progress:
-                settings.locate(checkpoint, progress)
-        except SubllmError as error:
+            with working("download", settings, progress) as work:
+                settings.locate(checkpoint, work)
+        except (SubllmError, AnalysisError) as error:
             show_error(error)
         else:
             st.rerun()

@@ -1,7 +1,6 @@
 """What a SUBLLM would save on other hardware: predicted from its configuration, never measured."""
 
 import json
-import shlex
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cache
@@ -12,16 +11,19 @@ import streamlit as st
 
 from analysis import AnalysisError
 from analysis.cost.hardware import Hardware, load_hardware
-from analysis.cost.paper import BATCH, Row, batch_that_saves, paper_rows
-from analysis.cost.predict import Line, break_even, changed, needed_bytes, predict
+from analysis.cost.paper import SHARES, Figure, Paper, papers
+from analysis.cost.predict import LaunchBound, Line, break_even, changed, launch_bound, needed_bytes, predict
 from analysis.cost.roofline import PHASES, Scenario
 from analysis.figures import cost as cost_figures
-from app import engine
+from app import engine, reproduce
+from app.limits import Feature
 from app.messages import ProgressBar, plain, plot, show_error
-from app.settings import checkpoint_option
+from app.settings import Settings
 from app.state import session
 from app.strings import language, say, table
-from subllm import SubllmConfig
+from app.views import again
+from app.visitors import working
+from subllm import SubllmConfig, SubllmError
 
 _LENGTHS = [2**n for n in range(4, 21)]
 _NAMES = {
@@ -32,12 +34,13 @@ _NAMES = {
 }
 
 
-def show(config: SubllmConfig, checkpoint: str) -> None:
+def show(config: SubllmConfig, checkpoint: str, settings: Settings) -> None:
     """The tab.
 
     Args:
         config: of the chosen checkpoint; its sizes are kept, its structure and retention can be changed.
         checkpoint: id of the checkpoint.
+        settings: what the operator allows.
     """
     st.caption(say("predicted_help"))
     own: list[dict[str, object]] = session().found.setdefault("own hardware", (None, []))[1]
@@ -56,18 +59,18 @@ def show(config: SubllmConfig, checkpoint: str) -> None:
         say("context"), _LENGTHS, 8192, key="context", persist_state="session", format_func=lambda n: f"{n:,}"
     )
     batch = right.select_slider(say("batch"), [2**n for n in range(9)], 1, key="batch", persist_state="session")
+    graphs = right.toggle(say("graphs"), key="graphs", persist_state="session", help=say("graphs_help"))
     config = changed(config, structure, percent / 100)
-    _own_hardware(own, dtype)
+    _own_hardware(own, dtype, settings)
     st.caption(plain(say("hardware_source", name=hardware.name, source=hardware.source)))
-    listed = " --table hardware.json" if hardware.name in [entry["name"] for entry in own] else ""
-    st.code(
-        f"subllm predict{checkpoint_option(checkpoint)} --hardware {shlex.quote(hardware.name)}{listed} "
-        f"--dtype {dtype} --tokens {tokens} --batch {batch} --structure {shlex.quote(structure)} "
-        f"--retention {percent / 100}",
-        language="bash",
-    )
-    found = _prediction(config, Scenario(hardware, tokens, batch, dtype))
+    scenario = Scenario(hardware, tokens, batch, dtype, graphs=graphs)
+    listed = hardware.name in [entry["name"] for entry in own]
+    code = reproduce.predicted(checkpoint, structure, percent / 100, scenario, own_hardware=listed)
+    st.code(code.command, language=None, wrap_lines=True)
+    again.show(code, command=False)
+    found = _prediction(config, scenario)
     _numbers(found.lines, hardware)
+    _launch_bound(found.launch_bound)
     left, right = st.columns(2)
     plot(left, found.speedup, "predicted speed-up")
     left.caption(say("curve_help") + " " + _pays(found.pays))
@@ -75,8 +78,8 @@ def show(config: SubllmConfig, checkpoint: str) -> None:
     right.caption(say("growth_predicted"))
     plot(st, found.modules, "module times")
     st.caption(say("modules_help"))
-    st.subheader(say("paper"), help=say("paper_help"))
-    _paper(found.paper)
+    st.subheader(say("papers"), help=say("papers_help"))
+    _papers(found.papers)
 
 
 @cache
@@ -91,17 +94,19 @@ class _Prediction:
 
     Attributes:
         lines: times and memory.
+        launch_bound: phases that take longer to launch than to run.
         pays: context length from which the SUBLLM is at least as fast, by phase; None if it never is.
         speedup, cache, modules: figures.
-        paper: what the paper reports, next to predictions.
+        papers: what papers report, next to predictions.
     """
 
     lines: list[Line]
+    launch_bound: list[LaunchBound]
     pays: dict[str, int | None]
     speedup: Any
     cache: Any
     modules: Any
-    paper: list[Row]
+    papers: list[Paper]
 
 
 def _prediction(config: SubllmConfig, scenario: Scenario) -> _Prediction:
@@ -111,17 +116,18 @@ def _prediction(config: SubllmConfig, scenario: Scenario) -> _Prediction:
     if found is None:
         found = _Prediction(
             predict(config, scenario),
+            launch_bound(config, scenario),
             {phase: break_even(config, phase, scenario) for phase in PHASES},
             cost_figures.predicted_speedup(config, scenario, _LENGTHS, words),
             cost_figures.predicted_cache(config, scenario, _LENGTHS, words),
             cost_figures.module_times(config, scenario, words),
-            paper_rows(scenario.hardware),
+            papers(scenario.hardware),
         )
         own.found["prediction"] = (key, found)
     return found
 
 
-def _own_hardware(own: list[dict[str, object]], dtype: str) -> None:
+def _own_hardware(own: list[dict[str, object]], dtype: str, settings: Settings) -> None:
     """A form for custom rows, which are kept for the session and can be saved."""
     with st.popover(say("own_hardware"), icon=":material/developer_board:"):
         with st.form("own hardware row", border=False):
@@ -131,14 +137,19 @@ def _own_hardware(own: list[dict[str, object]], dtype: str) -> None:
                 "teraflops": {dtype: st.number_input(f"{say('own_rate')} ({dtype})", min_value=0.0)},
                 "gigabytes_per_second": st.number_input(say("own_bandwidth"), min_value=0.0),
                 "gigabytes": st.number_input(say("own_memory"), min_value=0.0),
+                "launch_microseconds": st.number_input(say("own_launch"), min_value=0.0),
                 "source": st.text_input(say("own_source")),
             }
             added = st.form_submit_button(say("own_add"))
-        pressed = st.button(say("own_measure"), icon=":material/speed:", help=say("check_help"))
+        allowed = Feature.CALIBRATION in settings.limits.features
+        pressed = allowed and st.button(say("own_measure"), icon=":material/speed:", help=say("check_help"))
         progress = ProgressBar("stop calibrating")
         if pressed:
-            with progress:
-                entry, added = _entry(engine.calibrate(engine.devices()[0], dtype, progress)), True
+            try:
+                with working("calibration", settings, progress, Feature.CALIBRATION) as work:
+                    entry, added = _entry(engine.calibrate(engine.devices()[0], dtype, work)), True
+            except (SubllmError, AnalysisError) as error:
+                show_error(error)
         if added:
             try:
                 Hardware.parse(entry)
@@ -161,6 +172,7 @@ def _entry(hardware: Hardware) -> dict[str, object]:
         "teraflops": {dtype: rate / 1e12 for dtype, rate in hardware.operations.items()},
         "gigabytes_per_second": hardware.bandwidth / 1e9,
         "gigabytes": hardware.memory / 1e9,
+        "launch_microseconds": 1e6 * hardware.launch_seconds,
         "source": hardware.source,
     }
 
@@ -181,6 +193,27 @@ def _numbers(lines: Sequence[Line], hardware: Hardware) -> None:
         st.warning(say("too_big", need=f"{needed / 1e9:,.1f}", have=f"{hardware.memory / 1e9:,.1f}"))
 
 
+def _launch_bound(phases: Sequence[LaunchBound]) -> None:
+    """Say where the model is too small for the hardware to show what it saves."""
+    cells = []
+    for found in phases:
+        where = {(True, True): "either", (True, False): "tokens", (False, True): "batch", (False, False): "never"}
+        ending = where[found.tokens is not None, found.batch is not None]
+        cells.append(
+            say(
+                "launch_bound",
+                phase=say(f"phase_what_{found.phase}"),
+                launching=f"{1000 * found.launching:,.2f}",
+                working=f"{1000 * found.working:,.2f}",
+                from_where=say(
+                    f"launch_bound_{ending}", tokens=f"{found.tokens or 0:,}", batch=f"{found.batch or 0:,}"
+                ),
+            )
+        )
+    if cells:
+        st.info("\n\n".join(cells), icon=":material/rocket_launch:")
+
+
 def _pays(lengths: Mapping[str, int | None]) -> str:
     cells = []
     for phase, length in lengths.items():
@@ -190,17 +223,26 @@ def _pays(lengths: Mapping[str, int | None]) -> str:
     return say("pays_predicted_title", cells=say("semicolon").join(cells))
 
 
-def _paper(reported: Sequence[Row]) -> None:
-    rows = [
-        {
-            say("paper_what"): say(f"paper_{row.what}", tokens=f"{row.tokens:,}"),
-            say("paper_reported"): f"{row.reported:.2f}×",
-            say("paper_predicted"): say("comma").join(
-                f"{say(f'paper_phase_{phase}')} {ratio:.2f}×" for phase, ratio in row.predicted.items()
-            ),
-        }
-        for row in reported
-    ]
-    st.table(pd.DataFrame(rows).set_index(say("paper_what")))
-    batches = {what: f"{batch_that_saves(what):.1f}" for what in ("training", "inference")}
-    st.caption(say("paper_note", batch=BATCH, **batches))
+def _papers(found: Sequence[Paper]) -> None:
+    for paper in found:
+        st.markdown(f"**{plain(say(f'paper_title_{paper.key}'))}**")
+        rows = [
+            {
+                say("paper_what"): plain(f"{figure.system}, {_named(figure)}"),
+                say("paper_reported"): f"{figure.reported}× {figure.measured}" if figure.reported else "–",
+                say("paper_predicted"): say("comma").join(
+                    f"{say(f'paper_of_{what}')} {f'{ratio.low:.1%}' if what in SHARES else f'{ratio}×'}"
+                    for what, ratio in figure.predicted.items()
+                )
+                or "–",
+                say("paper_source"): figure.source or "–",
+            }
+            for figure in paper.figures
+        ]
+        st.table(pd.DataFrame(rows).set_index(say("paper_what")))
+        st.caption(plain(say(f"paper_note_{paper.key}")))
+
+
+def _named(figure: Figure) -> str:
+    name = say(f"paper_{figure.what}")
+    return say("paper_at", what=name, tokens=f"{figure.tokens:,}") if figure.tokens else name

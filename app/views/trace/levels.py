@@ -1,44 +1,57 @@
 """Statistics of a run's levels, and the most likely continuation."""
 
+from collections.abc import Callable
+
+import numpy as np
 import pandas as pd
+import plotly.graph_objects as go
 import streamlit as st
 
 from analysis import Trace
+from analysis.figures import summary
 from analysis.figures import trace as figures
+from analysis.figures.routing_view.data import Shown
+from analysis.figures.terms import level_name, level_words, router_name
 from analysis.trace.statistics import rule_overlap
-from app.components.routing_view import Shown
 from app.messages import plain, plot
 from app.strings import language, say, table
 
 
 def show(trace: Trace, shown: Shown) -> None:
-    """Distributions of the chosen level, one tab at a time."""
-    words, level = table(language()), shown.level
-    st.caption(say("level_here", level=figures.level_name(trace, level, words)))
-    names = [say(f"tab_{name}") for name in ("overview", "scores", "bypass", "share", "runs", "scales", "blocks")]
-    tabs = st.tabs(names, on_change="rerun", key="statistics")  # only the open one is drawn
-    overview, scores, bypass, share, lengths, scales, blocks = tabs
-    if overview.open:
-        overview.table(_overview(trace))
-        overview.caption(say("overview_help"))
-    if scores.open:
-        with scores:
-            _scores(trace, level)
-    if bypass.open:
-        plot(bypass, figures.bypass_contribution(trace, level, words), "bypass")
-        bypass.caption(say("bypass_help"))
-    if share.open:
-        plot(share, figures.processed_share(trace, level, words), "share")
-        share.caption(say("share_help"))
-    if lengths.open:
-        plot(lengths, figures.kept_runs(trace, level, words), "runs")
-        lengths.caption(say("runs_help"))
-    if scales.open:
-        plot(scales, figures.bypass_scales(trace, words), "scales")
-        scales.caption(say("scales_help"))
-    if blocks.open:
-        plot(blocks, figures.tokens_per_block(trace, words), "blocks")
-        blocks.caption(say("blocks_help"))
+    """Distributions of the chosen level, one tab at a time; what its router does not have is left out, and why."""
+    routing, level = trace.routing, shown.level
+    words = table(language())
+    own = level_words(trace, level, words)
+    st.caption(say("level_here", level=level_name(trace, level, words)))
+    views: dict[str, Callable[[], None]] = {"overview": lambda: _overview(trace)}
+    if routing.scores_tokens(level):
+        views["scores"] = lambda: _scores(trace, level)
+    else:
+        st.caption(plain(no_scores(trace, level)))
+    if not np.isnan(routing.contribution_norm[level - 1]).all():
+        views["bypass"] = lambda: _figure(
+            figures.bypass_contribution(trace, level, words), "bypass", own["bypass_help"]
+        )
+        views["share"] = lambda: _figure(figures.processed_share(trace, level, words), "share", own["share_help"])
+    elif routing.reached[level - 1].any():
+        st.caption(say("no_contribution", level=level_name(trace, level, words)))
+    if not routing.merges[level - 1]:  # whose groups are all alike
+        views["runs"] = lambda: _figure(figures.kept_runs(trace, level, words), "runs", own["runs_help"])
+    views["blocks"] = lambda: _figure(figures.tokens_per_block(trace, words), "blocks", say("blocks_help"))
+    if any(routing.bypassed):
+        views["scales"] = lambda: _figure(figures.bypass_scales(trace, words), "scales", say("scales_help"))
+    if not routing.bypassed[level - 1]:
+        st.caption(plain(no_bypass(trace, level)))
+    tabs = st.tabs([own[f"tab_{name}"] for name in views], on_change="rerun", key="statistics")
+    for tab, view in zip(tabs, views.values(), strict=True):
+        if tab.open:  # only the open one is drawn
+            with tab:
+                view()
+
+
+def _figure(figure: go.Figure, name: str, explained: str) -> None:
+    plot(st, figure, name)
+    st.caption(explained)
 
 
 def no_scores(trace: Trace, level: int) -> str:
@@ -48,20 +61,33 @@ def no_scores(trace: Trace, level: int) -> str:
         trace: trace of a prompt.
         level: whose router does not score.
     """
-    name = figures.level_name(trace, level, table(language()))
-    return say("no_scores", level=name, router=str(trace.routing.routers[level - 1]))
+    return _without("no_scores", trace, level)
+
+
+def no_bypass(trace: Trace, level: int) -> str:
+    """The message for a level without a bypass.
+
+    Args:
+        trace: trace of a prompt.
+        level: that has no bypass.
+    """
+    return _without("no_bypass", trace, level)
+
+
+def _without(key: str, trace: Trace, level: int) -> str:
+    words = table(language())
+    name = level_name(trace, level, words)
+    router = router_name(str(trace.routing.routers[level - 1]), words)
+    return level_words(trace, level, words)[key].format(level=name, router=router)
 
 
 def _scores(trace: Trace, level: int) -> None:
     """The scores of a level, and how its kept tokens differ from those of the training rule."""
-    if not trace.routing.scores_tokens(level):
-        st.info(plain(no_scores(trace, level)))
-        return
-    plot(st, figures.score_histogram(trace, level, table(language())), "histogram")
+    words = table(language())
+    plot(st, figures.score_histogram(trace, level, words), "histogram")
     rules = rule_overlap(trace.routing, level)
     st.caption(
-        say(
-            "rules",
+        level_words(trace, level, words)["rules"].format(
             kept=f"{rules.kept:,}",
             share=f"{trace.routing.retention_ratios[level - 1]:.0%}",
             highest=f"{rules.highest:,}",
@@ -71,21 +97,11 @@ def _scores(trace: Trace, level: int) -> None:
     )
 
 
-def _overview(trace: Trace) -> pd.DataFrame:
-    """Kept tokens of every level, and their overlap with those of the training rule."""
-    rows, routing = {}, trace.routing
-    for level in routing.levels:
-        row = level - 1
-        reached, kept = int(routing.reached[row].sum()), int(routing.kept[row].sum())
-        overlap = f"{rule_overlap(routing, level).overlap:.0%}" if routing.scores_tokens(level) else "–"
-        rows[figures.level_name(trace, level, table(language()))] = {
-            say("overview_reached"): f"{reached:,}",
-            say("overview_kept"): f"{kept:,}",
-            say("overview_share"): f"{kept / reached:.1%}" if reached else "–",
-            say("overview_nominal"): f"{routing.retention_ratios[row]:.1%}",
-            say("overview_overlap"): overlap,
-        }
-    return pd.DataFrame.from_dict(rows, orient="index")
+def _overview(trace: Trace) -> None:
+    """Kept and merged tokens of every level, and their overlap with those of the training rule."""
+    st.table(summary.level_table(trace, table(language())))
+    if any(trace.routing.scored):
+        st.caption(say("overview_help"))
 
 
 def continuation(trace: Trace) -> None:
@@ -99,16 +115,12 @@ def continuation(trace: Trace) -> None:
 
 
 def _next_tokens(trace: Trace) -> None:
-    found = trace.predictions
-    if found is None:
+    if trace.predictions is None:
         st.text(say("unmeasured"))
         return
-    columns = {
-        say("token"): [repr(str(piece)) for piece in found.next_pieces],
-        say("probability"): found.next_probabilities,
-    }
+    found = pd.DataFrame(summary.next_tokens(trace), columns=[say("token"), say("probability")])
     bar = st.column_config.ProgressColumn(format="percent", min_value=0, max_value=1)
-    st.dataframe(pd.DataFrame(columns), hide_index=True, height="content", column_config={say("probability"): bar})
+    st.dataframe(found, hide_index=True, height="content", column_config={say("probability"): bar})
 
 
 def _continuation(trace: Trace) -> None:
@@ -117,12 +129,7 @@ def _continuation(trace: Trace) -> None:
         st.caption(say("continuation_title"), help=say("continuation_help"))
         st.text(say("continuation_none"))
         return
-    words, count = table(language()), len(found.ids)
-    st.caption(say("continuation", n=count), help=say("continuation_help"))
+    st.caption(say("continuation", n=len(found.ids)), help=say("continuation_help"))
     st.text(found.text)
-    if trace.routing.num_levels:
-        kept = [
-            say("labelled", label=figures.level_name(trace, level, words), value=f"{found.kept[level - 1].sum():,}")
-            for level in trace.routing.levels
-        ]
-        st.caption(say("new_kept", n=count) + " " + say("comma").join(kept))
+    if kept := summary.new_tokens(trace, table(language())):
+        st.caption(kept)

@@ -8,13 +8,18 @@ import streamlit as st
 
 from analysis import Trace
 from analysis.figures import debug as debug_figures
-from analysis.figures import trace as figures
+from analysis.figures import summary
+from analysis.figures.quoted import quoted
+from analysis.figures.terms import level_name
 from analysis.trace.pairs import Pairing, differing, overlap, pair
+from app import reproduce
 from app.messages import plain, plot
 from app.settings import Settings
 from app.state import Run, session
 from app.strings import language, say, table
-from app.views.trace import costs, levels
+from app.views import again
+from app.views.boxes import one_of
+from app.views.trace import levels
 
 _SHOWN = 200  # tokens in a list
 _CONTEXT = 30  # characters on either side
@@ -29,8 +34,9 @@ def show(run: Run, settings: Settings) -> None:
         st.info(say("beside_one"), icon=":material/compare:")
         return
     names = {key: other.name for key, other in others.items()}
-    chosen = st.selectbox(say("beside_with"), list(names), format_func=names.__getitem__, key="beside with")
+    chosen = one_of(say("beside_with"), list(names), names.__getitem__, "beside with")
     compare(run.trace, others[chosen].trace, (run.name, names[chosen]))
+    again.show(reproduce.compared(), note=say("again_saved"))
 
 
 def compare(first: Trace, second: Trace, names: tuple[str, str]) -> None:
@@ -63,14 +69,14 @@ def _summary(trace: Trace) -> dict[str, str]:
     nothing = say("unmeasured")
     likeliest = nothing
     if predictions is not None:
-        likeliest = f"{str(predictions.next_pieces[0])!r} {predictions.next_probabilities[0]:.1%}"
+        likeliest = f"{quoted(str(predictions.next_pieces[0]))} {predictions.next_probabilities[0]:.1%}"
     perplexity = nothing
     if likelihood is not None:
         perplexity = f"{likelihood.perplexity:.2f}" if trace.num_tokens > 1 else "–"
     return {
         say("beside_kept"): ", ".join("–" if np.isnan(kept) else f"{kept:.0%}" for kept in trace.routing.retention)
         or "–",
-        say("beside_work"): f"{costs.work(trace):.0%}",
+        say("beside_work"): f"{summary.work(trace):.0%}",
         say("beside_next"): likeliest,
         say("beside_perplexity"): perplexity,
         say("continuation_title"): nothing if continuation is None else continuation.text,
@@ -80,22 +86,10 @@ def _summary(trace: Trace) -> dict[str, str]:
 def _levels(first: Trace, second: Trace, pairing: Pairing) -> None:
     words = table(language())
     found = overlap(first.routing, second.routing, pairing)
-    names = {level: figures.level_name(first, level, words) for level in found.index}
-    shown = pd.DataFrame(
-        {
-            say("beside_kept_first"): found["kept_first"].map("{:.0%}".format),
-            say("beside_kept_second"): found["kept_second"].map("{:.0%}".format),
-            say("beside_both"): found["both"].map("{:.0%}".format),
-            say("beside_differ"): found["differ"].map("{:,}".format),
-            say("beside_correlation"): found["correlation"].map(
-                lambda value: "–" if np.isnan(value) else f"{value:.3f}"
-            ),
-        }
-    )
-    shown.index = pd.Index(list(names.values()))
-    st.table(shown)
+    names = {level: level_name(first, level, words) for level in found.index}
+    st.table(summary.overlap_table(first, found, words))
     st.caption(say("beside_levels"))
-    level = st.selectbox(say("edit_level"), list(names), format_func=names.__getitem__, key="beside level")
+    level = one_of(say("edit_level"), list(names), names.__getitem__, "beside level")
     left, right = st.columns(2)
     silent = next((trace for trace in (first, second) if not trace.routing.scores_tokens(level)), None)
     if silent is None:

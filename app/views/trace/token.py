@@ -7,29 +7,36 @@ import streamlit as st
 from analysis import AnalysisError, Trace
 from analysis.debug.lens import Lens
 from analysis.figures import trace as figures
+from analysis.figures.routing_view.data import Shown
+from analysis.figures.terms import common_word, level_name, state_in_words
 from analysis.trace.statistics import score_rank
 from app import engine
-from app.components.routing_view import Shown
-from app.messages import ProgressBar, plot, show_error
+from app.messages import ProgressBar, plain, plot, show_error
+from app.settings import Settings
 from app.state import Run, session
 from app.strings import language, say
 from app.strings import table as words
+from app.views import elsewhere
+from app.views.trace.levels import no_bypass
+from app.visitors import working
 from subllm import SubllmError
 
 
-def show(run: Run, shown: Shown) -> None:
+def show(run: Run, shown: Shown, settings: Settings) -> None:
     """The selected token, on demand, since this runs the model again."""
     own, trace, token = session(), run.trace, shown.selected
     if token is None:
         st.caption(say("depth_hint"))
+        return
+    if elsewhere.model_absent(run):
         return
     key = (trace.run, token)
     pressed = st.button(say("depth_run", n=f"{token:,}"), icon=":material/vertical_align_center:", key="follow")
     progress = ProgressBar("stop following")
     if pressed:
         try:
-            with progress:
-                own.found["lens"] = (key, engine.follow(run.recipe.model, trace, token, progress))
+            with working("lens", settings, progress) as work:
+                own.found["lens"] = (key, engine.follow(run.recipe.model, trace, token, work))
         except (SubllmError, AnalysisError) as error:
             show_error(error)
     known = own.recall("lens", key)
@@ -40,7 +47,7 @@ def show(run: Run, shown: Shown) -> None:
     left, right = st.columns(2)
     plot(left, figures.lens(found, pieces, words(language())), "lens")
     left.caption(say("lens_caption"))
-    if trace.routing.kept[:, token].any():
+    if np.nan_to_num(trace.routing.contribution_norm[:, token]).any():
         plot(right, figures.contribution_histogram(trace, found, words(language())), "channels")
         right.caption(say("depth_channels"))
     elif trace.routing.num_levels:
@@ -49,7 +56,11 @@ def show(run: Run, shown: Shown) -> None:
 
 def _numbers(trace: Trace, found: Lens, token: int) -> None:
     """A table with a row per level."""
-    routing, rows = trace.routing, []
+    routing, rows, table = trace.routing, [], words(language())
+
+    def column(key: str) -> str:
+        return common_word(trace, key, table)
+
     for level in routing.levels:
         row = level - 1
         reached = bool(routing.reached[row, token])
@@ -58,12 +69,12 @@ def _numbers(trace: Trace, found: Lens, token: int) -> None:
         rank, among = score_rank(routing, level, token) if scored else (0, 0)
         rows.append(
             {
-                say("depth_level"): figures.level_name(trace, level, words(language())),
-                say("depth_state"): _state(trace, level, token),
-                say("depth_score"): _number(routing.scores[row, token], "+.3f"),
+                say("depth_level"): level_name(trace, level, table),
+                say("depth_state"): state(trace, level, token),
+                column("depth_score"): _number(routing.scores[row, token], "+.3f"),
                 say("depth_threshold"): _number(routing.thresholds[row], "+.3f"),
                 say("depth_rank"): f"{rank:,} / {among:,}" if scored else "–",
-                say("view_weight"): f"{routing.weights[row, token]:.3f}" if routing.kept[row, token] else "–",
+                column("depth_weight"): f"{routing.weights[row, token]:.3f}" if routing.kept[row, token] else "–",
                 say("depth_before"): _number(before, ".1f"),
                 say("depth_inside"): _number(inside, ".1f"),
                 say("depth_added"): _number(routing.contribution_norm[row, token], ".1f"),
@@ -71,14 +82,27 @@ def _numbers(trace: Trace, found: Lens, token: int) -> None:
             }
         )
     if rows:
-        st.table(pd.DataFrame(rows).set_index(say("depth_level")))
-        st.caption(say("depth_numbers"))
+        shown = pd.DataFrame(rows).set_index(say("depth_level"))
+        if not any(routing.scored):
+            shown = shown.drop(columns=[column("depth_score"), say("depth_threshold"), say("depth_rank")])
+        st.table(shown)
+        st.caption(common_word(trace, "depth_numbers", table, "\n\n"))
+        without = [level for level in routing.levels if not routing.bypassed[level - 1]]
+        if any(routing.bypassed) and without:
+            st.caption(plain(no_bypass(trace, without[0])))
 
 
-def _state(trace: Trace, level: int, token: int) -> str:
+def state(trace: Trace, level: int, token: int) -> str:
+    """What a level did with a token, in the language of the page.
+
+    Args:
+        trace: trace of a prompt.
+        level: number of the level.
+        token: index of the token.
+    """
     routing, row = trace.routing, level - 1
-    state = "kept" if routing.kept[row, token] else "dropped" if routing.reached[row, token] else "absent"
-    name = say(f"view_{state}State")
+    reached, kept, into = routing.reached[:, token], routing.kept[:, token], int(routing.merged_into[row, token])
+    name = state_in_words(trace, level, reached.tolist(), kept.tolist(), into, words(language()))
     return say("view_levelEdited", title=name) if routing.edited[row, token] else name
 
 

@@ -1,45 +1,81 @@
 """The benchmark: operations are counted as torch counts them, and the command reports what it measured."""
 
+import pyarrow
+import pyarrow.parquet
 import pytest
 import torch
+from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.utils.flop_counter import FlopCounterMode
 
 from analysis.commands.efficiency import main
 from analysis.cost.benchmark_text import benchmark_text, prompt_of
 from analysis.cost.comparison import Baseline, Comparison, Setting, baseline, compare
-from analysis.cost.operations import attention_operations, decode_operations, linear_operations, prefill_operations
+from analysis.cost.operations import (
+    attention_operations,
+    decode_operations,
+    linear_operations,
+    prefill_operations,
+    window_pairs,
+)
 from analysis.cost.sweep import facts_of, from_parquet, settings_of, to_parquet
 from analysis.errors import AnalysisError
 from analysis.figures.cost import measured_break_even
 from analysis.trace.prefill import prefill
 from subllm.checkpoints.dense import routing_off
-from tests.conftest import run_command, tiny_model
+from subllm.routing import ROUTERS
+from tests.conftest import run_command, tiny_config, tiny_model
 
 
 def trace(model, ids, cache, probe):
     return prefill(model, ids, cache=cache, probe=probe)
 
 
-@pytest.mark.parametrize("structure", ["TTT", "T(T)T", "T(T(TT)T)(T)"])
-def test_operations_equal_what_torch_counts(structure):
-    model = tiny_model(structure, attn_implementation="eager")
+ROUTED = [
+    *(({"router": name}, structure) for name in sorted(ROUTERS) for structure in ("T(T)T", "T(T(TT)T)(T)")),
+    ({"router": "mod", "predictor": True}, "T(T)T(T)"),
+    ({"router": ["stride", "mod"], "retention_ratio": [0.5, 0.3]}, "T(TT(T)T)T"),
+    ({}, "TTT"),
+    ({"window": 7}, "CTC"),
+    ({"window": 64, "light_heads": 2, "light_intermediate_size": 5}, "C(CT)C"),
+    ({"router": "stride", "retention_ratio": 0.5}, "C(TC)"),
+]
+
+
+@pytest.mark.parametrize(("fields", "structure"), ROUTED, ids=str)
+def test_operations_equal_what_torch_counts(fields, structure):
+    fields = {"retention_ratio": 0.5} | fields if "(" in structure else fields
+    model = tiny_model(structure, attn_implementation="eager", **fields)
+    config = model.config
     ids = torch.randint(1, 97, (1, 40), generator=torch.Generator().manual_seed(0))
-    with torch.inference_mode():
+    with torch.inference_mode(), sdpa_kernel(SDPBackend.MATH):
         with FlopCounterMode(display=False) as counter:
             output = model(ids, output_routing=True, logits_to_keep=1)
         levels = [40, *(int(record.kept.sum()) for record in output.routing)]
-        tokens = [levels[level] for level in model.config.parsed_structure.block_levels]
-    # eager attention computes all T² pairs, a causal kernel T(T+1)/2 of them
-    extra = sum(attention_operations(model.config, n * n - n * (n + 1) // 2) for n in tokens)
-    assert counter.get_total_flops() == prefill_operations(model.config, tokens) + extra
+    # these kernels compute all pairs of queries and keys, and not only those that a query sees
+    extra = 0
+    for block, level in enumerate(config.parsed_structure.block_levels):
+        n = levels[level]
+        if block in config.parsed_structure.light_heavy:
+            query, keys, _ = (levels[site.level] for site in config.parsed_structure.light_heavy[block])
+            heavy = config.num_attention_heads - config.light_heads
+            extra += 4 * 8 * config.light_heads * (n * n - window_pairs(n, config.window))
+            extra += 4 * 8 * heavy * (query * keys - query * (keys + 1) / 2)
+        else:
+            extra += attention_operations(config, n * n - n * (n + 1) // 2)
+    predictors = sum(
+        2 * levels[site.parent] * (32 * 16 + 16) * config.predictor for site in config.parsed_structure.sites
+    )
+    assert counter.get_total_flops() == prefill_operations(config, levels) + extra + predictors
 
 
-def test_one_token_decoded_is_the_difference_of_two_prompts():
-    config = tiny_model("TTT").config
-    head = prefill_operations(config, [0, 0, 0])
-    more = prefill_operations(config, [11, 11, 11]) - prefill_operations(config, [10, 10, 10])
-    assert decode_operations(config, [11, 11, 11]) == more + head
-    assert decode_operations(config, []) == head
+@pytest.mark.parametrize("structure", ["TTT", "TCT", "CC"])
+def test_one_token_decoded_is_the_difference_of_two_prompts(structure):
+    config = tiny_config(structure, **({"window": 5} if "C" in structure else {}))
+    levels = 1 + config.parsed_structure.num_levels
+    head = prefill_operations(config, [0] * levels)
+    more = prefill_operations(config, [11] * levels) - prefill_operations(config, [10] * levels)
+    assert decode_operations(config, [11] * levels, [True] * levels) == more + head
+    assert decode_operations(config, [0] * levels, [False] * levels) == head
     assert linear_operations(config) == 2 * (32 * 32 * 2 + 32 * 16 * 2 + 3 * 32 * 48)
 
 
@@ -138,6 +174,25 @@ def test_measurements_survive_a_parquet_file(checkpoint):
     for data in (b"", b"PAR1", to_parquet(facts, [])):
         with pytest.raises(AnalysisError, match="not a Parquet file of measurements"):
             from_parquet(data)
+
+
+@pytest.mark.parametrize(
+    ("columns", "said"),
+    [
+        ({"structure": ["T" * 1_000_000] * 3000}, "would take .* MiB"),
+        ({"tokens": [1] * 1_000_000}, "has 1,000,000 rows"),
+        ({"seconds": [[0.5] * 3_000_000] * 4}, "would take .* MiB"),
+        ({"words": ["T"]}, "has a column 'words'"),
+    ],
+)
+def test_a_small_file_that_would_take_much_memory_is_refused_before_it_is_read(columns, said, monkeypatch):
+    sink = pyarrow.BufferOutputStream()
+    pyarrow.parquet.write_table(pyarrow.table(columns), sink, compression="zstd")
+    data = sink.getvalue().to_pybytes()
+    assert len(data) < 200_000
+    monkeypatch.setattr(pyarrow.parquet.ParquetFile, "read", lambda *_, **__: pytest.fail("it is read"))
+    with pytest.raises(AnalysisError, match=said):
+        from_parquet(data)
 
 
 def test_a_sweep_writes_its_results_and_goes_on_on_the_same_machine(tiny_checkpoint, tmp_path):

@@ -8,7 +8,11 @@ from captum.attr import LayerConductance
 from analysis import AnalysisError
 from analysis.debug.attribution import attribute
 from analysis.debug.attribution_methods import Method
+from analysis.debug.edit_override import EditOverride
+from analysis.debug.edits import parse_edits
 from analysis.debug.target import Question, Target
+from subllm import Probe
+from tests.analysis.debug.conftest import prompt_of
 from tests.conftest import tiny_model
 
 IDS = np.array([5, 9, 33, 7, 60, 12, 2, 81, 44, 20])
@@ -54,23 +58,51 @@ def test_integrated_gradients_add_up_to_the_value(model, question):
     assert np.abs(found.values[question.token + 1 :]).max(initial=0) < 1e-6, "nothing after it was read"
 
 
+def check_gradients(target):
+    """Compare gradients with finite differences."""
+    embeddings = target.embeddings.clone().requires_grad_()
+    (gradient,) = torch.autograd.grad(target(embeddings).sum(), embeddings)
+    for token in (0, 3, 7):
+        direction = torch.zeros_like(embeddings)
+        direction[0, token] = torch.randn(32, generator=torch.Generator().manual_seed(token), dtype=torch.float64)
+        step = 1e-4
+        with torch.no_grad():
+            ahead, behind = (target(target.embeddings + sign * step * direction) for sign in (1, -1))
+        slope = (ahead - behind).item() / (2 * step)
+        assert (gradient * direction).sum().item() == pytest.approx(slope, rel=1e-2, abs=1e-3)
+
+
 @pytest.mark.parametrize("held", ["kept", "routing"])
 @pytest.mark.parametrize("question", [Question(9), Question(7, level=1)])
 def test_gradients_with_frozen_routing_match_finite_differences(model, held, question):
-    target = Target(model.double(), IDS, question, held)
     try:
-        embeddings = target.embeddings.clone().requires_grad_()
-        (gradient,) = torch.autograd.grad(target(embeddings).sum(), embeddings)
-        for token in (0, 3, 7):
-            direction = torch.zeros_like(embeddings)
-            direction[0, token] = torch.randn(32, generator=torch.Generator().manual_seed(token), dtype=torch.float64)
-            step = 1e-3
-            with torch.no_grad():
-                ahead, behind = (target(target.embeddings + sign * step * direction) for sign in (1, -1))
-            slope = (ahead - behind).item() / (2 * step)
-            assert (gradient * direction).sum().item() == pytest.approx(slope, rel=1e-2, abs=1e-3)
+        check_gradients(Target(model.double(), IDS, question, held))
     finally:
         model.float()
+
+
+EDITED = ["drop 2,3@1; keep 6@1", "retention 0.3@*", "threshold 0.4@1; bypass 0.5@2", "dense@*; budget 5@1"]
+
+
+@pytest.mark.parametrize(
+    ("edits", "fields"),
+    [*((each, {}) for each in EDITED), (EDITED[2], {"router": "mod"}), (EDITED[0], {"router": "stride"})],
+)
+@pytest.mark.parametrize("held", ["kept", "routing", "nothing"])
+def test_a_run_with_edits_is_explained_with_them(edits, fields, held):
+    model, prompt = tiny_model("T(T(T)T)T", **fields), prompt_of(IDS)
+
+    def override():
+        return EditOverride(parse_edits(edits), prompt)
+
+    with torch.no_grad():
+        logits = model(torch.tensor(IDS)[None], use_cache=False, probe=Probe(override=override())).logits
+    question = Question(7)  # the tokens after it count for an edit that reaches a retention
+    expected = logits[0, 7].log_softmax(-1).max().item()
+    found = attribute(model, IDS, question, "input x gradient", held, override=override())
+    assert found.value == pytest.approx(expected, abs=1e-5)
+    if held != "nothing":  # free routing has jumps
+        check_gradients(Target(model.double(), IDS, question, held, override()))
 
 
 def test_free_routing_sees_that_a_token_is_dropped_and_frozen_routing_does_not():

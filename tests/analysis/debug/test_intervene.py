@@ -17,25 +17,17 @@ from analysis.debug.edits import Edit, parse_edits, without, write_edits
 from analysis.debug.intervene import intervene, reachable, run_unedited
 from analysis.debug.named_tokens import ranges
 from analysis.debug.search import candidates, estimate_effects, measure_effects
-from analysis.trace.parts import Prompt
 from analysis.trace.prefill import prefill
 from analysis.trace.tokenize import read_prompt
 from analysis.trace.trace import Trace
 from subllm import Probe
 from subllm.checkpoints.load import Checkpoint
 from subllm.structure import BLOCK
+from tests.analysis.debug.conftest import prompt_of
 from tests.conftest import byte_tokenizer, run_command, tiny_model
 
 STRUCTURE = "T(T(TT)T)(T)T"
 LENGTH = 40
-
-
-def prompt_of(ids):
-    """A prompt of two letters a token."""
-    text = "".join(f"{'ab'[number % 2]}{number % 10}" for number in range(len(ids)))
-    starts = np.arange(len(ids)) * 2
-    pieces = np.asarray([text[start : start + 2] for start in starts], dtype=np.str_)
-    return Prompt(text, np.asarray(ids, dtype=np.int64), starts, starts + 2, pieces)
 
 
 def checkpoint_of(model):
@@ -82,6 +74,8 @@ EDITS = [
     "keep 4@*",
     "drop digits@1",
     "keep 'b1'@2",
+    "drop last 20@1",
+    "budget 3@*",
 ]
 
 
@@ -125,7 +119,7 @@ def edited_runs(draw):
     scored = [level for level in range(1, levels + 1) if router[level - 1] == "subllm"]
     edits = []
     for _ in range(draw(st.integers(0, 4))):
-        kind = draw(st.sampled_from(["keep", "drop", "dense", "bypass", "threshold", "retention"]))
+        kind = draw(st.sampled_from(["keep", "drop", "dense", "bypass", "threshold", "retention", "budget"]))
         if kind in ("threshold", "retention"):
             if not scored:
                 continue
@@ -137,12 +131,14 @@ def edited_runs(draw):
             tokens = draw(
                 st.one_of(
                     st.sets(st.integers(0, length - 1), min_size=1).map(lambda found: ranges(sorted(found))),
-                    st.sampled_from(["letters", "digits", "'a0'"]),
+                    st.sampled_from(["letters", "digits", "'a0'", "last 3"]),
                 )
             )
             edits.append(Edit(kind, level, tokens))
         elif kind == "dense":
             edits.append(Edit(kind, level))
+        elif kind == "budget":
+            edits.append(Edit(kind, level, value=float(draw(st.integers(1, 12)))))
         else:
             value = draw(st.floats(0, 1) if kind == "retention" else st.floats(-1, 2))
             edits.append(Edit(kind, level, value=float(f"{value:g}")))
@@ -150,7 +146,7 @@ def edited_runs(draw):
     return model, prompt_of(ids), edits, answer
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 @given(edited_runs())
 def test_every_number_of_an_edited_run_is_the_edited_run_s(case):
     model, prompt, edits, answer = case

@@ -6,6 +6,7 @@ import torch
 
 from analysis import RunStopped
 from analysis.debug.lens import confidence, logit_lens
+from analysis.guard import Limit, silent
 from tests.conftest import tiny_model
 
 
@@ -67,5 +68,5 @@ def test_confidence_is_what_the_lens_reads_off_every_token(trace, checkpoint):
         expected = logit_lens(checkpoint.model, trace.prompt.token_ids, token).probabilities[1:]
         np.testing.assert_allclose(found[on, token], expected[on], atol=2e-3)
     assert seen == sorted(seen)
-    with pytest.raises(RunStopped, match="after the predictions of 0 of 6 blocks"):
-        confidence(checkpoint.model, trace.prompt.token_ids, seconds=-1)
+    with pytest.raises(RunStopped, match="time limit was reached"):
+        confidence(checkpoint.model, trace.prompt.token_ids, progress=Limit(silent, -1))

@@ -59,3 +59,20 @@ def test_token_text_is_escaped_in_labels():
     untouched, edited = debug_figures.two_distributions(pieces[:2], np.asarray([[0.5, 0.25], [0.75, 0.125]])).data
     assert "<" not in "".join(untouched.y)
     assert (untouched.x.tolist(), edited.x.tolist()) == ([0.5, 0.25], [0.75, 0.125])
+
+
+def test_ticks_of_small_probabilities_are_not_rounded_to_the_same_whole_percent():
+    probabilities = np.asarray([[0.009, 0.006], [0.007, 0.008]])
+    figure = debug_figures.two_distributions(np.asarray(["a", "b"]), probabilities)
+    assert figure.layout.xaxis.tickformat not in (None, ".0%")
+
+
+def test_where_all_is_0_no_axis_goes_from_minus_1_to_1():
+    trace, zeros = make_trace(tokens=6), np.zeros((3, 6))
+    flow = Conductance(np.zeros(5), zeros, zeros)
+    for figure in (
+        debug_figures.by_position(trace, zeros[0], "x"),
+        debug_figures.through_blocks(flow),
+        debug_figures.past_level(trace, flow, 1),
+    ):
+        assert "tozero" in (figure.layout.xaxis.rangemode, figure.layout.yaxis.rangemode)

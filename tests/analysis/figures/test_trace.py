@@ -7,6 +7,7 @@ import pytest
 
 from analysis import AnalysisError
 from analysis.debug.lens import logit_lens
+from analysis.figures import style
 from analysis.figures import trace as figures
 from analysis.run import RunOptions, record_trace
 from analysis.trace.tokenize import read_prompt
@@ -19,6 +20,12 @@ def at_threshold(trace, threshold):
     routing = trace.routing
     thresholds, kept = np.full(2, threshold, dtype=np.float32), np.nan_to_num(routing.scores, nan=-np.inf) > threshold
     return replace(trace, routing=replace(routing, thresholds=thresholds, kept=kept))
+
+
+def test_thirty_lines_of_a_figure_look_different_and_so_do_their_points():
+    assert len({tuple(style.line(number).values()) for number in range(30)}) == 30
+    assert len({style.line(number)["dash"] for number in range(6)}) == 6, "without colours, too: a level each"
+    assert len({(marker["color"], marker["symbol"]) for marker in (style.marker(n, 6) for n in range(30))}) == 30
 
 
 @pytest.mark.parametrize("level", [1, 2])

@@ -3,6 +3,7 @@
 import json
 import math
 import random
+import shutil
 from pathlib import Path
 
 import pytest
@@ -10,7 +11,10 @@ import torch
 
 from analysis import AnalysisError
 from analysis.commands.evaluate import main
-from analysis.quality.evaluate import at_retention, held_out_blocks, needle_prompt, needles, run_tasks
+from analysis.quality.chats import NEW_TOKENS, QUESTIONS, REPEATED, Answer, answer_questions, repeats
+from analysis.quality.evaluate import at_retention, held_out_blocks, in_a_cell, run_tasks
+from analysis.quality.needles import needle_prompt, needles
+from analysis.trace.tokenize import read_prompt
 from subllm.checkpoints.dense import load_dense, routing_off
 from subllm.checkpoints.load import load_checkpoint
 from subllm.convert.fidelity import measure_fidelity
@@ -56,12 +60,12 @@ def test_a_model_that_keeps_nothing_keeps_no_needle(loaded):
 def test_every_router_can_be_evaluated_at_a_share_of_tokens(router):
     model = tiny_model("T(T(T)T)T", router=router, retention_ratio=0.25)
     blocks = torch.randint(1, 97, (4, 64), generator=torch.Generator().manual_seed(0))
-    override = at_retention(model, blocks, 0.5)
-    own, moved = (measure_fidelity(model, routing_off(model), blocks, each) for each in (None, override))
-    if router == "subllm":
-        assert moved.retention == pytest.approx([0.5, 0.5], abs=0.02)
-    else:
-        assert moved == own, "it decides as ever"
+    if not ROUTERS[router].scores_tokens:
+        with pytest.raises(AnalysisError, match=rf"No level of this model scores tokens \(routers: {router}\)"):
+            at_retention(model, blocks, 0.5)
+        return
+    moved = measure_fidelity(model, routing_off(model), blocks, at_retention(model, blocks, 0.5))
+    assert moved.retention == pytest.approx([0.5, 0.5], abs=0.02)
     assert moved.divergence > 0
     assert at_retention(model, blocks, 0.0) is None
     with pytest.raises(AnalysisError, match=r"A retention of 1\.5 cannot be evaluated"):
@@ -101,6 +105,74 @@ def test_the_command_reports_what_the_model_computes(tiny_checkpoint, tmp_path):
     assert wrong.returncode == 1 and "from 0 to 1" in wrong.stderr
     nothing = run_command(main, *command)
     assert nothing.returncode == 1 and "nothing to do" in nothing.stderr
+
+
+def test_repeats_are_runs_of_tokens_that_stood_before():
+    assert repeats(list(range(40))) == repeats([1] * (REPEATED - 1)) == 0
+    assert repeats([1] * (REPEATED + 2)) == 2
+    assert repeats([*range(10), 99, *range(10)]) == 3
+
+
+def test_everyday_questions_are_answered_as_the_models_write_and_stand_in_a_card(tiny_checkpoint, loaded, tmp_path):
+    checkpoint, dense = loaded
+    template = "{% for m in messages %}<{{ m.role }}> {{ m.content }}\n{% endfor %}<assistant>"
+    checkpoint.tokenizer.chat_template = template
+    for model in (checkpoint.model, dense.model):
+        model.generation_config.repetition_penalty = 3.0  # no setting of a model's own counts
+    found = list(answer_questions(checkpoint, dense))
+    assert [each.question for each in found] == list(QUESTIONS)
+    last = read_prompt(QUESTIONS[-1], checkpoint.tokenizer, 512, chat=True)
+    answers = []
+    for model in (checkpoint.model, dense.model):
+        ids = torch.tensor(last.token_ids)[None]
+        with torch.no_grad():
+            for _ in range(NEW_TOKENS):
+                ids = torch.cat([ids, model(ids).logits[:, -1:].argmax(-1)], 1)
+                if ids[0, -1] == checkpoint.model.generation_config.eos_token_id:
+                    break
+        new = ids[0, len(last) :].tolist()
+        answers.append((checkpoint.tokenizer.decode(new, skip_special_tokens=True).strip(), repeats(new)))
+    assert answers[0] != answers[1]
+    (text, again), (dense_text, dense_again) = answers
+    assert found[-1] == Answer(QUESTIONS[-1], text, again, dense_text, dense_again)
+
+    own = tmp_path / "with a template"
+    shutil.copytree(tiny_checkpoint, own)
+    checkpoint.tokenizer.save_pretrained(own)
+    card = tmp_path / "README.md"
+    card.write_text("# A model\n\n## Evaluation\n\nby hand\n")
+    for number in range(2):  # the second time, its own tables are replaced
+        if number:
+            card.write_text(f"{card.read_text()}\n## Licence\n\nfree\n")
+        done = run_command(main, "--checkpoint", str(own), "--device", "cpu", "--chats", "--card", str(card))
+        assert done.returncode == 0, done.stderr
+        text = card.read_text()
+        assert text.startswith("# A model\n\n## Evaluation\n\nby hand\n\n## Evaluation\n\n<!-- subllm evaluate -->\n")
+        assert all(text.count(f"| {question} |") == 1 for question in QUESTIONS)
+        assert text.count("```\nsubllm evaluate --checkpoint") == 1 and f"- checkpoint: {checkpoint.digest}" in text
+    assert text.endswith("<!-- end of subllm evaluate -->\n\n## Licence\n\nfree\n")
+
+
+@pytest.mark.parametrize(
+    "content, message",
+    [
+        (b"caf\xe9", "cannot be read as UTF-8"),
+        (b"<!-- subllm evaluate -->\nold", 'no "<!-- end of subllm evaluate -->"'),
+    ],
+)
+def test_a_card_that_cannot_take_tables_is_refused_before_anything_is_measured(
+    content, message, tiny_checkpoint, tmp_path
+):
+    card = tmp_path / "README.md"
+    card.write_bytes(content)
+    for path, said in ((card, message), (tmp_path / "nowhere" / "x.md", "its folder does not exist")):
+        done = run_command(main, "--checkpoint", str(tiny_checkpoint), "--needles", "9", "--card", str(path))
+        assert done.returncode == 1 and said in done.stderr and "needle" not in done.stderr
+    assert card.read_bytes() == content
+
+
+def test_what_a_model_writes_is_no_markup_in_a_card():
+    assert in_a_cell("a | <b>\n\n*c* `d` [e](f) ~~g~~ $h$") == (r"a \| &lt;b&gt; \*c\* \`d\` \[e\](f) \~\~g\~\~ \$h\$")
 
 
 def test_the_harness_runs_a_task_on_our_checkpoint(tiny_checkpoint, monkeypatch):

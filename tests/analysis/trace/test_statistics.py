@@ -8,6 +8,7 @@ import pytest
 
 from analysis import AnalysisError
 from analysis.trace.statistics import jaccard, rule_overlap, run_lengths, score_rank
+from subllm.routing import ROUTERS, Router
 
 
 def edited(routing):
@@ -30,6 +31,24 @@ def test_what_was_kept_is_compared_with_the_highest_scores_as_sets(trace, level,
     assert found.overlap == len(top & kept) / len(top | kept)
     assert set(found.differing) == top ^ kept
     assert (found.kept, found.highest, found.both) == (len(kept), len(top), len(top & kept))
+
+
+def test_the_router_says_how_many_tokens_training_keeps(trace, monkeypatch):
+    class Half(Router):
+        @staticmethod
+        def quota(retention_ratio, lengths):
+            return lengths // 2
+
+    monkeypatch.setitem(ROUTERS, "half", Half)
+    for name, expected in (
+        ("half", lambda n: n // 2),
+        ("mod", lambda n: int(0.64 * n)),
+        ("colt5", lambda n: int(0.64 * n)),
+    ):
+        routing = replace(trace.routing, routers=np.asarray([name, "somebody's own"]))
+        reached = routing.reached.sum(1)
+        assert rule_overlap(routing, 1).highest == expected(reached[0])
+        assert rule_overlap(routing, 2).highest == math.ceil(0.64 * reached[1])
 
 
 def test_ranks_count_the_scores_above(trace):

@@ -5,7 +5,8 @@ import pytest
 
 from analysis.trace.tokenize import decode_pieces, read_answer, read_prompt
 from subllm import PromptError, PromptTooLongError
-from tests.conftest import byte_tokenizer
+from subllm.checkpoints import confined
+from tests.conftest import byte_tokenizer, sentencepiece_tokenizer
 
 TOKENIZER = byte_tokenizer()
 
@@ -111,3 +112,66 @@ def test_single_tokens_have_a_readable_text():
     assert pieces[0] == " the"
     assert pieces[-1] == "␀"
     assert all("\ufffd" not in piece and piece for piece in pieces.tolist())
+
+
+def test_parts_of_a_character_show_their_bytes_and_together_all_of_them():
+    ids = TOKENIZER("🦙")["input_ids"]
+    assert len(ids) > 1
+    pieces = decode_pieces(np.asarray(ids), TOKENIZER).tolist()
+    assert bytes.fromhex("".join(piece.strip("⟨⟩") for piece in pieces)) == "🦙".encode()
+
+
+def test_a_space_that_a_token_begins_with_is_part_of_its_label():
+    """SentencePiece's tokenizers leave it out at the beginning of a text."""
+    tokenizer = sentencepiece_tokenizer()
+    words = tokenizer.get_vocab()
+    ids = np.asarray([words[name] for name in ("▁cat", "cat", "▁", "<0x0A>", "<0xF0>", "<s>")])
+    assert decode_pieces(ids, tokenizer).tolist() == [" cat", "cat", " ", "\n", "⟨F0⟩", "<s>"]
+
+
+@pytest.mark.parametrize("tokenizer", [TOKENIZER, sentencepiece_tokenizer()])
+def test_an_id_that_the_tokenizer_does_not_have_is_shown_as_one(tokenizer):
+    assert decode_pieces(np.asarray([len(tokenizer) + 5]), tokenizer).tolist() == [f"⟨id {len(tokenizer) + 5}⟩"]
+
+
+def test_the_mark_before_a_text_does_not_take_its_first_character():
+    prompt = read_prompt("🦙 cat", sentencepiece_tokenizer(), 50)
+    assert prompt.pieces.tolist() == ["▁", "🦙 1/4", "🦙 2/4", "🦙 3/4", "🦙 4/4", " cat"]
+
+
+TEMPLATES = [
+    "{% for m in messages %}<{{ m.role }}>{{ m['content'] | trim }}{% endfor %}{{ add_generation_prompt }}",
+    "{%- set ns = namespace(n=0) -%}\n  {% for m in messages %}\n{% set ns.n = ns.n + 1 %}{{ ns.n }}{{ m | tojson }}"
+    "{% endfor %}",
+    "{{ bos_token }}{% if tools is none and not documents %}{{ dict(a=1) }}{% endif %}{{ eos_token }}",
+    "{% for i in range(9) %}{% if i == 3 %}{% break %}{% endif %}{{ i }}{% endfor %}",
+    "{% generation %}x{% set y = 1 %}{{ y }}{% endgeneration %}{{ y }}",
+    "{{ messages[0].thinking is defined }}{{ strftime_now('%Y') }}{{ 'é<&>' | tojson }}",
+]
+
+
+@pytest.mark.parametrize("template", TEMPLATES)
+def test_a_chat_reads_as_transformers_writes_it(template):
+    tokenizer = byte_tokenizer()
+    tokenizer.chat_template = template
+    turns = [{"role": "system", "content": " be <b> "}, {"role": "user", "content": "the cat 🦙"}]
+    expected = tokenizer.apply_chat_template(turns, tokenize=False, add_generation_prompt=True)
+    assert read_prompt("the cat 🦙", tokenizer, 500, chat=True, system=" be <b> ").text == expected
+
+
+@pytest.mark.parametrize(
+    ("template", "message"),
+    [
+        ("{% for i in range(9999) %}{% for j in range(9999) %}{% endfor %}{% endfor %}", "took more than 1 seconds"),
+        ("{{ 9 ** (9 ** 9) }}", "took more than 1 seconds"),
+        ("{% for i in range(99) %}{{ messages[0].content * 99 }}{% endfor %}", "68,607 characters, and 7,559 are"),
+        ("{{ 'a' * 10 ** 10 }}", "MemoryError"),
+        ("{% set n = namespace() %}{% set n._x = 1 %}", "SecurityError"),
+    ],
+)
+def test_a_chat_template_that_never_ends_or_floods_the_memory_is_stopped(template, message, monkeypatch):
+    monkeypatch.setattr(confined, "_SECONDS_OF_TEMPLATE", 1.0)
+    tokenizer = byte_tokenizer()
+    tokenizer.chat_template = template
+    with pytest.raises(PromptError, match=message):
+        read_prompt("the cat", tokenizer, 51, chat=True)

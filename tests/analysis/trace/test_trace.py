@@ -28,6 +28,8 @@ from analysis import (
     Trace,
     TraceError,
 )
+from analysis.trace import files
+from analysis.trace.parts import SITE_KINDS
 
 PARTS = ("blocks", "predictions", "likelihood", "continuation", "agreement", "costs")
 STRUCTURES = {  # block levels, parents
@@ -187,8 +189,10 @@ def changed_value(array, value):
     if array.dtype.kind == "f":
         return 7.0 if np.isnan(value) else np.nan
     if array.dtype.kind == "U":
-        return value[:-1] + chr(ord(value[-1]) + 1)
-    return not value if array.dtype.kind == "b" else abs(int(value) - 1)
+        return "mlp" if value in SITE_KINDS else value[:-1] + chr(ord(value[-1]) + 1)
+    if array.dtype.kind == "b":
+        return not value
+    return 2 if value == 1 else abs(int(value) - 1)
 
 
 @pytest.mark.parametrize("part, field", arrays_of(make_trace()))
@@ -215,7 +219,8 @@ def test_a_change_of_any_text_or_measurement_or_part_changes_the_digest():
     others.append(replace(trace, continuation=replace(trace.continuation, text="other")))
     others.append(replace(trace, agreement=replace(trace.agreement, reference="untouched")))
     for name, value in asdict(trace.provenance).items():
-        other = (*value, "dense@*") if name == "edits" else value + "!"
+        more = {"edits": ("dense@*",), "answer_from": 1}.get(name, "!")
+        other = not value if name == "predictor" else value + more
         others.append(replace(trace, provenance=replace(trace.provenance, **{name: other})))
     for which in ("subllm", "dense"):
         for name, value in asdict(getattr(trace.costs, which)).items():
@@ -272,7 +277,7 @@ def test_neither_fields_nor_arrays_can_be_changed():
         ("routing", {"kept": np.zeros((3, 5))}, "kept holds float64; it must hold booleans"),
         ("routing", {"scores": None}, "scores holds object; it must hold floating-point numbers"),
         ("routing", {"parents": np.asarray([0, 2, 0])}, "Level 2 lies in level 2; that must be a lower level, or 0"),
-        ("routing", {"block_levels": np.asarray([0, 4])}, "Block 1 is at level 4; there are 0 to 3"),
+        ("routing", {"block_levels": np.asarray([0, 4]), "work": None}, "Block 1 is at level 4; there are 0 to 3"),
         ("routing", {"reached": np.zeros((3, 5), bool)}, "Level 1 keeps token 0, which did not reach it"),
         ("prompt", {"ends": np.full(5, 99)}, "Token 0 stands at characters 0 to 99; the text has 5"),
         ("prompt", {"text": None}, "text is None; it must be text"),
@@ -302,6 +307,42 @@ def test_levels_without_scores_say_whose_they_are():
     np.testing.assert_array_equal(routing.scores_of(3), routing.scores[2])
     with pytest.raises(AnalysisError, match="Level 2 has no importance scores: its router, even, does not score"):
         routing.scores_of(2)
+
+
+def test_merged_tokens_are_neither_kept_nor_dropped_and_know_their_carriers():
+    kept = np.asarray([[True, False, False, True, False]])
+    routing = replace(
+        make_trace(structure="T(T)T").routing,
+        strides=np.asarray([3]),
+        kept=kept,
+        reached=np.ones_like(kept),
+    )
+    np.testing.assert_array_equal(routing.merged, ~kept)
+    assert not routing.dropped.any()
+    assert routing.merged_into.tolist() == [[0, 3, 3, 3, -1]]
+    assert routing.updated_from.tolist() == [[0, 0, 0, 3, 3]]
+    plain = replace(routing, strides=np.asarray([1]))
+    np.testing.assert_array_equal(plain.dropped, ~kept)
+    assert not plain.merged.any()
+    assert (plain.merged_into == -1).all() and (plain.updated_from == -1).all()
+
+
+@pytest.mark.parametrize("fields", [{"site_kinds": np.asarray(["block"])}, {"strides": np.asarray([0])}])
+def test_unknown_kinds_of_levels_and_empty_groups_are_refused(fields):
+    with pytest.raises(TraceError, match="Level 1 "):
+        replace(make_trace(structure="T(T)T").routing, **fields)
+
+
+def test_files_of_format_4_from_before_light_and_heavy_blocks_get_defaults(tmp_path):
+    trace = make_trace()
+    meta, arrays = trace._content()
+    later = ("site_kinds", "site_blocks", "strides", "work")
+    files.write(tmp_path / "old.npz", meta, {k: v for k, v in arrays.items() if k.rpartition(".")[2] not in later})
+    read = Trace.load(tmp_path / "old.npz")
+    assert_equal(read, trace)
+    assert set(read.routing.site_kinds) == {"level"} and set(read.routing.site_blocks) == {-1}
+    assert set(read.routing.strides) == {1}
+    np.testing.assert_array_equal(read.routing.work, read.routing.processed)
 
 
 def test_levels_nest_and_blocks_process_what_their_level_kept(trace):

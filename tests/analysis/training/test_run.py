@@ -7,7 +7,15 @@ import pytest
 import torch
 
 from analysis import AnalysisError
-from analysis.figures.training import kind_curves, level_curves, loss_curves, quantile_bands, speed_curves
+from analysis.figures.training import (
+    kept_curves,
+    kind_curves,
+    level_curves,
+    loss_curves,
+    quantile_bands,
+    speed_curves,
+    work_curves,
+)
 from analysis.figures.words import ENGLISH
 from analysis.training.run import load_snapshots, read_run, routing_history, snapshot_trace
 from subllm.routing import routing_arrays
@@ -49,7 +57,7 @@ def run(tmp_path, request):
 
 def test_a_run_is_read_while_its_last_line_is_being_written(run):
     found, _ = run
-    assert found.step == 20 and found.title == "SUBLLM"
+    assert found.step == 20
     assert found.log["loss"].dropna().iloc[-1] == 3.0
     assert found.log["eval_loss"].dropna().tolist() == [4.0]
     assert [path.stem for path in found.snapshots] == ["step-00000000", "step-00000010", "step-00000020"]
@@ -107,39 +115,57 @@ def test_history_counts_what_the_snapshots_keep(run):
     figures_made = [
         loss_curves({"<b>": found}), speed_curves({"a": found}), kind_curves(history, 1),
         level_curves(history, history.retention, ["one", "two"], "share", [0.64]),
+        work_curves({"a": found}, {"a": history}), kept_curves({"a": found}, {"a": history}),
         quantile_bands(history.steps, history.scores[:, 0], "score", history.thresholds[:, 0]),
     ]  # fmt: skip
     lines = [trace.y for trace in figures_made[-1].data if trace.name == "threshold"]
     np.testing.assert_array_equal(lines, [history.thresholds[:, 0]] if found.routers[0] == "subllm" else [])
     assert all(figure.data for figure in figures_made)
     assert "<b>" not in str(figures_made[0].data[0].name)
+    (kept,) = kept_curves({"a": found}, {"a": history}).data
+    assert kept.y.tolist() == history.retention.mean(1).tolist()
+    assert kept.x.tolist() == (history.steps * found.config["batch_size"] * found.config["length"]).tolist()
     assert ENGLISH["figure_step"] == figures_made[1].layout.xaxis.title.text
 
 
-@pytest.mark.parametrize(
-    ("name", "text"),
-    [
-        ("run.json", "[]"),
-        ("run.json", "[" * 100_000),
-        ("run.json", '{"config": []}'),
-        ("run.json", '"steps"'),
-        ("run.json", None),
-        ("log.jsonl", '{"step": null}\n'),
-        ("log.jsonl", '{"step": "one"}\n'),
-        ("log.jsonl", '{"loss": 1.0}\n'),
-        ("log.jsonl", "7\n"),
-        ("log.jsonl", "[" * 100_000 + "\n"),
-        ("log.jsonl", '{"step": 1, "loss": "low"}\n'),
-    ],
-)
-def test_a_damaged_run_is_said(tmp_path, run, name, text):
-    if text is None:  # without the number of steps
-        about = json.loads((tmp_path / name).read_text())
-        del about["config"]["steps"]
+ABOUT = {
+    "no steps": ("config", "steps", None), "text for steps": ("config", "steps", "100"),
+    "no number of steps": ("config", "steps", float("nan")), "endless": ("config", "steps", float("inf")),
+    "no prompts": ("config", "prompts", None), "one text for prompts": ("config", "prompts", "text"),
+    "text for a ratio": (None, "retention_ratios", ["0.5", "0.5"]), "one ratio": (None, "retention_ratios", [0.5]),
+    "number for ratios": (None, "retention_ratios", 0.5), "no structure": (None, "structure", None),
+    "broken structure": (None, "structure", "T(T"), "number for the structure": (None, "structure", 7),
+    "text for parameters": (None, "parameters", "many"), "text for offsets": (None, "offsets", [["ab"], ["cd"]]),
+    "half offsets": (None, "offsets", [[[1]], [[2]]]), "fewer offsets": (None, "offsets", [[[0, 1]]]),
+    "number for routers": (None, "routers", 5), "truth for parameters": (None, "parameters", True),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("kind", ["", "[]", "[" * 100_000, '{"config": []}', '"steps"', '{"conf', "\0" * 99, *ABOUT])
+def test_a_damaged_description_of_a_run_is_said(tmp_path, run, kind):
+    text = kind
+    if kind in ABOUT:
+        inside, name, value = ABOUT[kind]
+        about = json.loads((tmp_path / "run.json").read_text())
+        (about[inside] if inside else about)[name] = value
         text = json.dumps(about)
-    (tmp_path / name).write_text(text)
-    with pytest.raises(AnalysisError, match="not the folder of a training run"):
+    (tmp_path / "run.json").write_text(text)
+    with pytest.raises(AnalysisError, match=r"run.json of the run .* is damaged \(.*\)\. Give the run's command again"):
         read_run(tmp_path)
+
+
+@pytest.mark.parametrize(
+    "line",
+    ['{"step": null}', '{"step": "one"}', '{"loss": 1.0}', "7", "[" * 100_000, '{"step": 1, "loss": "low"}',
+     '{"step": 3, "loss": null}', "", "\0\0", '{"step": 1', '{"step": true}'],
+)  # fmt: skip
+def test_damaged_lines_of_a_log_are_left_out_and_counted(tmp_path, run, line):
+    whole, path = run[0].log, tmp_path / "log.jsonl"
+    lines = path.read_text().splitlines(keepends=True)
+    path.write_text("".join([*lines[:5], f"{line}\n", *lines[5:]]))
+    found = read_run(tmp_path)
+    assert found.damaged == 1 and found.log.equals(whole)
+    assert run[0].damaged == 0
 
 
 def test_what_is_no_run_is_said(tmp_path, run):

@@ -1,8 +1,10 @@
 """The dense model to compare with: the twin where there is one, else the same weights with nothing dropped."""
 
+import pytest
 import torch
 from transformers import LlamaForCausalLM
 
+from subllm import CheckpointError
 from subllm.checkpoints.dense import load_dense, routing_off
 from subllm.checkpoints.files import DENSE_TWIN
 from subllm.checkpoints.load import load_checkpoint
@@ -39,3 +41,13 @@ def test_the_dense_twin_is_preferred_where_it_is(copied_checkpoint):
     assert dense.model.config._attn_implementation == checkpoint.model.config._attn_implementation
     with torch.no_grad():
         torch.testing.assert_close(dense.model.model.norm.weight, twin.model.norm.weight)
+
+
+def test_a_twin_with_another_vocabulary_is_refused(copied_checkpoint):
+    checkpoint = load(copied_checkpoint)
+    twin = routing_off(checkpoint.model)
+    words = twin.config.vocab_size
+    twin.resize_token_embeddings(words + 8)
+    twin.save_pretrained(copied_checkpoint / DENSE_TWIN)
+    with pytest.raises(CheckpointError, match=f"embeddings for {words + 8} tokens, and the checkpoint for {words}"):
+        load_dense(checkpoint)

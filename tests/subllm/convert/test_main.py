@@ -14,13 +14,124 @@ from safetensors.torch import load_file, save_file
 from transformers import AutoTokenizer
 
 from analysis.training.run import load_snapshots, read_run
-from subllm import CheckpointError, SubllmForCausalLM
+from subllm import CheckpointError, Closed, Probe, SubllmForCausalLM
 from subllm.checkpoints.base import from_llama, load_base
 from subllm.checkpoints.load import load_checkpoint
 from subllm.convert.distillation import add_adapters
 from subllm.convert.learned import merge_learned, save_learned
+from subllm.convert.merging import fit_bypasses
 from subllm.runs.folder import read_log
 from tests.subllm.convert.conftest import convert
+
+
+@pytest.mark.parametrize("routers", [["mod"], ["mod", "subllm"]], ids=str)
+def test_llama_command_converts_to_mixture_of_depths(tiny_llama, tmp_path, routers):
+    out = tmp_path / "out"
+    done = convert(
+        "llama", "--model", tiny_llama / "llama", "--structure", "T(T)(T)T", "--retention", 0.6, "--router", *routers,
+        "--text", tiny_llama / "text.jsonl", "--out", out, "--steps", 12, "--length", 48, "--held-out-blocks", 4,
+    )  # fmt: skip
+    assert done.returncode == 0, done.stderr
+    model = SubllmForCausalLM.from_pretrained(out).eval()
+    assert model.config.routers == (routers * 2)[:2] and model.config.router_weight == "unit"
+    line = json.loads((out / "training/log.jsonl").read_text().splitlines()[-1])
+    assert all(abs(line[f"eval_retention_{level}"] - 0.6) < 0.12 for level in (1, 2))
+    card = (out / "README.md").read_text()
+    assert f"| router | {', '.join(routers)} |" in card
+    record = model(torch.arange(40)[None] % model.config.vocab_size, output_routing=True).routing[0]
+    assert torch.equal(record.weights, record.kept.float()) and record.kept.any()
+    base, _ = load_base(str(tiny_llama / "llama"))
+    merged = merge_learned(base, out / "learned")
+    assert merged.config.routers == model.config.routers
+    for name, tensor in merged.state_dict().items():
+        torch.testing.assert_close(tensor, model.state_dict()[name].to(tensor.dtype), atol=2e-2, rtol=2e-2)
+
+
+def test_llama_command_converts_to_light_and_heavy_blocks(tiny_llama, tmp_path):
+    out = tmp_path / "out"
+    done = convert(
+        "llama", "--model", tiny_llama / "llama", "--structure", "TC(T)T", "--retention", 0.6, "--window", 8,
+        "--light-heads", 2, "--light-units", 20, "--routed", 0.5, 0.6, 0.4, "--text", tiny_llama / "text.jsonl",
+        "--out", out, "--steps", 12, "--length", 48, "--held-out-blocks", 4,
+    )  # fmt: skip
+    assert done.returncode == 0, done.stderr
+    model = SubllmForCausalLM.from_pretrained(out).eval()
+    config = model.config
+    assert (config.window, config.light_heads, config.light_intermediate_size) == (8, 2, 20)
+    line = json.loads((out / "training/log.jsonl").read_text().splitlines()[-1])
+    for level, share in enumerate((0.5, 0.6, 0.4, 0.6), start=1):
+        assert abs(line[f"eval_retention_{level}"] - share) < 0.15
+    routing = model(torch.arange(40)[None] % config.vocab_size, output_routing=True).routing
+    assert all(record.kept.any() for record in routing) and (routing[0].weights == routing[0].kept).all()
+    base, _ = load_base(str(tiny_llama / "llama"))
+    for name, tensor in merge_learned(base, out / "learned").state_dict().items():
+        torch.testing.assert_close(tensor, model.state_dict()[name].to(tensor.dtype), atol=2e-2, rtol=2e-2)
+
+
+@pytest.mark.parametrize(("routers", "shares"), [(["stride"], [0.5]), (["subllm", "stride"], [0.6, 0.25])], ids=str)
+def test_llama_command_converts_to_merging(tiny_llama, tmp_path, routers, shares):
+    out = tmp_path / "out"
+    done = convert(
+        "llama", "--model", tiny_llama / "llama", "--structure", "T(T(T))T", "--retention", *shares,
+        "--router", *routers, "--text", tiny_llama / "text.jsonl", "--out", out, "--steps", 8, "--length", 48,
+        "--held-out-blocks", 4,
+    )  # fmt: skip
+    assert done.returncode == 0, done.stderr
+    model = SubllmForCausalLM.from_pretrained(out).eval()
+    assert model.config.routers == (routers * 2)[:2]
+    line = json.loads((out / "training/log.jsonl").read_text().splitlines()[-1])
+    assert all(abs(line[f"eval_retention_{level}"] - share) < 0.12 for level, share in enumerate((shares * 2)[:2], 1))
+    assert "weights of merged tokens |" in (out / "README.md").read_text()
+    assert model.model.subsamplers[1].bias.any() and model.model.bypasses[1].scale.clamp(0, 1).equal(
+        model.model.bypasses[1].scale
+    )
+    base, _ = load_base(str(tiny_llama / "llama"))
+    merged = merge_learned(base, out / "learned")
+    for name, tensor in merged.state_dict().items():
+        torch.testing.assert_close(tensor, model.state_dict()[name].to(tensor.dtype), atol=2e-2, rtol=2e-2)
+
+
+@pytest.mark.parametrize("structure", ["T(TT)T", "T(T(T))T"])
+@torch.no_grad()
+def test_scales_of_merging_levels_begin_where_the_model_is_closest_to_its_base(tiny_llama, structure):
+    base, _ = load_base(str(tiny_llama / "llama"), torch.float32)
+    model = from_llama(base, structure, 0.5, router="stride")
+    batches = list(torch.randint(3, 18, (3, 4, 40), generator=torch.Generator().manual_seed(0)))
+    fit_bypasses(model, batches)
+
+    def distance(scales):
+        for bypass, scale in zip(model.model.bypasses, scales, strict=True):
+            bypass.scale.copy_(scale)
+        return sum(
+            (model.model(ids).last_hidden_state - base.model(ids).last_hidden_state).square().sum() for ids in batches
+        )
+
+    fitted = [bypass.scale.clone() for bypass in model.model.bypasses]
+    assert all(((scale >= 0) & (scale <= 1)).all() and scale.std() > 0.01 for scale in fitted)
+    found = distance(fitted)
+    assert all(found < distance([torch.full_like(scale, value) for scale in fitted]) for value in (0.0, 0.25, 0.5, 1.0))
+
+
+@torch.no_grad()
+def test_scales_of_an_outer_level_are_fitted_to_what_the_blocks_of_the_base_change(tiny_llama):
+    """And not to what the level inside makes of it after its own fit."""
+    base, _ = load_base(str(tiny_llama / "llama"), torch.float32)
+    model = from_llama(base, "T(T(T))T", 0.5, router="stride")
+    ids = torch.randint(3, 18, (4, 40), generator=torch.Generator().manual_seed(0))
+    fit_bypasses(model, [ids])
+    outer = model.model.bypasses[0].scale
+    fitted, changes = outer.clone(), []
+    outer.fill_(1)
+
+    def observe(event):
+        if isinstance(event, Closed) and event.level == 1:
+            changes.append(event.after.hidden_states - event.before.hidden_states)
+
+    model.model(ids, use_cache=False, probe=Probe(observe=observe))
+    states = base.model(ids, output_hidden_states=True).hidden_states
+    whole, (merged,) = states[3] - states[1], changes
+    expected = (whole * merged).sum((0, 1)) / merged.square().sum((0, 1))
+    torch.testing.assert_close(fitted, expected.clamp(0.05, 1), atol=1e-3, rtol=1e-3)
 
 
 def test_llama_command_converts_resumes_and_reports(tiny_llama):
@@ -39,7 +150,7 @@ def test_llama_command_converts_resumes_and_reports(tiny_llama):
     assert abs(last["eval_retention_1"] - 0.64) < 0.08
     assert f"| 30 | {30 * 2 * 48:,} |" in card  # step, tokens trained on
     run = read_run(out / "training")
-    assert run.step == 30 and run.title == "SUBLLM, converted" and len(run.log["loss"].dropna()) == 30
+    assert run.step == 30 and run.config["converted"] and len(run.log["loss"].dropna()) == 30
     assert [snapshot.step for snapshot in load_snapshots(run)] == [0, 30]
     command = next(line for line in card.splitlines() if line.startswith("subllm convert llama "))
     assert shlex.split(command)[2:] == [str(argument) for argument in arguments]

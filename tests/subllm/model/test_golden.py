@@ -4,14 +4,15 @@ import torch
 
 from subllm import Probe
 from subllm.convert.reference import from_reference
+from tests.conftest import DEVICE
 
 TOLERANCE = 1e-4
 
 
 def load(golden):
-    case, tensors = golden
+    case, tensors = golden[0], {name: tensor.to(DEVICE) for name, tensor in golden[1].items()}
     weights = {k.removeprefix("weights."): v for k, v in tensors.items() if k.startswith("weights.")}
-    return from_reference(case["config"], weights), case, tensors
+    return from_reference(case["config"], weights).to(DEVICE), case, tensors
 
 
 @torch.no_grad()

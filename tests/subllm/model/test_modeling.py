@@ -1,7 +1,9 @@
-"""What a SUBLLM promises, over random structures, lengths, batches and both position modes."""
+"""What a SUBLLM promises, over random structures, lengths, batches and all position modes."""
 
 import itertools
+from dataclasses import replace
 
+import numpy as np
 import pytest
 import torch
 from hypothesis import given, settings
@@ -10,36 +12,51 @@ from transformers import LlamaConfig, LlamaForCausalLM
 
 from subllm import Closed, Opened, Probe, Ran, SubllmCache, SubllmForCausalLM
 from subllm.routing import ROUTERS
-from tests.conftest import tiny_model
+from subllm.routing.record import routing_arrays
+from tests.conftest import DEVICE, tiny_model
 
 TOLERANCE = {"atol": 1e-4, "rtol": 1e-4}
-STRUCTURES = ["TT", "T(T)T", "(T)", "T(T(T)T)T", "((T))T", "(T)(TT)T", "T(T(T)(T))T", "T(T()T)T"]
+STRUCTURES = [
+    "TT",
+    "T(T)T",
+    "(T)",
+    "T(T(T)T)T",
+    "((T))T",
+    "(T)(TT)T",
+    "T(T(T)(T))T",
+    "T(T()T)T",
+    "CC",
+    "C(TC)C",
+    "T(C)T",
+]
 
 
 @st.composite
 def cases(draw):
     structure = draw(st.sampled_from(STRUCTURES))
+    light = {"window": draw(st.sampled_from([1, 2, 5, 40]))} if "C" in structure else {}
     model = tiny_model(
         structure,
         draw(st.integers(0, 50)),
-        positions=draw(st.sampled_from(["original", "parent"])),
+        positions=draw(st.sampled_from(["original", "parent", "packed"])),
         router=[draw(st.sampled_from(sorted(ROUTERS))) for _ in range(structure.count("("))],
+        **light,
     )
     lengths = draw(st.lists(st.integers(1, 24), min_size=1, max_size=4))
     generator = torch.Generator().manual_seed(draw(st.integers(0, 1000)))
-    return model, [torch.randint(1, 97, (n,), generator=generator) for n in lengths]
+    return model.to(DEVICE), [torch.randint(1, 97, (n,), generator=generator).to(DEVICE) for n in lengths]
 
 
 def pad(rows, side):
     width = max(len(row) for row in rows)
-    ids, mask = torch.zeros(len(rows), width, dtype=torch.long), torch.zeros(len(rows), width, dtype=torch.long)
+    ids, mask = rows[0].new_zeros(2, len(rows), width)
     for index, row in enumerate(rows):
         where = slice(width - len(row), None) if side == "left" else slice(0, len(row))
         ids[index, where], mask[index, where] = row, 1
     return ids, mask
 
 
-@settings(max_examples=40, deadline=None)
+@settings(max_examples=40)
 @given(cases(), st.data())
 @torch.no_grad()
 def test_cached_decoding_in_any_chunks_equals_the_full_forward(case, data):
@@ -59,7 +76,7 @@ def test_cached_decoding_in_any_chunks_equals_the_full_forward(case, data):
     assert [sum(level.rows) for level in cache.levels[1:]] == [sum(level) for level in kept]
 
 
-@settings(max_examples=40, deadline=None)
+@settings(max_examples=40)
 @given(cases(), st.sampled_from(["left", "right"]), st.sampled_from(["sdpa", "eager"]))
 @torch.no_grad()
 def test_a_row_alone_equals_the_row_in_a_padded_batch(case, side, attention):
@@ -79,14 +96,14 @@ def test_a_row_alone_equals_the_row_in_a_padded_batch(case, side, attention):
             assert not ours.reached[index][len(row) :].any()
 
 
-@settings(max_examples=30, deadline=None)
+@settings(max_examples=30)
 @given(cases(), st.sampled_from(["left", "right"]), st.integers(1, 5))
 @torch.no_grad()
 def test_a_padded_batch_continues_from_its_cache(case, side, new):
     model, rows = case
     ids, mask = pad(rows, side)
     generator = torch.Generator().manual_seed(new)
-    following = torch.randint(1, 97, (len(rows), new), generator=generator)
+    following = torch.randint(1, 97, (len(rows), new), generator=generator).to(DEVICE)
     cache = model(ids, attention_mask=mask).past_key_values
     mask = torch.cat([mask, torch.ones_like(following)], dim=1)
     logits = model(following, attention_mask=mask, past_key_values=cache).logits
@@ -95,7 +112,7 @@ def test_a_padded_batch_continues_from_its_cache(case, side, new):
         torch.testing.assert_close(logits[index], alone, **TOLERANCE)
 
 
-@settings(max_examples=30, deadline=None)
+@settings(max_examples=30)
 @given(cases(), st.data())
 @torch.no_grad()
 def test_a_later_token_changes_nothing_earlier(case, data):
@@ -252,7 +269,7 @@ class TestGenerate:
         ids = torch.randint(1, 97, (1, 20))
         with torch.no_grad():
             cache = model(ids).past_key_values
-            cache.crop(7)
+            cache.crop(-7)
             logits = model(ids[:, 13:], past_key_values=cache).logits
             torch.testing.assert_close(logits, model(ids).logits[:, 13:], **TOLERANCE)
 
@@ -283,14 +300,47 @@ def test_save_and_load_round_trip(tmp_path):
 
 
 def test_blocks_are_named_for_what_divides_a_model_among_devices():
-    model = tiny_model("T(T)T")
-    assert {type(layer).__name__ for layer in model.model.layers} == set(model._no_split_modules)
+    for structure in ("T(T)T", "T(C)T", "CC"):
+        model = tiny_model(structure)
+        assert {type(layer).__name__ for layer in model.model.layers} == set(model._no_split_modules)
 
 
-@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
+@pytest.mark.gpu
 @torch.no_grad()
 def test_cuda_equals_cpu():
     model = tiny_model("T(T(T)T)T")
     ids = torch.randint(1, 97, (3, 40))
     expected = model(ids).logits
     torch.testing.assert_close(model.cuda()(ids.cuda()).logits.cpu(), expected, atol=1e-3, rtol=1e-3)
+
+
+@pytest.mark.parametrize(
+    ("structure", "routers"),
+    [
+        ("T(T)T(T)T", ["stride", "mod"]),
+        ("T(T)T(T(T))T", ["subllm", "stride", "subllm"]),
+        ("CT(T)T", ["subllm"]),
+        ("C(TC)T(T)", ["mod", "stride"]),
+    ],
+)
+@torch.no_grad()
+def test_each_row_that_resumes_has_the_routing_of_the_whole_pass(structure, routers):
+    """Also that of levels closed before, with what edits named and thresholds on the device."""
+
+    def decide(level, router, tokens):
+        found = router.select(tokens, training=False)
+        threshold = None if found.scores is None else torch.zeros(len(found.kept), 1, device=DEVICE)
+        return replace(found, edited=tokens.positions % 3 == 0, threshold=threshold)
+
+    model = tiny_model(structure, router=routers, retention_ratio=0.5).to(DEVICE)
+    ids = torch.randint(1, 97, (1, 20), generator=torch.Generator().manual_seed(0)).to(DEVICE)
+    probe = Probe(record=True, keep_snapshots=True, override=decide)
+    whole = model(ids, use_cache=False, probe=probe)
+    expected = routing_arrays(whole.routing, 20)
+    for snapshot in probe.snapshots.values():
+        again = model(ids.expand(3, -1), use_cache=False, probe=Probe(record=True, override=decide, resume=snapshot))
+        torch.testing.assert_close(again.logits, whole.logits.expand(3, -1, -1), **TOLERANCE)
+        for row in range(3):
+            found = routing_arrays(again.routing, 20, row)
+            for name, values in expected.items():
+                np.testing.assert_allclose(found[name], values, atol=1e-4, rtol=1e-4, err_msg=name)

@@ -1,5 +1,7 @@
 """The selection rules and the training-time gradients, against cases worked out by hand."""
 
+from statistics import NormalDist
+
 import pytest
 import torch
 
@@ -49,7 +51,7 @@ def test_a_threshold_is_what_scores_are_compared_with_and_weights_begin_at():
 )
 def test_training_keeps_the_highest_and_subtracts_the_discarded(reverse, expected):
     scores = torch.tensor([[0.5, -3.0, 0.9, 0.4, 0.6]])  # by rank: 0.9 0.6 0.5 | 0.4 -3.0
-    kept, weights = select_top(scores, scores.clamp(0, 1), None, 0.6, reverse_discarded=reverse)
+    kept, weights = select_top(tokens_of(scores), scores, scores.clamp(0, 1), 0.6, reverse_discarded=reverse)
     assert kept[0].nonzero()[:, 0].tolist() == [0, 2, 4]
     by_index = {2: expected[0], 4: expected[1], 0: expected[2]}
     assert weights[0, [0, 2, 4]].tolist() == pytest.approx([by_index[i] for i in (0, 2, 4)])
@@ -58,22 +60,28 @@ def test_training_keeps_the_highest_and_subtracts_the_discarded(reverse, expecte
 def test_training_counts_each_row_without_its_padding():
     scores = torch.tensor([[1.0, 2.0, 3.0, 4.0], [1.0, 2.0, 9.0, 9.0]])
     mask = torch.tensor([[True] * 4, [True, True, False, False]])
-    kept, _ = select_top(scores, scores.clamp(0, 1), mask, 0.5, reverse_discarded=False)
+    kept, _ = select_top(tokens_of(scores, mask), scores, scores.clamp(0, 1), 0.5, reverse_discarded=False)
     assert kept.tolist() == [[False, False, True, True], [False, True, False, False]]
 
 
 def test_weights_give_the_scorer_a_gradient_that_separates_kept_from_discarded():
     scores = torch.tensor([[0.6, 0.3]], requires_grad=True)
-    kept, weights = select_top(scores, scores.clamp(0, 1), None, 0.5, reverse_discarded=False)
+    kept, weights = select_top(tokens_of(scores), scores, scores.clamp(0, 1), 0.5, reverse_discarded=False)
     (weights * kept).sum().backward()
     assert scores.grad.tolist() == [[1.0, -1.0]]
 
 
 def test_balancer_leaves_the_forward_alone_and_is_silent_in_range():
-    torch.manual_seed(0)
-    scores = (torch.randn(4, 500) + 0.3585) * 1.6  # 64% positive, mean absolute value inside [1, 4]
-    assert balancing_gradient(scores, None, 0.64).abs().max() < 0.2
+    scores = (torch.arange(500.0)[None] - 179.5) / 100  # 64% positive, mean absolute value inside [1, 4]
+    assert balancing_gradient(scores, None, 0.64).abs().max() < 1e-6
     assert torch.equal(balanced_weights(scores.requires_grad_(), None, 0.64, 1.0), scores.clamp(0, 1))
+
+
+def test_balancer_counts_positive_scores_whatever_their_distribution():
+    scores = torch.cat([torch.linspace(-2, 0, 48), torch.linspace(1, 5, 52)])[None]  # 52% positive
+    if_normal = NormalDist().cdf((scores.mean() / scores.std()).item())
+    assert if_normal == pytest.approx(0.64, abs=0.05)
+    assert (balancing_gradient(scores, None, 0.64) < -0.03).all()  # gradient descent moves against it: up
 
 
 @pytest.mark.parametrize(("shift", "sign"), [(-3.0, -1.0), (3.0, 1.0)])

@@ -15,53 +15,24 @@ import pytest
 import torch
 from transformers import AutoModelForCausalLM, Trainer, TrainingArguments
 
+from analysis.training.run import load_snapshots, read_run, routing_history, snapshot_trace
 from subllm import DataError, SubllmForCausalLM, TrainingError
 from subllm.checkpoints.load import load_checkpoint
 from subllm.routing import ROUTERS, Lengths, LevelTokens
 from subllm.routing.schedule import LinearSchedule
+from subllm.runs.checkpoints import last_checkpoint
 from subllm.runs.folder import read_log
 from subllm.runs.routing_snapshot import RoutingSnapshot
-from subllm.runs.trainer import fast_attention, last_checkpoint
+from subllm.runs.trainer import fast_attention
 from subllm.text.blocks import Blocks
 from subllm.text.packed import Packed, pack
 from subllm.text.tokenizer import train_tokenizer
 from subllm.train.config import TrainConfig
 from subllm.train.loop import build_model, train
 from tests.conftest import tiny_model
+from tests.subllm.runs.jobs import MODEL, SMALL, losses
 
 ROOT = Path(__file__).parents[3]
-MODEL = {
-    "structure": "T(T(T)T)T", "retention_ratio": 0.6, "hidden_size": 32, "intermediate_size": 48,
-    "num_attention_heads": 2, "num_key_value_heads": 1, "max_position_embeddings": 128, "tie_word_embeddings": True,
-}  # fmt: skip
-SMALL = {
-    "model": MODEL, "steps": 8, "batch_size": 4, "micro_batch_size": 2, "length": 32, "warmup_steps": 2, "log_every": 1,
-    "evaluate_every": 4, "save_every": 2, "snapshot_every": 4, "evaluation_blocks": 8,
-    "prompts": ["the sum of 2 and 3 is 5", "a needle"],
-}  # fmt: skip
-
-
-@pytest.fixture(scope="module")
-def data(tmp_path_factory):
-    folder = tmp_path_factory.mktemp("data")
-    texts = [
-        f"the sum of {a} and {b} is {a + b}, and the sum of {b} and {a} is the same."
-        for a in range(40)
-        for b in range(20)
-    ]
-    (folder / "text.jsonl").write_text("".join(json.dumps({"text": text}) + "\n" for text in texts))
-    return pack([folder / "text.jsonl"], train_tokenizer(texts, 300), folder / "packed", held_out=0.1).folder
-
-
-@pytest.fixture(scope="module")
-def finished(data, tmp_path_factory):
-    out = tmp_path_factory.mktemp("runs") / "whole"
-    train(TrainConfig.of(SMALL), data, out)
-    return out
-
-
-def losses(folder):
-    return {e["step"]: e["loss"] for e in read_log(folder / "log.jsonl") if "loss" in e}
 
 
 def command(data, out, config=SMALL, launcher=("-m",)):
@@ -71,7 +42,7 @@ def command(data, out, config=SMALL, launcher=("-m",)):
 
 
 def run(arguments, **options):
-    environment = os.environ | {"OMP_NUM_THREADS": "1"}
+    environment = os.environ | {"OMP_NUM_THREADS": "1", "CUDA_VISIBLE_DEVICES": ""}
     return subprocess.run(arguments, cwd=ROOT, env=environment, capture_output=True, text=True, **options)
 
 
@@ -144,6 +115,13 @@ def test_bfloat16_takes_nearly_the_steps_of_float32_with_either_attention(data, 
     assert fast_attention("float32", config.length) == fast_attention("bf16", 4096) == "sdpa"
 
 
+@pytest.mark.gpu
+def test_a_gpu_takes_nearly_the_steps_of_the_cpu(data, finished, tmp_path):
+    done = run(command(data, tmp_path / "cpu"), timeout=300)
+    assert done.returncode == 0, done.stderr
+    assert losses(finished) == pytest.approx(losses(tmp_path / "cpu"), abs=5e-3)
+
+
 def test_a_full_disk_ends_the_run_and_leaves_the_last_checkpoint(data, tmp_path):
     out = tmp_path / "full"
     kill_after_a_checkpoint(data, out)
@@ -211,6 +189,54 @@ def test_llamas_and_ablations_are_trained_by_the_same_command(data, finished, tm
     assert (type(model).__name__ == "LlamaForCausalLM") == bool(changes.get("dense"))
     if changes.get("ablation") == "no-bypass":
         assert all((bypass.scale == 1).all() for bypass in model.model.bypasses)
+
+
+@pytest.mark.parametrize("predictor", [False, True])
+def test_mixture_of_depths_is_trained_by_the_same_command(data, tmp_path, predictor):
+    config = SMALL | {"model": MODEL | {"router": "mod", "predictor": predictor, "router_loss": 0.1}}
+    done = run(command(data, tmp_path / "run", config))
+    assert not done.returncode, done.stderr
+    lines = [line for line in read_log(tmp_path / "run/log.jsonl") if "loss" in line]
+    assert len(lines) == 8 and all(0 < line["router_loss"] < 20 for line in lines)
+    checkpoint = load_checkpoint(tmp_path / "run/final", "cpu", "float32")
+    assert checkpoint.model.config.routers == ["mod", "mod"]
+    about = read_run(tmp_path / "run")
+    assert about.routers == ["mod", "mod"] and about.log["router_loss"].notna().sum() == 8
+    (first, *_) = snapshots = load_snapshots(about)
+    assert np.isnan(first.bypass_scale).all() and len(snapshots) == 3
+    history = routing_history(about, snapshots)
+    assert np.isnan(history.scales).all() and not np.isnan(history.scores[-1, 0]).any()
+
+
+def test_merging_is_trained_by_the_same_command(data, tmp_path):
+    config = SMALL | {"model": MODEL | {"router": "stride", "retention_ratio": [0.5, 0.25]}}
+    done = run(command(data, tmp_path / "run", config))
+    assert not done.returncode, done.stderr
+    lines = [line for line in read_log(tmp_path / "run/log.jsonl") if "loss" in line]
+    assert len(lines) == 8 and lines[-1]["loss"] < lines[0]["loss"]
+    model = load_checkpoint(tmp_path / "run/final", "cpu", "float32").model
+    assert model.config.routers == ["stride", "stride"] and all(router.bias.any() for router in model.model.subsamplers)
+    about = read_run(tmp_path / "run")
+    routing = snapshot_trace(about, load_snapshots(about)[-1], 0).routing
+    assert routing.strides.tolist() == [2, 4]
+    assert routing.merged.any() and not routing.dropped.any()
+    assert (routing.contribution_norm[routing.reached] > 0).all()
+
+
+def test_a_step_of_mixture_of_depths_does_not_depend_on_how_its_batch_is_divided(data, tmp_path):
+    config = SMALL | {"model": MODEL | {"router": "mod", "router_loss": 0.5}, "steps": 3}
+    found = []
+    for size in (1, 4):
+        train(TrainConfig.of(config, micro_batch_size=size), data, tmp_path / str(size))
+        found.append([line for line in read_log(tmp_path / str(size) / "log.jsonl") if "loss" in line])
+    for name in ("loss", "router_loss"):
+        assert [line[name] for line in found[0]] == pytest.approx([line[name] for line in found[1]], rel=1e-3)
+
+
+def test_what_has_no_bypass_cannot_be_trained_without_it(data, tmp_path):
+    config = SMALL | {"model": MODEL | {"router": "mod"}, "ablation": "no-bypass"}
+    with pytest.raises(TrainingError, match=r"routers \(mod, mod\) have no bypass"):
+        train(TrainConfig.of(config), data, tmp_path / "run")
 
 
 @pytest.mark.parametrize(("kind", "router"), [("stride", "even"), ("random", "random")])

@@ -1,0 +1,58 @@
+// A click on a link to another page waits until what was entered just before has reached the page. Without that, a tap
+// asks for the other page first and then, with the text, for this one again; or the server merges both requests, and the
+// text is lost. The page is asked to answer, and the link is followed when it does.
+
+const SENDING = 100; // milliseconds that a field may take to send its text once it is left
+const MOST = 3000; // milliseconds that a link waits for an answer
+
+let entered = false; // something since the last answer
+let held = null; // the click that waits: a link, and the number of the question
+let following = false; // a link that has waited
+let asked = 0;
+let ask;
+
+// Whether a click opens another page of the app in this tab.
+export function opensPage(link, event, location) {
+  if (!link || link.target || link.hasAttribute("download") || event.altKey || event.ctrlKey || event.metaKey || event.shiftKey) return false;
+  return link.origin === location.origin && link.pathname !== location.pathname;
+}
+
+function enter(event) {
+  if (event.target.matches("input, textarea")) entered = true;
+}
+
+function click(event) {
+  const link = event.target.closest("a[href]");
+  if (following || !opensPage(link, event, location)) return;
+  const settled = dispatchEvent(new CustomEvent("subllm-leave", { cancelable: true })); // views send what they hold back
+  if (settled && !entered) return;
+  event.preventDefault();
+  event.stopImmediatePropagation();
+  if (document.activeElement?.matches("input, textarea")) document.activeElement.blur(); // then it sends its text
+  const number = ++asked;
+  held = { link, number };
+  setTimeout(() => ask("asked", number), SENDING);
+  setTimeout(() => follow(number), MOST);
+}
+
+function follow(number) {
+  if (!held || held.number !== number) return;
+  const { link } = held;
+  held = null;
+  entered = false;
+  const there = link.isConnected ? link : document.querySelector(`a[href="${CSS.escape(link.getAttribute("href"))}"]`);
+  following = true;
+  there?.click();
+  following = false;
+}
+
+export default function ({ data, setStateValue }) {
+  ask = setStateValue;
+  addEventListener("input", enter, true);
+  addEventListener("click", click, true);
+  follow(data.answered);
+  return () => {
+    removeEventListener("input", enter, true);
+    removeEventListener("click", click, true);
+  };
+}

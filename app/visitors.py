@@ -1,0 +1,125 @@
+"""Who is using the app, and what each of them does: every action has its limits and a line in the log."""
+
+import itertools
+import logging
+import threading
+import time
+import weakref
+from collections.abc import Iterator
+from contextlib import contextmanager, nullcontext
+from dataclasses import dataclass, field
+
+import streamlit as st
+
+from analysis import AnalysisError, RunStopped
+from app.engine import Account, Work
+from app.limits import Feature
+from app.messages import ProgressBar
+from app.settings import Settings
+from subllm import SubllmError
+
+_IDLE = 600.0  # seconds after which a visitor who does nothing takes no place
+_log = logging.getLogger("app")
+
+
+@dataclass(eq=False)
+class Visitor:
+    """The person whose browser this is.
+
+    Attributes:
+        number: in the order of arrival, for the log.
+        account: what was used.
+        seen: when something was clicked last.
+    """
+
+    number: int
+    account: Account = field(default_factory=Account)
+    seen: float = field(default_factory=time.monotonic)
+
+
+class _Visitors:
+    """Those whose sessions are open."""
+
+    def __init__(self) -> None:
+        self._lock, self._numbers = threading.Lock(), itertools.count(1)
+        self._here: weakref.WeakSet[Visitor] = weakref.WeakSet()
+
+    def enter(self, visitor: Visitor | None, most: float) -> Visitor:
+        with self._lock:
+            busy = [each for each in self._here if each.seen > time.monotonic() - _IDLE]
+            if visitor not in busy and len(busy) >= most:
+                raise RunStopped(
+                    "{most:,.0f} people are using the app, and there is no room for more. Try again in some minutes.",
+                    most=most,
+                )
+            if visitor is None:
+                visitor = Visitor(next(self._numbers))
+                self._here.add(visitor)
+            visitor.seen = time.monotonic()
+            return visitor
+
+
+@st.cache_resource(show_spinner=False)
+def _visitors() -> _Visitors:
+    return _Visitors()
+
+
+def enter(settings: Settings) -> Visitor:
+    """The visitor whose browser this is.
+
+    Args:
+        settings: what the operator allows.
+
+    Raises:
+        RunStopped: if there are too many already.
+    """
+    visitor = _visitors().enter(st.session_state.get("visitor"), settings.limits.visitors)
+    st.session_state["visitor"] = visitor
+    return visitor
+
+
+@contextmanager
+def working(
+    action: str, settings: Settings, bar: ProgressBar, feature: Feature | None = None, *, drawn: bool = True
+) -> Iterator[Work]:
+    """One action of the visitor, within the limits; the log names it and says how it ended.
+
+    Args:
+        action: what the log calls it.
+        settings: what the operator allows.
+        bar: shows the progress, with a button that stops the work.
+        feature: that has to be switched on.
+        drawn: whether the bar is drawn at once, and cleared at the end.
+
+    Raises:
+        RunStopped: if there is no room, or the feature is switched off; inside, at a limit.
+    """
+    visitor = enter(settings)
+    if feature is not None:
+        check(feature, settings)
+    work, outcome = Work(settings.limits, visitor.account, bar), "stopped"
+    try:
+        with bar if drawn else nullcontext():
+            yield work
+        outcome = "done"
+    except (SubllmError, AnalysisError) as error:
+        outcome = f"refused ({type(error).__name__})"
+        raise
+    except Exception as error:
+        outcome = f"failed ({type(error).__name__})"
+        raise
+    finally:
+        _log.info("visitor %d: %s, %d tokens, %.1f s, %s", visitor.number, action, work.tokens, work.clock(), outcome)
+
+
+def check(feature: Feature, settings: Settings) -> None:
+    """See that a feature is switched on.
+
+    Raises:
+        RunStopped: if it is not.
+    """
+    if feature not in settings.limits.features:
+        raise RunStopped(
+            "This is switched off here ({feature}). Whoever runs the app can switch it on with SUBLLM_FEATURES.",
+            feature=str(feature),
+        )

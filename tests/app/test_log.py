@@ -1,0 +1,51 @@
+"""The log: one line for each record, whatever is in it, and no text of a visitor's."""
+
+import logging
+import sys
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from app.log import Formatter, level, printable
+from subllm import ConfigurationError
+
+
+def formatted(message, *values, error=None):
+    info = None if error is None else (type(error), error, error.__traceback__)
+    return Formatter().format(logging.LogRecord("app", logging.ERROR, "file", 1, message, values, info))
+
+
+@given(st.text(st.characters(exclude_categories=())))
+def test_a_record_is_one_line_of_characters_that_a_terminal_only_shows(text):
+    line = formatted("%s", text)
+    assert line.isprintable()
+    line.encode()
+
+
+def test_what_can_be_shown_is_left_as_it_is():
+    assert printable("a\n\x1b[31mb\ud800 猫\N{CAT FACE}") == "a\\n\\x1b[31mb\\ud800 猫\N{CAT FACE}"
+
+
+def test_an_exception_is_logged_with_its_code_and_without_its_message():
+    try:
+        try:
+            raise KeyError("my secret")
+        except KeyError as error:
+            raise ValueError("my secret\n2026-01-01 ERROR app: forged") from error
+    except ValueError:
+        text = formatted("A page failed", error=sys.exc_info()[1])
+    first, *lines = text.splitlines()
+    assert first.endswith("ERROR app: A page failed") and all(line.startswith("  ") for line in lines)
+    assert "  ValueError" in lines and "  KeyError" in lines and "test_log.py" in text
+    assert "\n2026" not in text
+
+
+@pytest.mark.parametrize(
+    ("variables", "found"),
+    [({}, "WARNING"), ({"SUBLLM_PROFILE": "public"}, "INFO"), ({"SUBLLM_LOG_LEVEL": "debug"}, "DEBUG")],
+)
+def test_the_level_follows_the_profile_and_can_be_chosen(variables, found):
+    assert logging.getLevelName(level(variables)) == found
+    with pytest.raises(ConfigurationError, match="LOUD"):
+        level({"SUBLLM_LOG_LEVEL": "LOUD"})

@@ -1,0 +1,23 @@
+"""Waiting as a person does: until the page is still."""
+
+from playwright.sync_api import Page
+
+STILL = """() => {
+  const app = document.querySelector("[data-testid=stApp]");
+  const parts = document.querySelectorAll("[data-testid=stMainBlockContainer], [data-testid=stSidebarContent]");
+  const height = [...parts].map((part) => part.scrollHeight).join();  // what is drawn late moves the rest
+  const still = app?.dataset.testScriptState === "notRunning" && !document.querySelector("[data-stale=true]");
+  if (!still || height !== window.heightBefore) delete window.stillSince;
+  else window.stillSince ??= performance.now();
+  window.heightBefore = height;
+  return still && performance.now() - window.stillSince > 400;
+}"""
+
+
+def settled(page: Page) -> None:
+    """Wait until the page has run to its end and stays as it is: some presses run it twice, and pictures come late.
+
+    What is pressed while parts of the page are still replaced or moved can miss.
+    """
+    page.evaluate("delete window.stillSince")
+    page.wait_for_function(STILL, polling=50)
