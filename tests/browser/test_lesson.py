@@ -2,6 +2,7 @@
 
 import csv
 import io
+import time
 
 from playwright.sync_api import expect
 
@@ -13,12 +14,13 @@ ACTIVE = """() => {
   const name = at.getAttribute("aria-label") || at.closest("label")?.innerText || at.innerText;
   return name.length < 200 ? name : ""; // the page itself can have the focus, too
 }"""
-MOST = 120  # elements on the page
+MOST = 60  # seconds: Streamlit loads some elements when they are first drawn
 
 
 def tab_to(page, name, key="Tab"):
-    """Move the focus until it is on what has a name."""
-    for _ in range(MOST):
+    """Move the focus, round the page if need be, until it is on what has a name."""
+    end = time.monotonic() + MOST
+    while time.monotonic() < end:
         if name in page.evaluate(ACTIVE):
             return
         page.keyboard.press(key)
