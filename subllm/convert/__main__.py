@@ -56,6 +56,8 @@ def _llama(arguments: argparse.Namespace) -> None:
         batch_size=arguments.batch_size,
         length=arguments.length,
         rank=arguments.rank,
+        inner_rank=arguments.inner_rank,
+        average=arguments.average,
         learning_rate=arguments.learning_rate,
         start_retention=arguments.start_retention,
         seed=arguments.seed,
@@ -165,6 +167,20 @@ def main(arguments: Arguments) -> None:
     llama.add_argument("--batch-size", type=int, default=AdaptOptions.batch_size, help="sequences per step")
     llama.add_argument("--length", type=int, default=AdaptOptions.length, help="tokens per sequence")
     llama.add_argument("--rank", type=int, default=AdaptOptions.rank, help="rank of the adapters")
+    llama.add_argument(
+        "--inner-rank",
+        type=int,
+        default=AdaptOptions.inner_rank,
+        help="rank of those of the blocks inside levels; 0 gives them the same",
+    )
+    llama.add_argument(
+        "--average",
+        type=float,
+        default=AdaptOptions.average,
+        metavar="DECAY",
+        help="end with the running average of the weights, which keeps this share of itself in every step, such as "
+        "0.98; 0 ends with the last weights",
+    )
     llama.add_argument(
         "--learning-rate", type=float, default=AdaptOptions.learning_rate, help="peak learning rate of the adapters"
     )

@@ -60,11 +60,13 @@ class Thresholds(TrainerCallback):
     def on_step_end(
         self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
     ) -> TrainerControl:
-        """Move the thresholds; after the last step set them to the nominal shares, then evaluate and save."""
+        """Move the thresholds; after the last step average, set them to the nominal shares, evaluate and save."""
         distillation = self._distillation
         distillation.limit_scales()
+        distillation.average()
         self.retention = distillation.control_retention(state.global_step - 1)
         if state.global_step == state.max_steps:
+            distillation.take_average()
             calibrate(distillation.model, list(distillation.directions), self._texts)
             control.should_evaluate = control.should_save = True
         return control
@@ -117,7 +119,7 @@ class DistillingTrainer(StepTrainer):
 
     def _load_from_checkpoint(self, resume_from_checkpoint: str, model: Any = None) -> None:
         state = load_file(Path(resume_from_checkpoint) / _STATE_FILE, device=str(self.args.device))
-        self._distillation.load_state_dict(state, strict=False)
+        self._distillation.restore(state)
 
 
 def adapt(

@@ -39,7 +39,7 @@ def model_card(
 | structure | `{config.structure}` |
 | nominal retention | {_each([f"{ratio:g}" for ratio in config.retention_ratios])} |
 | router | {_each(config.routers)} |
-| trained | rank-{options.rank} adapters{_trained(config)} |
+| trained | rank-{_ranks(options)} adapters{_trained(config)} |
 | budget | {options.steps} steps of {options.batch_size} × {options.length} tokens, seed {options.seed} |
 
 On held-out documents of the training text ({result.tokens:,} tokens):
@@ -81,6 +81,10 @@ def _metadata(base: str) -> str:
         "  - token-dropping",
     ]
     return "\n".join(["---", *lines, "---", ""])
+
+
+def _ranks(options: AdaptOptions) -> str:
+    return f"{options.rank}" + (f" (inside levels {options.inner_rank})" if options.inner_rank else "")
 
 
 def _trained(config: SubllmConfig) -> str:

@@ -17,21 +17,25 @@ import torch
 from accelerate.utils import gather, pad_across_processes
 from peft import LoraConfig, PeftModel, get_peft_model
 from torch import Tensor, nn
+from torch.optim.swa_utils import get_ema_multi_avg_fn
 from transformers import LlamaForCausalLM
 
 from ..checkpoints.device import has_bfloat16, pick_device
+from ..errors import TrainingError
 from ..model.causal_lm import SubllmForCausalLM
 from ..model.divergence import head_divergence
 from ..model.probe import Probe
 from ..routing import LevelTokens, Router, RoutingRecord, Selection
 from ..routing.schedule import LinearSchedule
 from ..runs.config import RunConfig
+from ..structure import WHOLE
 
 OUTER = ".lora_B."  # part of the names of the adapters' outer matrices
 GROUPS = ".bias"  # part of the names of the weights of merged tokens
 GROUP_RATE = 10.0  # their learning rate over the others': they are few, and begin at a mean
 PROJECTIONS = ("q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj")
 CONTROL_RATE = 0.15  # share of a threshold's error in one batch that is corrected at once
+_AVERAGE = "average."  # before the names of averages in a checkpoint
 DRIFT_RATE = 0.02  # share of it that is also corrected in every later step: training keeps raising scores
 
 
@@ -44,6 +48,8 @@ class AdaptOptions(RunConfig):
 
     Attributes:
         rank: rank of the adapters.
+        inner_rank: rank of those of the blocks inside levels; 0 gives them the same.
+        average: decay per step of the running average of the weights that a run ends with; 0 ends with the last ones.
         loraplus_ratio: learning rate of the adapters' outer matrices, which begin at zero, over the others' (LoRA+,
             arXiv 2402.12354).
         scorer_learning_rate: peak of the scorers' learning rate.
@@ -56,6 +62,8 @@ class AdaptOptions(RunConfig):
     steps: int = 1200
     batch_size: int = 2
     rank: int = 16
+    inner_rank: int = 0
+    average: float = 0.0
     loraplus_ratio: float = 4.0
     scorer_learning_rate: float = 2e-5
     start_retention: float = 0.75
@@ -64,6 +72,13 @@ class AdaptOptions(RunConfig):
     hidden_weight: float = 0.5
     evaluate_every: int = 100
     save_every: int = 50
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if self.inner_rank < 0:
+            raise TrainingError(f"inner_rank is {self.inner_rank!r}; it must not be less than 0.")
+        if not 0 <= self.average < 1:
+            raise TrainingError(f"average is {self.average!r}; it must be at least 0 and less than 1.")
 
 
 def fast_precision() -> str:
@@ -78,10 +93,20 @@ def fast_precision() -> str:
     return "bf16" if able.get("avx512_bf16") or able.get("amx_bf16") or able.get("bf16") else "float32"
 
 
-def add_adapters(model: SubllmForCausalLM, rank: int) -> PeftModel:
-    """Wrap all projections of a SUBLLM in low-rank adapters, in place."""
+def add_adapters(model: SubllmForCausalLM, rank: int, inner_rank: int = 0) -> PeftModel:
+    """Wrap all projections of a SUBLLM in low-rank adapters, in place; those inside levels can have another rank."""
+    inside = [str(block) for block, level in enumerate(model.config.parsed_structure.block_levels) if level != WHOLE]
+    ranks = {rf"layers\.({'|'.join(inside)})\..*": inner_rank} if inner_rank and inside else {}
     return get_peft_model(
-        model, LoraConfig(r=rank, lora_alpha=rank, target_modules=list(PROJECTIONS), task_type="CAUSAL_LM")
+        model,
+        LoraConfig(
+            r=rank,
+            lora_alpha=rank,
+            rank_pattern={**ranks},
+            alpha_pattern={**ranks},  # both the same: no adapter is scaled
+            target_modules=list(PROJECTIONS),
+            task_type="CAUSAL_LM",
+        ),
     )
 
 
@@ -103,7 +128,7 @@ class Distillation(nn.Module):
     ) -> None:
         super().__init__()
         torch.manual_seed(options.seed)
-        self.adapted = add_adapters(model, options.rank)
+        self.adapted = add_adapters(model, options.rank, options.inner_rank)
         self.options = options
         self.register_buffer("directions", torch.stack(directions))  # (S, D)
         self.register_buffer("drifts", torch.zeros(len(directions)))  # (S,) correction per step, learned
@@ -115,6 +140,7 @@ class Distillation(nn.Module):
             for parameter in own.parameters():
                 parameter.requires_grad_(True)
         self._records: Sequence[RoutingRecord] = ()  # of the last forward pass
+        self._averages: dict[str, Tensor] = {}  # by the names of the parameters
 
     @property
     def model(self) -> SubllmForCausalLM:
@@ -155,9 +181,35 @@ class Distillation(nn.Module):
         return {"loss": divergence + self.options.hidden_weight * distance.mean()}
 
     def trained(self) -> dict[str, Tensor]:
-        """The contents of a checkpoint: trained parameters, and the state of the threshold control."""
-        own = {name: parameter.detach() for name, parameter in self.named_parameters() if parameter.requires_grad}
-        return {name: tensor.contiguous() for name, tensor in (own | dict(self.named_buffers(recurse=False))).items()}
+        """The contents of a checkpoint: trained parameters, their averages, and the state of the threshold control."""
+        averages = {f"{_AVERAGE}{name}": average for name, average in self._averages.items()}
+        whole = self._learned() | averages | dict(self.named_buffers(recurse=False))
+        return {name: tensor.contiguous() for name, tensor in whole.items()}
+
+    def restore(self, state: dict[str, Tensor]) -> None:
+        """Load the contents of a checkpoint."""
+        self.load_state_dict(state, strict=False)
+        self._averages = {
+            name.removeprefix(_AVERAGE): average for name, average in state.items() if name.startswith(_AVERAGE)
+        }
+
+    def _learned(self) -> dict[str, Tensor]:
+        return {name: parameter.detach() for name, parameter in self.named_parameters() if parameter.requires_grad}
+
+    @torch.no_grad()
+    def average(self) -> None:
+        """Take the weights after a step into their running averages, if there are to be any."""
+        own = self._learned()
+        if self._averages:
+            get_ema_multi_avg_fn(self.options.average)([*self._averages.values()], [*own.values()], None)
+        elif self.options.average:
+            self._averages = {name: parameter.clone() for name, parameter in own.items()}
+
+    @torch.no_grad()
+    def take_average(self) -> None:
+        """Put the averages, if there are any, in place of the weights."""
+        for name, parameter in self._learned().items():
+            parameter.copy_(self._averages.get(name, parameter))
 
     @torch.no_grad()
     def limit_scales(self) -> None:

@@ -12,6 +12,7 @@ import json
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
 import torch
 from peft import PeftModel, set_peft_model_state_dict
@@ -100,9 +101,10 @@ def load_learned(adapted: PeftModel, model: SubllmForCausalLM, folder: Path) -> 
             f"{folder} was learned with the routers {', '.join(earlier.routers)}, and this conversion has "
             f"{', '.join(model.config.routers)}; give the same ones."
         )
-    rank, own = json.loads((folder / "adapter_config.json").read_text())["r"], adapted.active_peft_config.r
-    if rank != own:
-        raise CheckpointError(f"The adapters in {folder} have rank {rank}, and this conversion's {own}; give the same.")
+    ranks = _ranks(json.loads((folder / "adapter_config.json").read_text()))
+    own = _ranks(adapted.active_peft_config.to_dict())
+    if ranks != own:
+        raise CheckpointError(f"The adapters in {folder} have {ranks}, and this conversion's {own}; give the same.")
     with _misfit_reported(folder):
         set_peft_model_state_dict(adapted, load_file(folder / ADAPTER_FILE))
         _load_routing(model, folder)
@@ -122,6 +124,12 @@ def _load_routing(model: SubllmForCausalLM, folder: Path) -> None:
     if differ:
         raise ValueError(f"{ROUTING_FILE} has other tensors than its structure ({', '.join(differ[:3])})")
     model.load_state_dict(weights, strict=False)
+
+
+def _ranks(settings: dict[str, Any]) -> str:
+    """The ranks of adapters, from their configuration."""
+    inner = sorted(settings["rank_pattern"].values())
+    return f"rank {settings['r']}" + "".join(f", inside levels {rank}" for rank in inner)
 
 
 @contextmanager

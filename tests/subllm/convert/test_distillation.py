@@ -1,10 +1,12 @@
 """The thresholds of a conversion follow what the routers recorded."""
 
+from dataclasses import replace
+
 import pytest
 import torch
 
 from subllm.checkpoints.dense import routing_off
-from subllm.convert.distillation import AdaptOptions, Distillation
+from subllm.convert.distillation import AdaptOptions, Distillation, add_adapters
 from tests.conftest import tiny_model
 
 
@@ -39,6 +41,48 @@ def test_scales_are_put_back_at_their_limits(distillation):
 def test_options_that_cannot_be_are_refused():
     from subllm import TrainingError
 
-    for changes, said in [({"steps": 0}, "steps is 0"), ({"precision": "int8"}, "float32, bf16")]:
+    for changes, said in [
+        ({"steps": 0}, "steps is 0"),
+        ({"precision": "int8"}, "float32, bf16"),
+        ({"average": 1.0}, "less than 1"),
+        ({"inner_rank": -1}, "inner_rank is -1"),
+    ]:
         with pytest.raises(TrainingError, match=said):
             AdaptOptions(**changes)
+
+
+def test_the_blocks_inside_levels_can_have_adapters_of_another_rank():
+    model = tiny_model("T(T)T", retention_ratio=0.5)
+    adapted = add_adapters(model, 2, inner_rank=5)
+    shapes = {name: parameter.shape[0] for name, parameter in adapted.named_parameters() if "lora_A" in name}
+    assert shapes and all(rank == (5 if ".layers.1." in name else 2) for name, rank in shapes.items())
+
+
+def test_a_run_ends_with_the_running_average_of_its_weights_also_after_it_was_resumed(distillation):
+    decay, steps = 0.75, [1.0, 5.0, 2.0, -3.0]
+    distillation.options = replace(distillation.options, average=decay)
+    scale = distillation.model.model.bypasses[0].scale
+    for at, value in enumerate(steps):
+        with torch.no_grad():
+            scale.fill_(value)
+        distillation.average()
+        if at == 1:
+            state = {name: tensor.clone() for name, tensor in distillation.trained().items()}
+            with torch.no_grad():
+                scale.fill_(9)
+            distillation.average()
+            distillation.restore(state)
+            assert scale.unique().item() == value
+    distillation.take_average()
+    expected = steps[0]
+    for value in steps[1:]:
+        expected = decay * expected + (1 - decay) * value
+    torch.testing.assert_close(scale.detach(), torch.full_like(scale, expected))
+
+
+def test_without_an_average_a_run_ends_with_its_last_weights(distillation):
+    before = {name: tensor.clone() for name, tensor in distillation.trained().items()}
+    distillation.average()
+    distillation.take_average()
+    after = distillation.trained()
+    assert before.keys() == after.keys() and all(torch.equal(before[name], after[name]) for name in before)

@@ -247,7 +247,8 @@ def test_a_conversion_goes_on_from_what_another_learned(tiny_llama):
     for name, tensor in before.items():
         torch.testing.assert_close(after[name], tensor)
     for changed, said in [
-        (["--rank", 4], "have rank 16, and this conversion's 4"),
+        (["--rank", 4], "have rank 16, and this conversion's rank 4"),
+        (["--inner-rank", 32], "have rank 16, and this conversion's rank 16, inside levels 32"),
         (["--structure", "TT(T)T"], "learned for the structure T(TT)T"),
         (["--from", tiny_llama / "llama"], "is not what a conversion learned"),
         (["--from", second / "learned"], "differs in its start"),
