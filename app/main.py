@@ -9,7 +9,7 @@ if (root := str(Path(__file__).resolve().parents[1])) not in sys.path:  # Stream
     sys.path.insert(0, root)
 
 from app import log, visitors
-from app.components import contrast, frame_link, orientation
+from app.components import contrast, frame_link, orientation, stop
 from app.messages import boundary
 from app.settings import Settings
 from app.strings import say
@@ -33,6 +33,7 @@ pages = [
 pinned = {"lesson", "pin"} <= {*st.query_params}  # a teacher's link shows the lesson and nothing else
 page = st.navigation(pages, position="hidden" if pinned or st.context.is_embedded else "sidebar")
 contrast.show()
+stop.show()
 frame_link.open_named(pages, page)
 with boundary():
     settings = Settings.read()

@@ -96,19 +96,14 @@ class ProgressBar:
     """A progress bar with text in the user's language: a `Progress` with a place on the page.
 
     It is drawn at its first call, and again if it is called after it was cleared. As a context it shows at once that a
-    run starts, and clears its place at the end.
+    run starts, and clears its place at the end. While it is there, so is the button of `app.components.stop`.
 
     Create it in every run of the script, whether or not there is something to do: Streamlit tells what is below it
     apart by position, and would show it twice while the bar is there.
     """
 
-    def __init__(self, key: str | None = None) -> None:
-        """Reserve a place in the current container.
-
-        Args:
-            key: of a button that stops the run, if there is to be one: any press ends the script's run.
-        """
-        self._key, self._times_drawn = key, 0
+    def __init__(self) -> None:
+        """Reserve a place in the current container."""
         self._reserve()
 
     def _reserve(self) -> None:
@@ -136,12 +131,7 @@ class ProgressBar:
         if self._bar is not None:
             self._bar.progress(share, text)
             return
-        columns = self._place.container().columns([6, 1], vertical_alignment="center")
-        self._bar = columns[0].progress(share, text)
-        self._times_drawn += 1
-        if self._key:
-            key = self._key if self._times_drawn == 1 else f"{self._key} {self._times_drawn}"
-            columns[1].button(say("stop"), key=key, width="stretch", help=say("stop_help"))
+        self._bar = self._place.progress(share, text)
 
     def clear(self) -> None:
         """Show nothing until the next call."""

@@ -45,20 +45,32 @@ def routing_view(
         spotlight: what a lesson lights and hides; None without a lesson.
     """
     sent = shown
-    if before and before.received == shown and _answers(st.session_state.get(key), trace, before.sent):
+    if before and before.received == shown and answer(trace, before, key) is not None:
         sent = before.sent  # the same bytes, which Streamlit does not send again; a new element has not answered yet
     result = _component()(
         data=view_data(trace, sent, words, spotlight), key=key, height="content", on_shown_change=lambda: None,
         on_marked_change=lambda: None,
     )  # fmt: skip
-    received = Shown.parse(result.shown, trace) if _answers(result, trace, sent) else sent
-    return Exchange(sent, received, _marked(result.marked, trace, spotlight))
+    return Exchange(sent, _shown(result, trace, sent) or sent, _marked(result.marked, trace, spotlight))
 
 
-def _answers(state: Any, trace: Trace, sent: Shown) -> bool:
-    """Whether what the browser says of an element is its answer to what it was asked to show."""
-    answer = state.get("shown") if isinstance(state, Mapping) else None
-    return isinstance(answer, Mapping) and (answer.get("id"), answer.get("told")) == (trace.subject, vars(sent))
+def answer(trace: Trace, before: Exchange, key: str) -> Shown | None:
+    """What the browser shows, before the element is drawn in this run; None if it has not answered.
+
+    Args:
+        trace: trace of a prompt.
+        before: what was exchanged in the last run of the page.
+        key: key of the element.
+    """
+    return _shown(st.session_state.get(key), trace, before.sent)
+
+
+def _shown(state: Any, trace: Trace, sent: Shown) -> Shown | None:
+    """What the browser says that it shows, if that is its answer to what it was asked to show."""
+    said = state.get("shown") if isinstance(state, Mapping) else None
+    if not isinstance(said, Mapping) or (said.get("id"), said.get("told")) != (trace.subject, vars(sent)):
+        return None
+    return Shown.parse(said, trace)
 
 
 def _marked(answer: Any, trace: Trace, spotlight: Spotlight | None) -> tuple[int, ...]:

@@ -63,7 +63,7 @@ def show() -> None:
         more = next(stages, False)
         run = session().run() if taken.stop or st.context.is_embedded else history.choose("earlier", "explore")
         if run is not None and taken.stop:
-            lesson.show(run, choice, settings, whole=not more)
+            lesson.show(run, choice, settings)
         elif run is not None:
             _results(run, settings, whole=not more)
         elif not wanted:
@@ -85,7 +85,7 @@ def _run(request: _Request, message: Any, *, truncate: bool) -> Generator[bool]:
     """
     session().failure = None
     with message:
-        progress = ProgressBar("stop")
+        progress = ProgressBar()
     try:
         with working("run", request.settings, progress) as work:
             model = request.choice.locate(request.settings, work)
@@ -207,7 +207,7 @@ def _read_off_all(run: Run, settings: Settings) -> None:
         return
     share = f"{costs.lens_cost(run):.1f}"
     pressed = st.button(say("lens_run"), icon=":material/layers:", help=say("lens_help", share=share))
-    progress = ProgressBar("stop lens")
+    progress = ProgressBar()
     if not pressed:
         return
     try:

@@ -201,7 +201,8 @@ class Distillation(nn.Module):
         """Take the weights after a step into their running averages, if there are to be any."""
         own = self._learned()
         if self._averages:
-            get_ema_multi_avg_fn(self.options.average)([*self._averages.values()], [*own.values()], None)
+            averages = [self._averages[name] for name in own]  # a checkpoint has them in another order
+            get_ema_multi_avg_fn(self.options.average)(averages, [*own.values()], None)
         elif self.options.average:
             self._averages = {name: parameter.clone() for name, parameter in own.items()}
 

@@ -79,11 +79,10 @@ export class RoutingView {
     });
     this.print = () => this.data && this.text.colour(true);
     this.waiting = new Map(); // what the page will be told in a moment: timers and functions, by name
-    this.leave = (event) => {
-      for (const { tell } of this.waiting.values()) {
-        event.preventDefault(); // the link waits for it
-        tell();
-      }
+    this.leave = (event) => this.tell() && event.preventDefault(); // the link waits for it
+    this.elsewhere = (event) => {
+      const path = event.composedPath();
+      if (!path.includes(this.root) && !path.some(({ localName }) => localName === "a")) this.tell(); // what is pressed is about what is shown
     };
     this.spotlight = null; // what a lesson lights and hides
     this.pointed = null; // a term in the lesson's text that is pointed at
@@ -116,6 +115,7 @@ export class RoutingView {
     removeEventListener("beforeprint", this.print);
     removeEventListener("subllm-light", this.light);
     removeEventListener("subllm-leave", this.leave);
+    removeEventListener("click", this.elsewhere, true);
   }
 
   show(bytes) {
@@ -123,6 +123,7 @@ export class RoutingView {
     addEventListener("beforeprint", this.print);
     addEventListener("subllm-light", this.light);
     addEventListener("subllm-leave", this.leave);
+    addEventListener("click", this.elsewhere, true);
     const data = new RoutingData(bytes);
     if (this.data?.version === data.version && JSON.stringify(this.data.shown) === JSON.stringify(data.shown)) {
       this.veil(data.spotlight);
@@ -427,7 +428,7 @@ export class RoutingView {
     });
   }
 
-  // Do something once nothing else is to be done in its place for a moment; at once if another page is opened.
+  // Do something once nothing else is to be done in its place for a moment; at once if something else is pressed.
   later(name, wait, act) {
     this.forget(name);
     const tell = () => {
@@ -435,6 +436,13 @@ export class RoutingView {
       act();
     };
     this.waiting.set(name, { tell, timer: setTimeout(tell, wait) });
+  }
+
+  // Do at once what waits; whether there was anything.
+  tell() {
+    const waiting = [...this.waiting.values()];
+    for (const { tell } of waiting) tell();
+    return waiting.length > 0;
   }
 
   forget(name) {

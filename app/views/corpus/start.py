@@ -44,7 +44,7 @@ def show(settings: Settings, choice: Choice) -> None:
             text = st.text_area(say("corpus_text"), key="corpus text", max_chars=_LONGEST, help=say("corpus_text_help"))
             tokens = st.slider(say("corpus_limit"), _LEAST, most, min(5_000, most), step=500, key="corpus tokens")
             pressed = st.form_submit_button(say("corpus_run"), type="primary")
-        bar = ProgressBar("stop corpus")
+        bar = ProgressBar()
         if not pressed:
             return
         try:

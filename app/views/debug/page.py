@@ -28,7 +28,7 @@ def show() -> None:
         st.title(say("debug_title"))
         st.write(say("debug_intro"))
         form, pressed = _prompt_form(settings)
-    progress = ProgressBar("stop reading")  # always there: what stands below must keep its place
+    progress = ProgressBar()  # always there: what stands below must keep its place
     if pressed or linked:
         _read(form, choice, settings, progress)
     run = history.choose("debugged", "debug")

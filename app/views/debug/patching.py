@@ -36,7 +36,7 @@ def show(run: Run, settings: Settings) -> None:
         st.info(say("why_select"), icon=":material/touch_app:")
         return
     place, pressed = _form(trace, shown.selected)
-    progress = ProgressBar("stop patching")
+    progress = ProgressBar()
     key = (trace.run, own.answer, place)
     if pressed:
         try:

@@ -36,7 +36,7 @@ def show(run: Run, settings: Settings) -> None:
     words = table(language())
     st.caption(common_word(run.trace, "steps_intro", words, "\n\n"))
     sampling = _sampling()
-    beginning = ProgressBar("stop beginning")
+    beginning = ProgressBar()
     texts = _texts(run, sampling, settings, beginning)
     if not texts:
         return
@@ -47,7 +47,7 @@ def show(run: Run, settings: Settings) -> None:
         show_error(error)
         return
     many = _buttons(texts[0], min(_MOST, settings.limits.new_tokens), ended=ended)
-    progress, place = ProgressBar("stop writing"), st.empty()
+    progress, place = ProgressBar(), st.empty()
     _text(place, texts, run, beginning)
     if many:
         try:

@@ -72,7 +72,7 @@ def show(run: Run, settings: Settings) -> None:
         st.info(say("whatif_no_levels"))
         return
     answer = _answer()
-    progress, place = ProgressBar("stop editing"), st.container()
+    progress, place = ProgressBar(), st.container()
     try:
         with progress:
             stages = _stages(run, answer, edits, progress, settings)
@@ -355,7 +355,7 @@ def _search(run: Run, answer: str, shown: Shown, settings: Settings) -> None:
         return
     key = (trace.run, answer, shown.level)
     pressed = st.button(say("search_run", level=level, n=_MEASURED), icon=":material/search:")
-    progress = ProgressBar("stop search")
+    progress = ProgressBar()
     if pressed:
         try:
             with working("search", settings, progress) as work:

@@ -57,7 +57,7 @@ def _attribution(run: Run, token: int, settings: Settings) -> None:
     with st.form("why form", border=True):
         asked, texts, options = _form(trace, token, settings)
         pressed = st.form_submit_button(say("why_run"), type="primary", icon=":material/psychology:")
-    progress = ProgressBar("stop why")
+    progress = ProgressBar()
     if pressed:
         try:
             feature = Feature.ABLATION if options["method"] in _SLOW else None
@@ -183,7 +183,7 @@ def _attention(run: Run, token: int, settings: Settings) -> None:
     st.subheader(say("attention_title"), help=explained)
     key = (trace.run, token)
     pressed = st.button(say("attention_run", n=f"{token:,}"), icon=":material/visibility:")
-    progress = ProgressBar("stop attention")
+    progress = ProgressBar()
     if pressed:
         try:
             with working("attention", settings, progress) as work:

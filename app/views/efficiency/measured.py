@@ -199,7 +199,7 @@ def _measure(settings: Settings, measured: Measured, asked: Sequence[Setting], s
     """Measure the settings that are not known yet, or all of them again; finished settings stay when one stops."""
     against = measured.baseline
     try:
-        bar = ProgressBar("stop measuring")
+        bar = ProgressBar()
         with working("measurement", settings, bar, Feature.MEASURING) as work:
             model = measured.choice.locate(settings, work)
             baseline = against if against in [*Baseline] else str(settings.locate(against, work))
@@ -218,7 +218,7 @@ def _check(config: SubllmConfig, choice: Choice, rows: Sequence[Comparison], set
     """A table of measured and predicted speed-ups and peak memory on this machine, with the errors."""
     own, device, dtype = session(), choice.device, choice.dtype
     pressed = st.button(say("check"), icon=":material/balance:", help=say("check_help"))
-    progress = ProgressBar("stop checking")
+    progress = ProgressBar()
     if pressed:
         try:
             with working("calibration", settings, progress, Feature.CALIBRATION) as work:

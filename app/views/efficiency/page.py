@@ -36,7 +36,7 @@ def _configuration(settings: Settings, checkpoint: str) -> SubllmConfig | None:
         return config
     st.info(plain(say("fetch_first", name=checkpoint)), icon=":material/cloud_download:")
     pressed = st.button(say("fetch"), type="primary", icon=":material/download:")
-    progress = ProgressBar("stop fetching")
+    progress = ProgressBar()
     if pressed:
         try:
             with working("download", settings, progress) as work:

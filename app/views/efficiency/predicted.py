@@ -143,7 +143,7 @@ def _own_hardware(own: list[dict[str, object]], dtype: str, settings: Settings) 
             added = st.form_submit_button(say("own_add"))
         allowed = Feature.CALIBRATION in settings.limits.features
         pressed = allowed and st.button(say("own_measure"), icon=":material/speed:", help=say("check_help"))
-        progress = ProgressBar("stop calibrating")
+        progress = ProgressBar()
         if pressed:
             try:
                 with working("calibration", settings, progress, Feature.CALIBRATION) as work:

@@ -56,7 +56,7 @@ def show(
         return
     label = plain(filled(in_language(action.label, language()), figures.values))
     pressed = st.button(label, key=f"lesson action {key}", icon=":material/play_arrow:", on_click=_fill, args=(action,))
-    progress = ProgressBar("stop lesson action")
+    progress = ProgressBar()
     try:
         if pressed and action.kind == "example":
             entry = examples().get(action.what) or {"text": action.what, "chat": False}

@@ -37,7 +37,7 @@ def show(formula: str, place: Place, figures: Figures, base: Run, choice: Choice
     """
     name = f"lesson channels {formula}"
     pressed = st.button(say(f"lesson_channels_{formula}"), key=name, icon=":material/zoom_in:")
-    progress = ProgressBar("stop lesson channels")
+    progress = ProgressBar()
 
     def read(recipe: Recipe, made: Trace, work: Progress) -> LevelStates:
         return engine.states_around(recipe.model, made, place.level, figures.tokens, work)

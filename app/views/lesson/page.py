@@ -45,14 +45,13 @@ def _go(key: str) -> None:
 
 @st.fragment
 @bounded
-def show(run: Run, choice: Choice, settings: Settings, *, whole: bool) -> None:
+def show(run: Run, choice: Choice, settings: Settings) -> None:
     """The lesson about a run.
 
     Args:
         run: run that is shown.
         choice: the model to run, where the one of the run is absent.
         settings: what the operator allows.
-        whole: whether all of the run is measured.
     """
     own, lesson = session(), offered()
     taken = own.lesson
@@ -68,7 +67,7 @@ def show(run: Run, choice: Choice, settings: Settings, *, whole: bool) -> None:
     st.title(plain(in_language(lesson.title, language())))
     left, right = st.columns([2, 3], gap="large")
     with right:
-        place, marked = stops.view(stop, run, base, whole=whole)
+        place, marked = stops.view(stop, run, base)
         elsewhere.label(run)
     links.write_link(base)
     with left:

@@ -39,26 +39,22 @@ class Asked(NamedTuple):
     measured: Mapping[int, float]
 
 
-def view(stop: Stop | None, run: Run, base: Run, *, whole: bool) -> tuple[Place, frozenset[int]]:
+def view(stop: Stop | None, run: Run, base: Run) -> tuple[Place, frozenset[int]]:
     """The text and the map, with what the stop lights; where the learner is, and the tokens that are marked.
 
     Args:
         stop: stop of the lesson; None at its end.
         run: run that is shown.
         base: run that the stop is about.
-        whole: whether all of the run is measured; until then the page is not drawn again.
     """
     own = session()
     if stop is None:
         shown = text_and_map.show(run.trace, _WHOLE)
         return Place(base.trace, shown.level, shown.tokens), frozenset()
+    text_and_map.hear(run.trace, _VIEW)  # what is lit follows the selection
     place = _place(stop, base.trace, Shown.parse(own.shown, base.trace))
-    light = _spotlight(stop, place, answered(stop, base) is not None)
-    shown = text_and_map.show(run.trace, _VIEW, light)
-    fresh = _place(stop, base.trace, shown)
-    if whole and _spotlight(stop, fresh, answered(stop, base) is not None) != light:
-        st.rerun()  # what is lit follows the selection
-    return fresh, frozenset(own.views[_VIEW].marked)
+    text_and_map.show(run.trace, _VIEW, _spotlight(stop, place, answered(stop, base) is not None))
+    return place, frozenset(own.views[_VIEW].marked)
 
 
 def answered(stop: Stop, base: Run) -> Asked | None:
@@ -165,7 +161,7 @@ def _question(
     if hint:
         with st.expander(say("lesson_hint"), icon=":material/lightbulb:"):
             st.write(plain(filled(hint, figures.values)))
-    progress = ProgressBar("stop lesson")
+    progress = ProgressBar()
     if isinstance(task.expected, frozenset) and len(marked) < len(task.expected):
         own = session()
         if checked:

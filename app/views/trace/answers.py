@@ -30,7 +30,7 @@ def offer(run: Run, prompt: Prompt, ids: Sequence[int], edits: Sequence[Edit], s
     if not len(ids) or not run.has_model:
         return
     pressed = st.button(say("answer_run"), icon=":material/join:", help=say("answer_run_help"), key="answer run")
-    progress = ProgressBar("stop answer")
+    progress = ProgressBar()
     if not pressed:
         return
     try:

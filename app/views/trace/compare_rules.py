@@ -53,7 +53,7 @@ def show(run: Run, shown: Shown, settings: Settings) -> None:
         help=say("rivals_run_help"),
         key="rivals",
     )
-    progress = ProgressBar("stop rivals")
+    progress = ProgressBar()
     key = (trace.run, answer, oracle)
     if pressed:
         try:

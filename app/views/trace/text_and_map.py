@@ -1,8 +1,10 @@
 """The prompt as text and as a map of blocks by tokens; level, selected tokens and colour are those of the session."""
 
+from dataclasses import replace
+
 from analysis import Trace
 from analysis.figures.routing_view.data import Shown, Spotlight
-from app.components.routing_view import routing_view
+from app.components.routing_view import answer, routing_view
 from app.state import session
 from app.strings import language, table
 
@@ -20,6 +22,21 @@ def show(trace: Trace, key: str, spotlight: Spotlight | None = None) -> Shown:
     shown = draw(trace, asked, key, spotlight)
     own.show(shown, asked)
     return shown
+
+
+def hear(trace: Trace, key: str) -> None:
+    """Note what the visitor changed before the element is drawn, for what depends on it and is drawn with it.
+
+    Args:
+        trace: trace of a prompt.
+        key: key of the element.
+    """
+    own = session()
+    asked, before = Shown.parse(own.shown, trace), own.views.get(key)
+    found = answer(trace, before, key) if before and before.received == asked else None
+    if before and found:
+        own.views[key] = replace(before, received=found)
+        own.show(found, asked)
 
 
 def draw(trace: Trace, asked: Shown, key: str, spotlight: Spotlight | None = None) -> Shown:

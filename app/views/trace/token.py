@@ -32,7 +32,7 @@ def show(run: Run, shown: Shown, settings: Settings) -> None:
         return
     key = (trace.run, token)
     pressed = st.button(say("depth_run", n=f"{token:,}"), icon=":material/vertical_align_center:", key="follow")
-    progress = ProgressBar("stop following")
+    progress = ProgressBar()
     if pressed:
         try:
             with working("lens", settings, progress) as work:

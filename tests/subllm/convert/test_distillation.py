@@ -67,7 +67,7 @@ def test_a_run_ends_with_the_running_average_of_its_weights_also_after_it_was_re
             scale.fill_(value)
         distillation.average()
         if at == 1:
-            state = {name: tensor.clone() for name, tensor in distillation.trained().items()}
+            state = {name: tensor.clone() for name, tensor in reversed(distillation.trained().items())}
             with torch.no_grad():
                 scale.fill_(9)
             distillation.average()
