@@ -263,7 +263,7 @@ from app.messages import ProgressBar, boundary
 from app.settings import Settings
 from analysis import AnalysisError
 
-settings, bar = Settings.read(), ProgressBar("stop")
+settings, bar = Settings.read(), ProgressBar()
 for number, error in enumerate((None, AnalysisError("no"), ValueError("secret prompt\\n2026 ERROR app: forged"))):
     with boundary(), visitors.working(f"action {number}", settings, bar) as work:
         work.admit(5)
@@ -279,7 +279,7 @@ def test_every_action_has_one_line_in_the_log_that_says_how_it_ended(monkeypatch
 
     monkeypatch.setenv("SUBLLM_PROFILE", "public")
     with caplog.at_level(logging.INFO, "app"):
-        page = AppTest.from_string(LINES).run()
+        page = AppTest.from_string(LINES, default_timeout=60).run()
     lines = [record.getMessage() for record in caplog.records if record.getMessage().startswith("visitor")]
     visitor = lines[0].partition(":")[0]
     assert lines == [

@@ -14,7 +14,7 @@ def draw(trace):
 
 
 def shown(trace, language="en"):
-    page = AppTest.from_function(draw, args=(trace,))
+    page = AppTest.from_function(draw, args=(trace,), default_timeout=60)
     page.session_state["language"] = language
     page.run()
     assert not page.exception

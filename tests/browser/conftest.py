@@ -7,9 +7,10 @@ from playwright.sync_api import expect, sync_playwright
 
 from tests.benchmarks.browser import make_checkpoint
 
-from .server import FLAGS, ROOT, executable, serve
+from .server import FLAGS, PATIENCE, ROOT, executable, serve
+from .waiting import settled
 
-expect.set_options(timeout=60_000)
+expect.set_options(timeout=1000 * PATIENCE)
 
 
 @pytest.fixture(scope="session")
@@ -33,6 +34,7 @@ def server(tiny_checkpoint, odd_checkpoints, tmp_path_factory):
 def browser():
     with sync_playwright() as playwright:
         chromium = playwright.chromium.launch(executable_path=executable(), args=FLAGS)
+        chromium.on("context", lambda context: context.set_default_timeout(1000 * PATIENCE))
         yield chromium
         chromium.close()
 
@@ -52,7 +54,6 @@ def tab(browser):
     page = context.new_page()
     page.faults = []
     page.on("pageerror", lambda error: page.faults.append(str(error)))
-    page.set_default_timeout(60_000)
     yield page
     assert page.faults == []
     context.close()
@@ -65,4 +66,5 @@ def page(tab, server):
     tab.get_by_role("button", name="Run", exact=True).wait_for()
     tab.get_by_role("combobox", name="Checkpoint").click()
     tab.get_by_role("option", name="tiny").click()
+    settled(tab)  # no person chooses twice before the page has answered once
     return tab

@@ -13,6 +13,7 @@ from pathlib import Path
 
 ROOT = Path(__file__).parents[2]
 COMMAND = [sys.executable, "-m", "streamlit", "run", "app/main.py"]
+PATIENCE = 300  # seconds: on a busy machine, a server that has just started is slow
 FLAGS = [
     "--headless=new",
     "--no-sandbox",
@@ -49,24 +50,25 @@ def serve(
         command: that starts it; PORT in its environment is the port.
         folder: that it is started from.
     """
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        port = free.getsockname()[1]
-    environment = os.environ | {"PORT": str(port), "STREAMLIT_SERVER_PORT": str(port)} | variables
-    with log.open("w") as output:
-        process = subprocess.Popen(command, cwd=folder, env=environment, stdout=output, stderr=output)
-    address = f"http://127.0.0.1:{port}"
-    deadline = time.monotonic() + 60
-    try:
-        while True:
-            try:
-                with urllib.request.urlopen(f"{address}/_stcore/health", timeout=1):
-                    break
-            except OSError:
-                assert process.poll() is None and time.monotonic() < deadline, f"No server:\n{log.read_text()}"
-                time.sleep(0.1)  # between two attempts to reach it
-        yield address
-        assert process.poll() is None, f"The server died:\n{log.read_text()}"
-    finally:
-        process.terminate()
-        process.wait()
+    with socket.socket() as held:  # until the end, or another program could be given the port before the app has it
+        held.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        held.bind(("127.0.0.1", 0))
+        port = held.getsockname()[1]
+        environment = os.environ | {"PORT": str(port), "STREAMLIT_SERVER_PORT": str(port)} | variables
+        with log.open("w") as output:
+            process = subprocess.Popen(command, cwd=folder, env=environment, stdout=output, stderr=output)
+        address = f"http://127.0.0.1:{port}"
+        deadline = time.monotonic() + PATIENCE
+        try:
+            while True:
+                try:
+                    with urllib.request.urlopen(f"{address}/_stcore/health", timeout=1):
+                        break
+                except OSError:
+                    assert process.poll() is None and time.monotonic() < deadline, f"No server:\n{log.read_text()}"
+                    time.sleep(0.1)  # between two attempts to reach it
+            yield address
+            assert process.poll() is None, f"The server died:\n{log.read_text()}"
+        finally:
+            process.terminate()
+            process.wait()

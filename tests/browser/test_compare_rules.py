@@ -23,7 +23,7 @@ def test_the_kept_tokens_of_every_rule_stand_under_the_text(page, pictures):
     shown(page, "the cat <b>sat</b>")
     page.get_by_role("button", name="Compare rules").click()
     body = page.locator(".rules .body")
-    body.wait_for()
+    body.locator(".token").first.wait_for()
     tokens = body.evaluate(STATES)
     assert "".join(piece for piece, _ in tokens).replace("⏎", "\n").startswith("the cat <b>sat</b> on the mat\n")
     assert {len(states.split()) for _, states in tokens} == {6}
@@ -46,10 +46,10 @@ def test_a_row_of_the_segments_selects_its_place_in_the_text(page, expected, pic
     text = "The cat sat. <i>Why?</i> The dog sat on the cat.\nAnd then the mat."
     run(page, text)
     shown(page, "The cat sat.")
-    settled(page)
     grid = page.get_by_test_id("stDataFrame").nth(1)
     grid.scroll_into_view_if_needed()
     page.get_by_role("button", name="Compare rules").scroll_into_view_if_needed()
+    settled(page)
     box = grid.bounding_box()
     page.mouse.click(box["x"] + 15, box["y"] + 35 + 35 + 17)  # the box in front of the second row
     trace = expected(text)

@@ -52,7 +52,6 @@ def test_the_steps_make_an_app_that_answers_with_the_demo_built_in(browser, envi
         healthy = image.run(image.health)
         assert not healthy.returncode, healthy.stderr
         page = browser.new_page()
-        page.set_default_timeout(60_000)
         page.goto(address)
         page.get_by_role("button", name="Run", exact=True).click()
         page.get_by_role("button", name="Trace (.npz)").wait_for()

@@ -26,6 +26,8 @@ def corpus(tab, server, odd_checkpoints):
 
 def test_a_bar_opens_examples_whose_token_is_selected_in_text_and_map(corpus, pictures):
     bars = corpus.locator(".barlayer .point path")
+    bars.first.wait_for(state="attached")
+    settled(corpus)
     bars.first.click(force=True)
     corpus.get_by_text("Examples · kind of token: beginning of a word").wait_for()
     corpus.get_by_text("not reached: dropped at an outer level").wait_for()  # of the selected token, at Level 2

@@ -23,6 +23,7 @@ def debug(tab, server):
 
 def drag(page, start, end):
     """Select from one place of the text's first line to another."""
+    settled(page)
     box = page.locator(".text .body").last.bounding_box()
     page.mouse.move(box["x"] + start, box["y"] + 10)
     page.mouse.down()
@@ -51,7 +52,7 @@ def test_tokens_are_dropped_undone_and_restored_by_a_link(debug, browser, pictur
     other = browser.new_context()
     restored = other.new_page()
     restored.goto(link)
-    restored.get_by_text("Edits in force", exact=True).wait_for(timeout=60_000)
+    restored.get_by_text("Edits in force", exact=True).wait_for()
     other.close()
 
 
@@ -70,6 +71,7 @@ def test_edits_that_cannot_be_are_said(debug):
     debug.get_by_role("textbox", name="Tokens").fill("zebras")
     debug.get_by_role("button", name="Add", exact=True).click()
     debug.get_by_role("alert").filter(has_text="names no tokens").wait_for()
+    settled(debug)
     debug.get_by_role("textbox", name="Tokens").fill("words")
     debug.get_by_role("button", name="Add", exact=True).click()
     debug.get_by_role("alert").filter(has_text="no token is left in").wait_for()
@@ -78,7 +80,6 @@ def test_edits_that_cannot_be_are_said(debug):
 def test_a_prediction_is_explained(debug, pictures):
     debug.get_by_role("tab", name="Why").click()
     debug.get_by_text("Select a token above").wait_for()
-    settled(debug)
     drag(debug, 40, 40)
     debug.get_by_role("button", name="Explain").click()
     debug.get_by_text("convergence delta").wait_for()
@@ -135,5 +136,5 @@ def test_a_state_of_another_prompt_is_put_in_before_every_level(debug, pictures)
     settled(debug)
     debug.screenshot(path=pictures / "patching.png", full_page=True)
     debug.set_viewport_size({"width": 390, "height": 2400})
-    assert debug.evaluate("document.documentElement.scrollWidth") <= 390
+    debug.wait_for_function("document.documentElement.scrollWidth <= 390")
     debug.screenshot(path=pictures / "patching_narrow.png", full_page=True)

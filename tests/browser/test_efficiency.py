@@ -19,6 +19,7 @@ def test_savings_are_measured_and_predicted(page, pictures):
     page.get_by_role("heading", name="How much do the dropped tokens save?").wait_for()
     page.get_by_label("Remove 2048").or_(page.get_by_role("button", name="2048")).first.click()
     page.get_by_role("button", name="Measure", exact=True).click()
+    page.get_by_text("These measurements come with the app").wait_for(state="detached")
     page.get_by_text("medians of the ratios").wait_for()
     row = page.get_by_test_id("stTable").first.get_by_role("row").filter(has_text="512")
     assert re.search(r"\d\.\d\d×", row.inner_text())

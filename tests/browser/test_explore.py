@@ -6,6 +6,8 @@ from analysis.run import RunOptions, record_trace
 from analysis.trace.tokenize import read_prompt
 from subllm.checkpoints.load import load_checkpoint
 
+from .waiting import settled
+
 HIGHLIGHTS = """() => {
     const cut = (r) => [r.startOffset, r.startContainer.data.slice(r.startOffset, r.endOffset)];
     const entries = [...CSS.highlights].filter(([, ranges]) => ranges.size);
@@ -20,10 +22,12 @@ def run(page, text):
     page.get_by_role("button", name="Run", exact=True).click()
 
 
-def shown(page, text):
-    """Wait for the text in the view."""
+def shown(page, text, whole=True):
+    """Wait for the text in the view, and for the whole run: its later stages move the page."""
     view = page.locator(".routing .text")
     view.filter(has_text=text).wait_for()
+    if whole:
+        settled(page)
     return view
 
 

@@ -2,16 +2,18 @@
 
 import csv
 import io
+import re
 import time
 
 from playwright.sync_api import expect
 
+from .test_sessions import wait_for_address
 from .waiting import settled
 
 ACTIVE = """() => {
   let at = document.activeElement;
   while (at?.shadowRoot?.activeElement) at = at.shadowRoot.activeElement;
-  const name = at.getAttribute("aria-label") || at.closest("label")?.innerText || at.innerText;
+  const name = at.getAttribute("aria-label") || at.closest("label")?.innerText || at.innerText || "";
   return name.length < 200 ? name : ""; // the page itself can have the focus, too
 }"""
 MOST = 60  # seconds: Streamlit loads some elements when they are first drawn
@@ -21,7 +23,7 @@ def tab_to(page, name, key="Tab"):
     """Move the focus, round the page if need be, until it is on what has a name."""
     end = time.monotonic() + MOST
     while time.monotonic() < end:
-        if name in page.evaluate(ACTIVE):
+        if re.search(rf"{re.escape(name)}(?!\w)", page.evaluate(ACTIVE)):
             return
         page.keyboard.press(key)
     raise AssertionError(f"the keyboard does not get to {name}")
@@ -34,6 +36,7 @@ def press(page, name, key="Enter", direction="Tab"):
 
 def heading(page, name):
     expect(page.get_by_role("heading", name=name)).to_be_visible()
+    settled(page)  # what the view tells the page meanwhile would end the run that a button begins
 
 
 def test_the_lesson_is_taken_with_the_keyboard_and_its_answers_are_a_file(tab, server):
@@ -77,11 +80,13 @@ def test_the_lesson_is_taken_with_the_keyboard_and_its_answers_are_a_file(tab, s
     expect(tab.get_by_text("Right.")).to_be_visible()
     tab.goto(f"{server}/?lesson=end")
     expect(tab.get_by_test_id("stRadio")).to_have_count(5)
+    settled(tab)
     for question in tab.get_by_test_id("stRadio").all():
         question.get_by_role("radio").nth(1).focus()
         tab.keyboard.press("Space")
     press(tab, "Check all answers")
     expect(tab.get_by_text("Your result: 3 of 5 right").first).to_be_visible()
+    settled(tab)
     tab_to(tab, "Your name")
     tab.keyboard.type("Ada, =1")
     with tab.expect_download() as found:
@@ -100,7 +105,7 @@ def test_a_teachers_link_shows_the_lesson_and_nothing_else(tab, server):
     expect(tab.get_by_role("button", name="离开")).to_have_count(0)
     tab.get_by_role("button", name="下一站").first.click()
     heading(tab, "各级层层嵌套")
-    assert "pin=1" in tab.url and "lesson=nesting" in tab.url
+    wait_for_address(tab, pin="1", lesson="nesting")
 
 
 def test_a_stop_runs_the_prompt_with_an_edit_and_goes_back(page):
@@ -110,15 +115,15 @@ def test_a_stop_runs_the_prompt_with_an_edit_and_goes_back(page):
     settled(page)
     page.get_by_role("button", name="Learn it in ten minutes").click()
     heading(page, "You are the editor")
-    settled(page)
     page.get_by_role("button", name="Next").click()
     heading(page, "Every token pays at every block")
-    settled(page)  # what the view tells the page meanwhile would end the run that the button begins
     page.get_by_role("button", name="Turn routing off").click()
     expect(page.get_by_text("dense@*")).to_be_visible()
+    settled(page)
     assert "edits" not in page.url
     page.get_by_role("button", name="Back to my run").click()
     expect(page.get_by_role("button", name="Turn routing off")).to_be_visible()
+    settled(page)
     page.get_by_role("button", name="Leave").click()
     expect(page.get_by_role("heading", name="What does this LLM drop?")).to_be_visible()
     expect(page.get_by_text("dense@*")).to_have_count(0)
@@ -138,3 +143,29 @@ def test_a_person_is_shown_around_a_page_and_the_focus_comes_back(tab, server):
     expect(words).to_contain_text("1 of 3")
     tab.keyboard.press("Escape")
     expect(words).to_have_count(0)
+
+
+PRESS = """(text, [key, button]) => {
+  text.dispatchEvent(new KeyboardEvent("keydown", { key, bubbles: true, composed: true }));
+  button.click();
+}"""
+
+
+def test_a_press_right_after_a_mark_or_a_selection_knows_of_it(tab, server):
+    tab.goto(f"{server}/?lesson=editor")
+    heading(tab, "You are the editor")
+    view, text = tab.locator(".st-key-lesson-routing"), tab.locator(".st-key-lesson-routing .text")
+    text.press("Home")
+    for _ in range(28):
+        text.press("Shift+ArrowRight")
+    check = tab.get_by_role("button", name="Check", exact=True)
+    text.evaluate(PRESS, ["Enter", check.element_handle()])  # at once: no timer runs in between
+    expect(tab.get_by_text("of the 29 tokens that you marked")).to_be_visible()
+    tab.get_by_role("button", name="Next").first.click()
+    heading(tab, "Every token pays at every block")
+    for key in ("ArrowRight", "ArrowLeft"):
+        text.press(key)  # what is lit follows the selection
+        settled(tab)
+    text.evaluate(PRESS, ["ArrowRight", tab.get_by_role("button", name="Leave").element_handle()])
+    expect(tab.get_by_role("heading", name="What does this LLM drop?")).to_be_visible()
+    expect(view).to_have_count(0)

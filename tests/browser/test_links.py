@@ -31,7 +31,6 @@ def follow(browser, server):
     def open_(path="", locale="en-US", **fields):
         contexts.append(browser.new_context(viewport={"width": 1300, "height": 2400}, locale=locale))
         page = contexts[-1].new_page()
-        page.set_default_timeout(60_000)
         page.goto(f"{server}/{path}?{urlencode(fields, errors='surrogatepass')}")
         return page
 

@@ -3,6 +3,7 @@
 import re
 
 import pytest
+from playwright.sync_api import expect
 
 from tests.benchmarks.browser import make_text
 from tests.conftest import byte_tokenizer
@@ -49,13 +50,14 @@ def test_the_first_stage_is_shown_while_the_rest_is_made_and_can_be_stopped(page
     slider.press("End")
     text = make_text(byte_tokenizer(), 3000)
     run(page, text)
-    shown(page, text[:200])
+    shown(page, text[:200], whole=False)
     page.get_by_text(re.compile("New tokens generated|Measuring|Timing|Comparing")).wait_for()
-    page.locator(".st-key-stop button").first.click()
+    stop = page.get_by_role("button", name="Stop", exact=True)
+    stop.click()
     page.get_by_role("heading", name="Time, memory and agreement").wait_for()
     page.get_by_text("Nothing was measured").wait_for()
     shown(page, text[:200])
-    page.wait_for_function("() => !document.querySelector('.st-key-stop')")
+    expect(stop).to_have_count(0)
 
 
 def test_a_prediction_is_read_off_after_every_block(page):

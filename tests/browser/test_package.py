@@ -66,7 +66,6 @@ def test_the_app_answers_and_shows_its_first_page(installed, browser, tiny_check
     with serve(installed / "log", variables | {"PATH": os.environ["PATH"]}, command, installed) as address:
         page = browser.new_page()
         page.goto(address)
-        page.set_default_timeout(60_000)
         page.get_by_role("combobox", name="Checkpoint").click()
         page.get_by_role("option", name="tiny").click()
         page.get_by_role("button", name="Run", exact=True).click()

@@ -19,7 +19,6 @@ from tests.analysis.report.test_html import HOSTILE, hostile_trace
 from tests.analysis.trace.test_trace import make_trace
 
 from .test_explore import read_tokens, run, shown, tokens
-from .waiting import settled
 
 
 @pytest.fixture
@@ -140,7 +139,6 @@ def test_what_is_taken_from_the_page_is_what_it_shows(page, offline, tmp_path):
     text = "the cat sat on the mat and <b>then</b> the dog"
     run(page, text)
     shown(page, text)
-    settled(page)
     on_screen = read_tokens(page)
     metrics = page.locator("[data-testid=stMetricValue]").all_inner_texts()
 

@@ -51,7 +51,7 @@ def test_a_saved_rule_is_opened_by_another_visitor_and_holds_on_explore(tab, ser
     other.get_by_label("Prompt", exact=True).wait_for()
     settled(other)
     other.get_by_role("button", name="Run", exact=True).click()
-    other.get_by_text(f"Rule in force: {NAME} (keep 'cat'@*; budget 2@*)").wait_for(timeout=60_000)
+    other.get_by_text(f"Rule in force: {NAME} (keep 'cat'@*; budget 2@*)").wait_for()
     assert other.locator("b", has_text="at most").count() == 0
     other.wait_for_url(re.compile("rule=Two"))
     other.screenshot(path=pictures / "rule-on-explore.png")

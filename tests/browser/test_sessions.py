@@ -227,13 +227,14 @@ def test_what_if_is_whole_while_another_person_writes(debug, browser, server, mo
     debug.get_by_role("option", name="keep", exact=True).click()
     context = browser.new_context(viewport={"width": 1300, "height": 2000})
     other = context.new_page()
-    other.set_default_timeout(60_000)
     other.goto(f"{server}/debug?checkpoint=long&prompt={'the+cat+sat+' * 40}")
     other.get_by_text("Perplexity of the prompt").wait_for()
     other.get_by_role("tab", name="Step by step").click()
     many = other.get_by_role("spinbutton", name="Tokens per click")
     many.fill("400")
     many.press("Enter")
+    settled(other)
+    other.get_by_text("Also run the dense model").click()  # the writing has to last
     settled(other)
     edits = []
     for token in range(1, 6):

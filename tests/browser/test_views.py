@@ -5,6 +5,8 @@ import re
 import pytest
 
 from .test_explore import read_tokens, run, shown
+from .test_sessions import wait_for_address
+from .waiting import settled
 
 TEXT = "the cat sat on the mat and then the dog sat on the cat"
 
@@ -99,11 +101,9 @@ def test_a_link_restores_the_view_in_another_browser(page, browser):
     for key in ("ArrowRight", "ArrowRight", "ArrowRight", "ArrowDown"):
         view.press(key)
     page.get_by_label("Colour by").select_option("weight")
-    page.wait_for_url("**/*selected=2*colour=weight*")
-    assert "level=2" in page.url
+    wait_for_address(page, level="2", selected="2", colour="weight")
     said = status(page).inner_text()
     other = browser.new_context().new_page()
-    other.set_default_timeout(60_000)
     other.goto(page.url)
     shown(other, TEXT)
     assert status(other).inner_text() == said
@@ -119,6 +119,7 @@ def test_a_token_is_followed_through_every_block(page):
     view.press("Home")
     while "Level 1: kept" not in status(page).inner_text():
         view.press("ArrowRight")
+    settled(page)
     page.get_by_role("button", name=re.compile("Follow token")).click()
     page.get_by_text("most likely token").wait_for()
     page.get_by_text("What each level added").wait_for()
@@ -138,7 +139,6 @@ def test_two_people_do_not_see_each_others_prompts(page, browser, server):
     run(page, "the secret cat")
     shown(page, "the secret cat")
     other = browser.new_context().new_page()
-    other.set_default_timeout(60_000)
     other.goto(server)
     other.get_by_text("This is an example that comes with the app").wait_for()
     assert "secret" not in other.content()
@@ -157,7 +157,6 @@ def test_two_people_do_not_see_each_others_prompts(page, browser, server):
 def test_every_theme_screen_and_language_shows_the_run(browser, server, pictures, name, options):
     context = browser.new_context(**options)
     page = context.new_page()
-    page.set_default_timeout(60_000)
     page.goto(f"{server}/?checkpoint=tiny&prompt=the+cat+sat+on+the+mat&v=2&level=2&selected=2")
     shown(page, "the cat sat on the mat").scroll_into_view_if_needed()
     title = "这个大模型丢弃了哪些词元？" if name == "chinese" else "What does this LLM drop?"

@@ -102,7 +102,6 @@ class Visitor:
         self.page = self.context.new_page()
         self.faults = []
         self.page.on("pageerror", lambda error: self.faults.append(str(error)))
-        self.page.set_default_timeout(120_000)
         self.page_name = "Debug" if path else "Explore"
         self.text, self.whole = fields.get("prompt"), not path
         self.made = {self.text: fields["edits"].split(";") if fields.get("edits") else []}
@@ -182,6 +181,7 @@ class Visitor:
         if not box.count():
             return
         box.click()
+        self.page.get_by_role("option").first.wait_for()
         options = self.page.get_by_role("option").all()
         option = self.random.choice(options)
         number = re.search(rf"{self.marker} (\d+) ", option.inner_text())[1]
@@ -325,5 +325,5 @@ def test_four_people_for_ten_minutes_take_no_more_memory_in_the_end_than_in_the_
         assert process.num_threads() <= MOST_THREADS
     half = [size for when, size in sizes if 30 * MINUTES < when < 45 * MINUTES]
     end = [size for when, size in sizes if when >= 45 * MINUTES]
-    assert len(half) > 10 and len(end) > 10
+    assert len(half) > 3 and len(end) > 3
     assert median(end) - median(half) < FLAT, f"{median(half) >> 20} MiB, then {median(end) >> 20} MiB"

@@ -18,7 +18,7 @@ from tests.conftest import byte_tokenizer, tiny_model
 
 from .mutations import copy, mutate
 
-LIMIT = 30.0  # seconds for a folder: three pieces that are stopped, and a loaded machine
+LIMIT = 90.0  # seconds for a folder: three pieces that are stopped, and a loaded machine
 MEGABYTES = 700
 LONGEST = 2_500  # characters of a message
 

@@ -19,7 +19,7 @@ from subllm.checkpoints import confined
 from subllm.checkpoints.dense import load_dense
 from subllm.checkpoints.load import load_checkpoint
 
-SECONDS = 2.0  # that a tokenizer or a template may take here
+SECONDS = 6.0  # that a tokenizer or a template may take here
 
 
 def open_checkpoint(folder: Path) -> int:

@@ -322,12 +322,12 @@ def test_a_tokenizer_that_never_ends_or_floods_the_memory_is_refused(copied_chec
 
 
 def test_a_text_that_takes_an_unusual_tokenizer_too_long_is_refused(copied_checkpoint, monkeypatch):
-    monkeypatch.setattr(confined, "_SECONDS", 2.0)
     path = copied_checkpoint / "tokenizer.json"
     slow = {"pre_tokenizer": {**_SPLIT, "pattern": {"Regex": "^(b|bb)+$"}}}
     path.write_text(json.dumps(json.loads(path.read_text()) | slow))
     tokenizer = load(copied_checkpoint).tokenizer
     assert read_prompt("the cat", tokenizer, 100).text == "the cat"
+    monkeypatch.setattr(confined, "_SECONDS", 2.0)
     with pytest.raises(PromptError, match=r"cannot read this text \(.*(retry-limit|took more than)"):
         read_prompt("b" * 60 + "!", tokenizer, 100)
 

@@ -174,7 +174,7 @@ def test_llama_command_converts_resumes_and_reports(tiny_llama):
 def test_a_run_stopped_half_way_ends_as_if_it_had_not_been(tiny_llama):
     common = [
         "llama", "--model", tiny_llama / "llama", "--structure", "T(TT)T",
-        "--text", tiny_llama / "text.jsonl", "--steps", 30, "--length", 48, "--held-out-blocks", 4,
+        "--text", tiny_llama / "text.jsonl", "--steps", 120, "--length", 48, "--held-out-blocks", 4,
     ]  # fmt: skip
     whole, stopped = tiny_llama / "whole", tiny_llama / "stopped"
     assert convert(*common, "--out", whole).returncode == 0
@@ -184,7 +184,7 @@ def test_a_run_stopped_half_way_ends_as_if_it_had_not_been(tiny_llama):
     while process.poll() is None and not log.exists():
         time.sleep(0.02)  # the moment to stop at is seen in the files that it writes
     process.terminate()
-    _, errors = process.communicate(timeout=120)
+    _, errors = process.communicate(timeout=600)
     assert process.returncode == 130, errors
     assert "run the same command again" in errors
     assert not (stopped / "model.safetensors").exists()

@@ -18,7 +18,7 @@ AIMS = ("partial/*/model.safetensors", "partial/*/optimizer.pt", "partial/*/trai
         "partial/*/manifest.json", ".*.partial", "snapshots/.*.partial", "checkpoint-*", "log.jsonl")  # fmt: skip
 
 
-def killed_when(process, seen, tries=20_000):
+def killed_when(process, seen, tries=400_000):
     """Kill a process once something is seen; False if it ends before."""
     for _ in range(tries):
         if seen() or not process.is_alive():

@@ -33,6 +33,7 @@ from tests.conftest import tiny_model
 from tests.subllm.runs.jobs import MODEL, SMALL, losses
 
 ROOT = Path(__file__).parents[3]
+PATIENCE = 600  # seconds: on a busy machine, a process takes long to begin
 
 
 def command(data, out, config=SMALL, launcher=("-m",)):
@@ -48,7 +49,7 @@ def run(arguments, **options):
 
 def kill_after_a_checkpoint(data, out):
     process = subprocess.Popen(command(data, out), cwd=ROOT, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
-    deadline = time.monotonic() + 120
+    deadline = time.monotonic() + PATIENCE
     while not list(out.glob("checkpoint-*")):
         assert process.poll() is None and time.monotonic() < deadline
         time.sleep(0.02)  # the moment to kill at is seen in the files that it writes
@@ -72,7 +73,7 @@ def test_a_tokenizer_without_a_padding_token_trains(data, tmp_path):
     tokenizer = Packed.read(data).tokenizer()
     tokenizer.pad_token = None  # as most LLaMAs have it
     packed = pack([data.parent / "text.jsonl"], tokenizer, tmp_path / "packed", held_out=0.1)
-    done = run(command(packed.folder, tmp_path / "run", SMALL | {"steps": 4}), timeout=300)
+    done = run(command(packed.folder, tmp_path / "run", SMALL | {"steps": 4}), timeout=PATIENCE)
     assert done.returncode == 0, done.stderr
     assert sorted(losses(tmp_path / "run")) == [1, 2, 3, 4]
     final = load_checkpoint(tmp_path / "run" / "final", "cpu", "float32")
@@ -85,12 +86,12 @@ def test_a_run_that_is_asked_to_stop_saves_and_says_how_to_go_on(data, tmp_path)
     process = subprocess.Popen(
         command(data, out, slow), cwd=ROOT, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True
     )
-    deadline = time.monotonic() + 120
+    deadline = time.monotonic() + PATIENCE
     while not (out / "log.jsonl").exists() or not losses(out):
         assert process.poll() is None and time.monotonic() < deadline
         time.sleep(0.02)
     process.send_signal(signal.SIGTERM)
-    _, said = process.communicate(timeout=120)
+    _, said = process.communicate(timeout=PATIENCE)
     assert process.returncode == 130 and "run the same command again" in said.splitlines()[-1]
     step = int(last_checkpoint(out).name.rpartition("-")[2])
     assert step >= max(losses(out)) > 0
@@ -99,7 +100,7 @@ def test_a_run_that_is_asked_to_stop_saves_and_says_how_to_go_on(data, tmp_path)
 def test_two_processes_take_the_same_steps_as_one(data, finished, tmp_path):
     out = tmp_path / "two"
     launcher = ("-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2", "-m")
-    done = run(command(data, out, launcher=launcher), timeout=300)
+    done = run(command(data, out, launcher=launcher), timeout=PATIENCE)
     assert done.returncode == 0, done.stderr
     assert losses(out) == pytest.approx(losses(finished), abs=2e-4)
 
@@ -117,7 +118,7 @@ def test_bfloat16_takes_nearly_the_steps_of_float32_with_either_attention(data, 
 
 @pytest.mark.gpu
 def test_a_gpu_takes_nearly_the_steps_of_the_cpu(data, finished, tmp_path):
-    done = run(command(data, tmp_path / "cpu"), timeout=300)
+    done = run(command(data, tmp_path / "cpu"), timeout=PATIENCE)
     assert done.returncode == 0, done.stderr
     assert losses(finished) == pytest.approx(losses(tmp_path / "cpu"), abs=5e-3)
 
@@ -127,9 +128,8 @@ def test_a_full_disk_ends_the_run_and_leaves_the_last_checkpoint(data, tmp_path)
     kill_after_a_checkpoint(data, out)
     before = last_checkpoint(out)
     small = (before / "model.safetensors").stat().st_size // 2  # a file cannot grow further than that
-    done = run(
-        command(data, out), timeout=120, preexec_fn=lambda: resource.setrlimit(resource.RLIMIT_FSIZE, (small, small))
-    )
+    limits = resource.RLIMIT_FSIZE, (small, small)
+    done = run(command(data, out), timeout=PATIENCE, preexec_fn=lambda: resource.setrlimit(*limits))
     assert done.returncode == 1, done.stderr
     assert re.search(rf"error: The disk of .* is full .*{before.name} is whole", done.stderr), done.stderr
     assert last_checkpoint(out) == before and not (out / "partial").exists()
