@@ -3,11 +3,13 @@
 subllm convert reference --config C.json --weights W.safetensors --out DIR
 subllm convert llama --model NAME_OR_FOLDER_OR_GGUF --structure TT(TT)TT --text DIR --out DIR
 subllm convert chats --model NAME_OR_FOLDER_OR_GGUF --topics wiki.jsonl --out chats.jsonl
+subllm convert repeats --text DIR --topics wiki.jsonl --out DIR
 """
 
 import argparse
 import json
 import os
+import random
 import sys
 import warnings
 from pathlib import Path
@@ -19,14 +21,15 @@ from .. import atomic
 from ..checkpoints.base import from_llama, load_base
 from ..checkpoints.device import pick_device, pick_dtype
 from ..command import Arguments, command
-from ..errors import CheckpointError, SubllmError
+from ..errors import CheckpointError, DataError, SubllmError
 from ..runs.config import PRECISIONS
 from ..runs.trainer import full_disk_reported
 from ..structure import LIGHT_HEAVY_SITES
 from ..text.blocks import DrawnBlocks
 from ..text.chats import append_chats, find_topics, write_chats
 from ..text.documents import Documents
-from ..text.sources import read_pieces
+from ..text.repeats import MOST_LISTED, numbers_again, passages_twice
+from ..text.sources import is_held_out, read_pieces
 from .adapt import adapt
 from .card import model_card
 from .distillation import AdaptOptions, fast_precision
@@ -113,6 +116,26 @@ def _chats(arguments: argparse.Namespace) -> None:
         seed=arguments.seed,
     )
     append_chats(arguments.out, chats)
+    print(f"Wrote {arguments.out}")  # noqa: T201
+
+
+def _repeats(arguments: argparse.Namespace) -> None:
+    sources = Documents(arguments.text).sources(held_out=False)
+    topics = find_topics(piece.text for piece in read_pieces(arguments.topics) if not is_held_out(piece.text))
+    if not any(sources) or len(topics) < MOST_LISTED:
+        raise DataError(
+            f"The text has {sum(map(len, sources)):,} documents to train on and {len(topics):,} topics; it takes 1 and "
+            f"{MOST_LISTED}."
+        )
+    rng = random.Random(arguments.seed)
+    with full_disk_reported(arguments.out), atomic.added_whole(arguments.out) as partial:
+        for name, texts in (
+            ("passages-1", passages_twice(sources, arguments.count, rng)),
+            ("passages-2", passages_twice(sources, arguments.count, rng)),
+            ("numbers", numbers_again(sources, topics, arguments.count * 5 // 4, rng)),
+        ):
+            lines = (json.dumps({"text": text}) + "\n" for text in texts)
+            (partial / f"{name}.jsonl").write_text("".join(lines), encoding="utf-8")
     print(f"Wrote {arguments.out}")  # noqa: T201
 
 
@@ -205,6 +228,13 @@ def main(arguments: Arguments) -> None:
     chats.add_argument("--batch-size", type=int, default=64, help="chats written at once (default: 64)")
     chats.add_argument("--seed", type=int, default=0, help="random seed (default: 0)")
     chats.set_defaults(run=_chats)
+    repeats = commands.add_parser("repeats", help="write text to train on that asks for what was said before")
+    repeats.add_argument("--text", type=Path, nargs="+", required=True, help="text whose passages are repeated")
+    repeats.add_argument("--topics", type=Path, nargs="+", required=True, help="text with topics, which get numbers")
+    repeats.add_argument("--out", type=Path, required=True, help="folder for three .jsonl files")
+    repeats.add_argument("--count", type=int, default=1200, help="texts per file of passages (default: 1200)")
+    repeats.add_argument("--seed", type=int, default=0, help="random seed (default: 0)")
+    repeats.set_defaults(run=_repeats)
     chosen = parser.parse_args(arguments)
     chosen.given = sys.argv[1:] if arguments is None else [*arguments]
     logging.set_verbosity_error()

@@ -21,6 +21,7 @@ from subllm.convert.distillation import add_adapters
 from subllm.convert.learned import merge_learned, save_learned
 from subllm.convert.merging import fit_bypasses
 from subllm.runs.folder import read_log
+from subllm.text.sources import is_held_out
 from tests.subllm.convert.conftest import convert
 
 
@@ -272,6 +273,27 @@ def test_chats_are_written_in_the_models_template(tiny_llama):
     assert all(chat.startswith("cat ") and "The old tree" in chat and "<eos>" in chat for chat in chats)
     (tiny_llama / "topics.jsonl").write_text(json.dumps({"text": "Nothing to see."}) + "\n")
     assert "error: No document begins with" in convert(*arguments).stderr
+
+
+def test_text_that_repeats_itself_is_written_from_documents_that_are_not_held_out(tmp_path):
+    documents = [f"Place {number} is a place with {number} trees and a mat." for number in range(60)]
+    text, out = tmp_path / "text.jsonl", tmp_path / "repeats"
+    text.write_text("".join(json.dumps({"text": document}) + "\n" for document in documents))
+    arguments = ["repeats", "--text", text, "--topics", text, "--count", 8]
+    done = convert(*arguments, "--out", out)
+    assert done.returncode == 0, done.stderr
+    written = {file.name: file.read_text() for file in out.iterdir()}
+    assert {name: found.count("\n") for name, found in written.items()} == {
+        "passages-1.jsonl": 8, "passages-2.jsonl": 8, "numbers.jsonl": 10,
+    }  # fmt: skip
+    held_out = [document for document in documents if is_held_out(document)]
+    assert held_out and not any(document in found for document in held_out for found in written.values())
+    assert convert(*arguments, "--out", tmp_path / "again").returncode == 0
+    assert written == {file.name: file.read_text() for file in (tmp_path / "again").iterdir()}
+    text.write_text(json.dumps({"text": documents[0]}) + "\n")
+    done = convert(*arguments, "--out", tmp_path / "none")
+    assert done.returncode == 1 and "it takes 1 and 24" in done.stderr, done.stderr
+    assert not (tmp_path / "none").exists()
 
 
 def test_a_model_whose_tokenizer_has_no_padding_is_converted_and_writes_chats(tiny_llama):
