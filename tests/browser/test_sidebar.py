@@ -70,3 +70,26 @@ def test_a_token_selected_right_before_a_change_of_page_stays_selected(tab, serv
         go(tab, "Explore", "")
         settled(tab)
         tab.get_by_role("status").filter(has_text=f"Token {token} ").wait_for()
+
+
+def test_what_a_view_tells_after_a_click_on_a_link_does_not_bring_the_page_back(tab, server):
+    tab.goto(server)
+    text = tab.locator(".routing .text")
+    text.wait_for()
+    settled(tab)
+    press = """(text, link) => {
+      link.click();
+      text.dispatchEvent(new KeyboardEvent("keydown", { key: "ArrowRight", bubbles: true, composed: true }));
+      document.body.click();  // the view tells at once what is selected
+    }"""
+    for _ in range(3):
+        text.evaluate(press, tab.get_by_role("link", name="Efficiency").first.element_handle())
+        tab.wait_for_url(lambda url: urlsplit(url).path == "/efficiency")
+        settled(tab)
+        expect(tab.get_by_role("heading", name="How much do the dropped tokens save?")).to_be_visible()
+        go(tab, "Explore", "")
+        settled(tab)
+        text.press("ArrowRight")  # what is selected is told again
+        wait_for_address(tab, selected="0")
+        text.press("Escape")
+        settled(tab)

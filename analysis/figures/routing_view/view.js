@@ -433,7 +433,7 @@ export class RoutingView {
     this.forget(name);
     const tell = () => {
       this.forget(name);
-      act();
+      if (!("subllmLeaving" in document.documentElement.dataset)) act(); // else another page is on its way
     };
     this.waiting.set(name, { tell, timer: setTimeout(tell, wait) });
   }

@@ -4,6 +4,8 @@
 
 const SENDING = 100; // milliseconds that a field may take to send its text once it is left
 const MOST = 3000; // milliseconds that a link waits for an answer
+const LEAVING = 10_000; // milliseconds after which a page that has not changed is taken to stay
+const LOOKING = 20; // milliseconds between two looks
 
 let entered = false; // something since the last answer
 let held = null; // the click that waits: a link, and the number of the question
@@ -17,15 +19,29 @@ export function opensPage(link, event, location) {
   return link.origin === location.origin && link.pathname !== location.pathname;
 }
 
+// Say for views that another page is on its way: what they send until it is there would ask for this one again.
+function leave() {
+  const { dataset } = document.documentElement;
+  const from = location.pathname;
+  const end = performance.now() + LEAVING;
+  dataset.subllmLeaving = "";
+  const timer = setInterval(() => {
+    if (location.pathname === from && performance.now() < end) return;
+    clearInterval(timer);
+    delete dataset.subllmLeaving;
+  }, LOOKING);
+}
+
 function enter(event) {
   if (event.target.matches("input, textarea")) entered = true;
 }
 
 function click(event) {
   const link = event.target.closest("a[href]");
-  if (following || !opensPage(link, event, location)) return;
+  if (!opensPage(link, event, location)) return;
+  if (following) return leave();
   const settled = dispatchEvent(new CustomEvent("subllm-leave", { cancelable: true })); // views send what they hold back
-  if (settled && !entered) return;
+  if (settled && !entered) return leave();
   event.preventDefault();
   event.stopImmediatePropagation();
   if (document.activeElement?.matches("input, textarea")) document.activeElement.blur(); // then it sends its text
