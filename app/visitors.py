@@ -87,7 +87,7 @@ def working(
     Args:
         action: what the log calls it.
         settings: what the operator allows.
-        bar: shows the progress, with a button that stops the work.
+        bar: shows the progress.
         feature: that has to be switched on.
         drawn: whether the bar is drawn at once, and cleared at the end.
 

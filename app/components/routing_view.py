@@ -45,7 +45,7 @@ def routing_view(
         spotlight: what a lesson lights and hides; None without a lesson.
     """
     sent = shown
-    if before and before.received == shown and answer(trace, before, key) is not None:
+    if before and before.received == shown and heard(trace, before, key) is not None:
         sent = before.sent  # the same bytes, which Streamlit does not send again; a new element has not answered yet
     result = _component()(
         data=view_data(trace, sent, words, spotlight), key=key, height="content", on_shown_change=lambda: None,
@@ -54,7 +54,7 @@ def routing_view(
     return Exchange(sent, _shown(result, trace, sent) or sent, _marked(result.marked, trace, spotlight))
 
 
-def answer(trace: Trace, before: Exchange, key: str) -> Shown | None:
+def heard(trace: Trace, before: Exchange, key: str) -> Shown | None:
     """What the browser shows, before the element is drawn in this run; None if it has not answered.
 
     Args:

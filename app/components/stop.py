@@ -1,6 +1,7 @@
 """The button that stops what is being computed, in sight while there is a progress bar on the page.
 
-There is one, outside of all fragments: a press inside of a fragment waits until that fragment has run to its end.
+There is one, outside of all fragments: a press inside of a fragment waits until that fragment has run to its end. What
+a page computes without being asked, such as the effect of edits, begins again when the page is drawn anew.
 """
 
 import streamlit as st

@@ -122,17 +122,17 @@ def _chats(arguments: argparse.Namespace) -> None:
 def _repeats(arguments: argparse.Namespace) -> None:
     sources = Documents(arguments.text).sources(held_out=False)
     topics = find_topics(piece.text for piece in read_pieces(arguments.topics) if not is_held_out(piece.text))
-    if not any(sources) or len(topics) < MOST_LISTED:
+    if not sources or len(topics) < MOST_LISTED or arguments.count < 1:
         raise DataError(
-            f"The text has {sum(map(len, sources)):,} documents to train on and {len(topics):,} topics; it takes 1 and "
-            f"{MOST_LISTED}."
+            f"There are {sum(map(len, sources)):,} documents to train on and {len(topics):,} topics, for "
+            f"{arguments.count} texts; at least 1, {MOST_LISTED} and 1 are needed."
         )
     rng = random.Random(arguments.seed)
     with full_disk_reported(arguments.out), atomic.added_whole(arguments.out) as partial:
-        for name, texts in (
+        for name, texts in (  # a conversion reads as much of every file
             ("passages-1", passages_twice(sources, arguments.count, rng)),
             ("passages-2", passages_twice(sources, arguments.count, rng)),
-            ("numbers", numbers_again(sources, topics, arguments.count * 5 // 4, rng)),
+            ("numbers", numbers_again(sources, topics, arguments.count, rng)),
         ):
             lines = (json.dumps({"text": text}) + "\n" for text in texts)
             (partial / f"{name}.jsonl").write_text("".join(lines), encoding="utf-8")
@@ -232,7 +232,7 @@ def main(arguments: Arguments) -> None:
     repeats.add_argument("--text", type=Path, nargs="+", required=True, help="text whose passages are repeated")
     repeats.add_argument("--topics", type=Path, nargs="+", required=True, help="text with topics, which get numbers")
     repeats.add_argument("--out", type=Path, required=True, help="folder for three .jsonl files")
-    repeats.add_argument("--count", type=int, default=1200, help="texts per file of passages (default: 1200)")
+    repeats.add_argument("--count", type=int, default=1200, help="texts per file (default: 1200)")
     repeats.add_argument("--seed", type=int, default=0, help="random seed (default: 0)")
     repeats.set_defaults(run=_repeats)
     chosen = parser.parse_args(arguments)

@@ -60,7 +60,7 @@ class Thresholds(TrainerCallback):
     def on_step_end(
         self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
     ) -> TrainerControl:
-        """Move the thresholds; after the last step average, set them to the nominal shares, evaluate and save."""
+        """Average the weights and move the thresholds; after the last step take the average and set the thresholds."""
         distillation = self._distillation
         distillation.limit_scales()
         distillation.average()

@@ -7,6 +7,7 @@ import shlex
 from pathlib import Path
 
 from ..configuration import SubllmConfig
+from ..structure import WHOLE
 from .distillation import AdaptOptions
 from .fidelity import Fidelity
 
@@ -31,6 +32,7 @@ def model_card(
     )
     result = evaluations[-1][1]
     command = shlex.join(["subllm", "convert", *arguments.given])
+    averaged = f"\nThe last row is of the running average of the weights ({options.average:g} per step).\n"
     return f"""{_metadata(str(arguments.model))}
 # A SUBLLM converted from {arguments.model}
 
@@ -39,7 +41,7 @@ def model_card(
 | structure | `{config.structure}` |
 | nominal retention | {_each([f"{ratio:g}" for ratio in config.retention_ratios])} |
 | router | {_each(config.routers)} |
-| trained | rank-{_ranks(options)} adapters{_trained(config)} |
+| trained | rank-{_ranks(options, config)} adapters{_trained(config)} |
 | budget | {options.steps} steps of {options.batch_size} × {options.length} tokens, seed {options.seed} |
 
 On held-out documents of the training text ({result.tokens:,} tokens):
@@ -58,7 +60,7 @@ During training:
 | step | tokens trained on | perplexity | KL to dense | top-1 agreement | retention per level |
 | --- | --- | --- | --- | --- | --- |
 {rows}
-
+{averaged if options.average else ""}
 Repeat with
 
 ```
@@ -83,8 +85,10 @@ def _metadata(base: str) -> str:
     return "\n".join(["---", *lines, "---", ""])
 
 
-def _ranks(options: AdaptOptions) -> str:
-    return f"{options.rank}" + (f" (inside levels {options.inner_rank})" if options.inner_rank else "")
+def _ranks(options: AdaptOptions, config: SubllmConfig) -> str:
+    inside = any(level != WHOLE for level in config.parsed_structure.block_levels)
+    other = options.inner_rank not in (0, options.rank) and inside
+    return f"{options.rank}" + (f" (inside levels {options.inner_rank})" if other else "")
 
 
 def _trained(config: SubllmConfig) -> str:

@@ -35,8 +35,8 @@ GROUPS = ".bias"  # part of the names of the weights of merged tokens
 GROUP_RATE = 10.0  # their learning rate over the others': they are few, and begin at a mean
 PROJECTIONS = ("q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj")
 CONTROL_RATE = 0.15  # share of a threshold's error in one batch that is corrected at once
-_AVERAGE = "average."  # before the names of averages in a checkpoint
 DRIFT_RATE = 0.02  # share of it that is also corrected in every later step: training keeps raising scores
+_AVERAGE = "average."  # before the names of averages in a checkpoint
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -96,7 +96,7 @@ def fast_precision() -> str:
 def add_adapters(model: SubllmForCausalLM, rank: int, inner_rank: int = 0) -> PeftModel:
     """Wrap all projections of a SUBLLM in low-rank adapters, in place; those inside levels can have another rank."""
     inside = [str(block) for block, level in enumerate(model.config.parsed_structure.block_levels) if level != WHOLE]
-    ranks = {rf"layers\.({'|'.join(inside)})\..*": inner_rank} if inner_rank and inside else {}
+    ranks = {rf"layers\.({'|'.join(inside)})\..*": inner_rank} if inside and inner_rank not in (0, rank) else {}
     return get_peft_model(
         model,
         LoraConfig(

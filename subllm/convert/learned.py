@@ -128,7 +128,7 @@ def _load_routing(model: SubllmForCausalLM, folder: Path) -> None:
 
 def _ranks(settings: dict[str, Any]) -> str:
     """The ranks of adapters, from their configuration."""
-    inner = sorted(settings["rank_pattern"].values())
+    inner = sorted((settings.get("rank_pattern") or {}).values())
     return f"rank {settings['r']}" + "".join(f", inside levels {rank}" for rank in inner)
 
 

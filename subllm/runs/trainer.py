@@ -263,7 +263,8 @@ def claim(out: Path, about: dict[str, Any], parts: dict[str, Any], free: Collect
     found = _claimed(out)
     if found is not None:
         old, new = found["config"], json.loads(json.dumps(about["config"]))
-        differ = [name for name in new if old.get(name) != new[name] and name not in free]
+        both = {name: (old.get(name) or None, value or None) for name, value in new.items()}  # an older run lacks some
+        differ = [name for name, (before, now) in both.items() if before != now and name not in free]
         differ += [f"its {key}" for key in about if key != "config" and found.get(key) != about[key]]
         if differ:
             raise TrainingError(

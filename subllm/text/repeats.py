@@ -6,7 +6,7 @@ A model that drops tokens has to find them all the same, and ordinary text seldo
 import random
 from collections.abc import Iterator, Sequence
 
-_PASSAGE = (400, 1900)  # characters, from the first to before the second
+_PASSAGE = (400, 1900)  # characters: at least the first, less than the second
 _BETWEEN = (0, 2500)  # the same, between numbers and the second time
 _LISTED = (3, 25)  # numbers, likewise
 MOST_LISTED = _LISTED[1] - 1

@@ -23,5 +23,7 @@ def settled(page: Page) -> None:
     What is pressed while parts of the page are still replaced or moved can miss.
     """
     for _ in range(2):  # a view tells the page of a press a moment later
-        page.evaluate("fetch('/_stcore/health').then(() => delete window.stillSince)")  # all sent before has been read
+        page.evaluate(
+            "fetch('/_stcore/health').then(() => delete window.stillSince)"
+        )  # meanwhile it reads what was sent
         page.wait_for_function(STILL, polling=50)

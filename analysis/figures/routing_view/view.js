@@ -432,8 +432,9 @@ export class RoutingView {
   later(name, wait, act) {
     this.forget(name);
     const tell = () => {
+      if ("subllmLeaving" in document.documentElement.dataset) return this.later(name, wait, act); // another page is on its way
       this.forget(name);
-      if (!("subllmLeaving" in document.documentElement.dataset)) act(); // else another page is on its way
+      act();
     };
     this.waiting.set(name, { tell, timer: setTimeout(tell, wait) });
   }

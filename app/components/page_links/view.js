@@ -11,6 +11,7 @@ let entered = false; // something since the last answer
 let held = null; // the click that waits: a link, and the number of the question
 let following = false; // a link that has waited
 let asked = 0;
+let looking; // timer of a page that is being left
 let ask;
 
 // Whether a click opens another page of the app in this tab.
@@ -25,9 +26,10 @@ function leave() {
   const from = location.pathname;
   const end = performance.now() + LEAVING;
   dataset.subllmLeaving = "";
-  const timer = setInterval(() => {
+  clearInterval(looking);
+  looking = setInterval(() => {
     if (location.pathname === from && performance.now() < end) return;
-    clearInterval(timer);
+    clearInterval(looking);
     delete dataset.subllmLeaving;
   }, LOOKING);
 }

@@ -60,6 +60,7 @@ def show(run: Run, choice: Choice, settings: Settings) -> None:
         taken.stop = keys[0]
     base = _without_edits(run, taken)
     stop, number = lesson.stop(taken.stop), keys.index(taken.stop)
+    stops.hear(run)
     if taken.entered != taken.stop:  # also by a link
         taken.entered = taken.stop
         if stop is not None and stop.colour and stops.answered(stop, base) is None:

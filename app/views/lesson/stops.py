@@ -39,6 +39,15 @@ class Asked(NamedTuple):
     measured: Mapping[int, float]
 
 
+def hear(run: Run) -> None:
+    """Note what the learner has selected since, before a stop changes what is shown: what is lit follows the selection.
+
+    Args:
+        run: run that is shown.
+    """
+    text_and_map.hear(run.trace, _VIEW)
+
+
 def view(stop: Stop | None, run: Run, base: Run) -> tuple[Place, frozenset[int]]:
     """The text and the map, with what the stop lights; where the learner is, and the tokens that are marked.
 
@@ -51,7 +60,6 @@ def view(stop: Stop | None, run: Run, base: Run) -> tuple[Place, frozenset[int]]
     if stop is None:
         shown = text_and_map.show(run.trace, _WHOLE)
         return Place(base.trace, shown.level, shown.tokens), frozenset()
-    text_and_map.hear(run.trace, _VIEW)  # what is lit follows the selection
     place = _place(stop, base.trace, Shown.parse(own.shown, base.trace))
     text_and_map.show(run.trace, _VIEW, _spotlight(stop, place, answered(stop, base) is not None))
     return place, frozenset(own.views[_VIEW].marked)
@@ -166,7 +174,7 @@ def _question(
         own = session()
         if checked:
             own.found["lesson marks"] = (about, True)
-        if own.recall("lesson marks", about):  # marks come late, and each draws the stop anew
+        if own.recall("lesson marks", about):  # each mark draws the stop anew
             st.warning(say("lesson_mark_first", n=len(task.expected), marked=len(marked)))
         checked = False
     if checked and given is None:

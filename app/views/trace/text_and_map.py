@@ -4,7 +4,7 @@ from dataclasses import replace
 
 from analysis import Trace
 from analysis.figures.routing_view.data import Shown, Spotlight
-from app.components.routing_view import answer, routing_view
+from app.components.routing_view import heard, routing_view
 from app.state import session
 from app.strings import language, table
 
@@ -33,7 +33,7 @@ def hear(trace: Trace, key: str) -> None:
     """
     own = session()
     asked, before = Shown.parse(own.shown, trace), own.views.get(key)
-    found = answer(trace, before, key) if before and before.received == asked else None
+    found = heard(trace, before, key) if before and before.received == asked else None
     if before and found:
         own.views[key] = replace(before, received=found)
         own.show(found, asked)
