@@ -169,4 +169,4 @@ def test_a_press_right_after_a_mark_or_a_selection_knows_of_it(tab, server):
     text.evaluate(PRESS, ["ArrowRight", tab.get_by_role("button", name="Leave").element_handle()])
     expect(tab.get_by_role("heading", name="What does this LLM drop?")).to_be_visible()
     expect(view).to_have_count(0)
-    wait_for_address(tab, selected="29")
+    wait_for_address(tab, selected="1")
