@@ -354,7 +354,7 @@ def _search(run: Run, answer: str, shown: Shown, settings: Settings) -> None:
         st.caption(plain(say("search_merging", level=level)))
         return
     key = (trace.run, answer, shown.level)
-    pressed = st.button(say("search_run", level=level, n=_MEASURED), icon=":material/search:", key="search")
+    pressed = st.button(say("search_run", level=level, n=_MEASURED), icon=":material/search:", key="search run")
     progress = ProgressBar()
     if pressed:
         try:

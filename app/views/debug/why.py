@@ -182,7 +182,7 @@ def _attention(run: Run, token: int, settings: Settings) -> None:
     explained = common_word(trace, "attention_help", table(language()), "\n\n")
     st.subheader(say("attention_title"), help=explained)
     key = (trace.run, token)
-    pressed = st.button(say("attention_run", n=f"{token:,}"), icon=":material/visibility:", key="attention")
+    pressed = st.button(say("attention_run", n=f"{token:,}"), icon=":material/visibility:", key="attention run")
     progress = ProgressBar()
     if pressed:
         try:
