@@ -108,7 +108,6 @@ class ProgressBar:
 
     def _reserve(self) -> None:
         self._place = st.empty()
-        self._bar: Any = None
         self._last = ("", 0.0)
 
     def __call__(self, share: float, stage: str, **values: object) -> None:
@@ -127,16 +126,12 @@ class ProgressBar:
             self.clear()
 
     def _draw(self, share: float, text: str) -> None:
-        share, text = min(max(share, 0.0), 1.0), plain(text)
-        if self._bar is not None:
-            self._bar.progress(share, text)
-            return
-        self._bar = self._place.progress(share, text)
+        self._place.progress(min(max(share, 0.0), 1.0), plain(text))
 
     def clear(self) -> None:
         """Show nothing until the next call."""
         self._place.empty()
-        self._bar, self._last = None, ("", 0.0)
+        self._last = ("", 0.0)
 
     def move(self) -> None:
         """Clear the place, and reserve one in the current container."""

@@ -45,7 +45,7 @@ def routing_view(
         spotlight: what a lesson lights and hides; None without a lesson.
     """
     sent = shown
-    if before and before.received == shown and heard(trace, before, key) is not None:
+    if before and heard(trace, shown, before, key):
         sent = before.sent  # the same bytes, which Streamlit does not send again; a new element has not answered yet
     result = _component()(
         data=view_data(trace, sent, words, spotlight), key=key, height="content", on_shown_change=lambda: None,
@@ -54,15 +54,16 @@ def routing_view(
     return Exchange(sent, _shown(result, trace, sent) or sent, _marked(result.marked, trace, spotlight))
 
 
-def heard(trace: Trace, before: Exchange, key: str) -> Shown | None:
-    """What the browser shows, before the element is drawn in this run; None if it has not answered.
+def heard(trace: Trace, asked: Shown, before: Exchange, key: str) -> Shown | None:
+    """What the browser shows, before the element is drawn; None if it has not answered, or is to show something new.
 
     Args:
         trace: trace of a prompt.
+        asked: what is to be shown.
         before: what was exchanged in the last run of the page.
         key: key of the element.
     """
-    return _shown(st.session_state.get(key), trace, before.sent)
+    return _shown(st.session_state.get(key), trace, before.sent) if before.received == asked else None
 
 
 def _shown(state: Any, trace: Trace, sent: Shown) -> Shown | None:

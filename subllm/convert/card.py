@@ -7,8 +7,7 @@ import shlex
 from pathlib import Path
 
 from ..configuration import SubllmConfig
-from ..structure import WHOLE
-from .distillation import AdaptOptions
+from .distillation import AdaptOptions, inner_ranks
 from .fidelity import Fidelity
 
 _HUB_NAME = re.compile(r"[A-Za-z0-9][\w.-]*/[A-Za-z0-9][\w.-]*")
@@ -86,9 +85,8 @@ def _metadata(base: str) -> str:
 
 
 def _ranks(options: AdaptOptions, config: SubllmConfig) -> str:
-    inside = any(level != WHOLE for level in config.parsed_structure.block_levels)
-    other = options.inner_rank not in (0, options.rank) and inside
-    return f"{options.rank}" + (f" (inside levels {options.inner_rank})" if other else "")
+    other = inner_ranks(config.parsed_structure, options.rank, options.inner_rank).values()
+    return f"{options.rank}" + "".join(f" (inside levels {rank})" for rank in other)
 
 
 def _trained(config: SubllmConfig) -> str:

@@ -28,7 +28,7 @@ from ..model.probe import Probe
 from ..routing import LevelTokens, Router, RoutingRecord, Selection
 from ..routing.schedule import LinearSchedule
 from ..runs.config import RunConfig
-from ..structure import WHOLE
+from ..structure import WHOLE, Structure
 
 OUTER = ".lora_B."  # part of the names of the adapters' outer matrices
 GROUPS = ".bias"  # part of the names of the weights of merged tokens
@@ -93,10 +93,15 @@ def fast_precision() -> str:
     return "bf16" if able.get("avx512_bf16") or able.get("amx_bf16") or able.get("bf16") else "float32"
 
 
+def inner_ranks(structure: Structure, rank: int, inner_rank: int) -> dict[str, int]:
+    """Rank of the adapters inside levels, by a pattern of their names; empty if all have the same."""
+    inside = [str(block) for block, level in enumerate(structure.block_levels) if level != WHOLE]
+    return {rf"layers\.({'|'.join(inside)})\..*": inner_rank} if inside and inner_rank not in (0, rank) else {}
+
+
 def add_adapters(model: SubllmForCausalLM, rank: int, inner_rank: int = 0) -> PeftModel:
     """Wrap all projections of a SUBLLM in low-rank adapters, in place; those inside levels can have another rank."""
-    inside = [str(block) for block, level in enumerate(model.config.parsed_structure.block_levels) if level != WHOLE]
-    ranks = {rf"layers\.({'|'.join(inside)})\..*": inner_rank} if inside and inner_rank not in (0, rank) else {}
+    ranks = inner_ranks(model.config.parsed_structure, rank, inner_rank)
     return get_peft_model(
         model,
         LoraConfig(

@@ -33,8 +33,7 @@ def hear(trace: Trace, key: str) -> None:
     """
     own = session()
     asked, before = Shown.parse(own.shown, trace), own.views.get(key)
-    found = heard(trace, before, key) if before and before.received == asked else None
-    if before and found:
+    if before and (found := heard(trace, asked, before, key)):
         own.views[key] = replace(before, received=found)
         own.show(found, asked)
 
