@@ -40,6 +40,24 @@ def test_a_choice_just_before_a_change_of_page_holds(tab, server):
     expect(tab.get_by_role("combobox", name="检查点")).to_have_value("nothing")
 
 
+def test_a_link_that_is_replaced_while_it_is_pressed_is_followed(tab, server):
+    tab.goto(server)
+    tab.get_by_role("button", name="Run", exact=True).wait_for()
+    settled(tab)
+    for before, language, after, path in (("Debug", "中文", "调试", "/debug"), ("探索", "English", "Explore", "/")):
+        tab.get_by_role("link", name=before).first.hover()
+        tab.mouse.down()
+        selector = tab.get_by_role("combobox", name=re.compile("Language|语言"))
+        selector.focus()
+        selector.fill(language)
+        selector.press("Enter")  # all links get other names
+        tab.get_by_role("link", name=after).first.wait_for()
+        settled(tab)
+        tab.mouse.up()
+        tab.wait_for_url(lambda url, path=path: urlsplit(url).path == path)
+        settled(tab)
+
+
 def test_a_click_right_after_typing_opens_the_other_page_and_the_text_stays(tab, server):
     tab.goto(server)
     tab.get_by_role("button", name="Run", exact=True).wait_for()

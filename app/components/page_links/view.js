@@ -1,6 +1,7 @@
 // A click on a link to another page waits until what was entered just before has reached the page. Without that, a tap
 // asks for the other page first and then, with the text, for this one again; or the server merges both requests, and the
-// text is lost. The page is asked to answer, and the link is followed when it does.
+// text is lost. The page is asked to answer, and the link is followed when it does. A link that is replaced while it is
+// pressed, as all are when another language is chosen, is followed, too; the browser takes that for no click.
 
 const SENDING = 100; // milliseconds that a field may take to send its text once it is left
 const MOST = 3000; // milliseconds that a link waits for an answer
@@ -10,6 +11,7 @@ const LOOKING = 20; // milliseconds between two looks
 let entered = false; // something since the last answer
 let held = null; // the click that waits: a link, and the number of the question
 let following = false; // a link that has waited
+let pressed = null; // the link under a mouse button that is down
 let asked = 0;
 let looking; // timer of a page that is being left
 let ask;
@@ -36,6 +38,16 @@ function leave() {
 
 function enter(event) {
   if (event.target.matches("input, textarea")) entered = true;
+}
+
+function press(event) {
+  pressed = event.button === 0 ? event.target.closest("a[href]") : null;
+}
+
+function release(event) {
+  const link = event.target.closest("a[href]");
+  if (opensPage(link, event, location) && pressed && !pressed.isConnected && link.href === pressed.href) link.click();
+  pressed = null;
 }
 
 function click(event) {
@@ -67,10 +79,14 @@ function follow(number) {
 export default function ({ data, setStateValue }) {
   ask = setStateValue;
   addEventListener("input", enter, true);
+  addEventListener("mousedown", press, true);
+  addEventListener("mouseup", release, true);
   addEventListener("click", click, true);
   follow(data.answered);
   return () => {
     removeEventListener("input", enter, true);
+    removeEventListener("mousedown", press, true);
+    removeEventListener("mouseup", release, true);
     removeEventListener("click", click, true);
   };
 }
