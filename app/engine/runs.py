@@ -1,5 +1,6 @@
 """Traces of prompts, as they grow and in depth."""
 
+import logging
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
@@ -30,6 +31,7 @@ from .queue import turn
 from .work import admit
 
 _MOST = 32  # traces that are kept
+_log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
@@ -87,6 +89,7 @@ def run(
         return
     stages = trace_stages(checkpoint, prompt, options, dense=dense, name=model.checkpoint, progress=progress)
     for trace in _drawn(model, stages, len(prompt), progress):
+        _log.debug("a trace of %d tokens is there", len(prompt))
         yield trace, not (options.compare or options.new_tokens)
     assert trace is not None
     if trace.costs is not None or not options.compare:  # else time ran out, and another run may have enough

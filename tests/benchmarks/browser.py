@@ -48,6 +48,7 @@ _WORDS = [
     "by",
     "night",
 ]
+_ENDED = re.compile(r"^([\d-]+ [\d:]+,\d+) DEBUG app.engine.runs: a trace ", re.MULTILINE)  # line of the log
 _PARTS = "[...document.querySelectorAll('[data-testid=stBidiComponentIsolated]')]"
 _VIEW = f"{_PARTS}.map((part) => part.shadowRoot).find((root) => root?.querySelector('.routing'))?.querySelector"
 
@@ -119,14 +120,15 @@ def make_checkpoint(folder: Path, positions: int) -> PreTrainedTokenizerFast:
     return tokenizer
 
 
-def make_text(tokenizer: PreTrainedTokenizerFast, tokens: int) -> str:
+def make_text(tokenizer: PreTrainedTokenizerFast, tokens: int, seed: int = 0) -> str:
     """Text of exactly so many tokens.
 
     Args:
         tokenizer: that counts them.
         tokens: wanted.
+        seed: gives other words.
     """
-    chooser = random.Random(tokens)
+    chooser = random.Random(f"{tokens} {seed}")
     text = " ".join(chooser.choice(_WORDS) for _ in range(tokens))
     offsets = tokenizer(text, return_offsets_mapping=True)["offset_mapping"]
     return text[: offsets[tokens - 1][1]]
@@ -155,20 +157,19 @@ def run_prompt(page: Page, address: str, text: str, checkpoint: str) -> None:
     page.get_by_role("button", name="Run", exact=True).click()
 
 
-def measure(new_page: Callable[[], Page], address: str, text: str, log: Path, repeats: int) -> dict[str, list[float]]:
-    """One prompt length: milliseconds, bytes and MiB, of every repeat.
+def measure(new_page: Callable[[], Page], address: str, texts: list[str], log: Path) -> dict[str, list[float]]:
+    """One prompt length: milliseconds, bytes and MiB, of every prompt.
 
     Args:
         new_page: opens a page in a browser that knows nothing yet.
         address: of the app.
-        text: of the prompt.
+        texts: prompts, none of which was run before: the app keeps traces.
         log: of the server, which says when the forward ended.
-        repeats: how often the page is opened.
     """
     found: dict[str, list[float]] = {
         name: [] for name in ("visible", "bytes", "click", "page", "hover", "scroll", "heap")
     }
-    for _ in range(repeats):
+    for text in texts:
         page = new_page()
         page.add_init_script(_HELPERS)
         received = [0]
@@ -177,12 +178,12 @@ def measure(new_page: Callable[[], Page], address: str, text: str, log: Path, re
             received[0] += len(payload)
 
         page.on("websocket", lambda socket, count=count: socket.on("framereceived", count))
-        lines = log.read_text().count("tokens, ")
+        ended_before = len(_ENDED.findall(log.read_text()))
         run_prompt(page, address, text, "bench")
         before = received[0]
         visible = page.evaluate("visibleAt")
         found["bytes"].append(received[0] - before)
-        ended = re.findall(r"^([\d-]+ [\d:]+,\d+) INFO app.engine: bench: [\d]+ tokens, ", log.read_text(), re.M)[lines]
+        ended = _ENDED.findall(log.read_text())[ended_before]
         found["visible"].append(visible - 1000 * datetime.strptime(ended, "%Y-%m-%d %H:%M:%S,%f").timestamp())
         page.wait_for_timeout(1500)  # what the page draws besides is there
         found["hover"] += page.evaluate(_HOVER)
@@ -263,7 +264,7 @@ def main() -> int:
             "SUBLLM_HOME": f"{folder}/home",
             "SUBLLM_MAX_TOKENS": str(max(arguments.lengths)),
             "SUBLLM_MAX_SECONDS": "1200",
-            "SUBLLM_LOG_LEVEL": "INFO",
+            "SUBLLM_LOG_LEVEL": "DEBUG",
         }
 
         def new_page() -> Page:
@@ -273,8 +274,8 @@ def main() -> int:
 
         with serve(log, variables) as address:
             for length in arguments.lengths:
-                text = make_text(tokenizer, length)
-                rows[length] = measure(new_page, address, text, log, arguments.repeats)
+                texts = [make_text(tokenizer, length, seed) for seed in range(arguments.repeats)]
+                rows[length] = measure(new_page, address, texts, log)
                 print(f"{length}: visible after {median(rows[length]['visible']):.0f} ms", file=sys.stderr)  # noqa: T201
         version = chromium.version
         chromium.close()
