@@ -43,7 +43,7 @@ test: $(VENV)/dev chromium node_modules ## set up what tests need, and run them
 test-demo: $(VENV)/dev chromium ## tests that need the base of the demo checkpoint (93 MB)
 	$(PYTHON) -m pytest -m demo --numprocesses 2 --dist loadfile
 
-test-slow: $(VENV)/dev chromium ## several people at once in browsers of their own, some minutes
+test-slow: $(VENV)/dev chromium ## several people at once, killed trainings, the built package, the measurement of the page; some minutes
 	$(PYTHON) -m pytest -m slow --numprocesses 2 --dist loadfile
 
 test-soak: $(VENV)/dev chromium ## large fuzzers, many kills, visitors for ten minutes: half an hour

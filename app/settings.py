@@ -7,7 +7,7 @@
 | `SUBLLM_PROFILE` | limits, which further variables override (`app.limits`): private, class or public | private |
 | `SUBLLM_FRAME_ORIGIN` | of the page that shows the app in a frame, and is told the app's address | none |
 | `SUBLLM_HOME` | where the demo checkpoint is built | the user's cache folder |
-| `SUBLLM_LOG_LEVEL` | what is logged: WARNING, INFO for every action, or DEBUG (`app.log`) | INFO unless private |
+| `SUBLLM_LOG_LEVEL` | what is logged: WARNING, INFO for actions, DEBUG for stages (`app.log`) | INFO unless private |
 """
 
 import os

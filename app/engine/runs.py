@@ -89,7 +89,7 @@ def run(
         return
     stages = trace_stages(checkpoint, prompt, options, dense=dense, name=model.checkpoint, progress=progress)
     for trace in _drawn(model, stages, len(prompt), progress):
-        _log.debug("a trace of %d tokens is there", len(prompt))
+        _log.debug("a trace of %d tokens is there", len(prompt))  # tests/benchmarks/browser.py reads this line
         yield trace, not (options.compare or options.new_tokens)
     assert trace is not None
     if trace.costs is not None or not options.compare:  # else time ran out, and another run may have enough

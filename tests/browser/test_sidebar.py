@@ -45,7 +45,9 @@ def test_a_link_that_is_replaced_while_it_is_pressed_is_followed(tab, server):
     tab.get_by_role("button", name="Run", exact=True).wait_for()
     settled(tab)
     for before, language, after, path in (("Debug", "中文", "调试", "/debug"), ("探索", "English", "Explore", "/")):
-        tab.get_by_role("link", name=before).first.hover()
+        link = tab.get_by_role("link", name=before).first
+        link.hover()
+        pressed = link.element_handle()
         tab.mouse.down()
         selector = tab.get_by_role("combobox", name=re.compile("Language|语言"))
         selector.focus()
@@ -53,6 +55,7 @@ def test_a_link_that_is_replaced_while_it_is_pressed_is_followed(tab, server):
         selector.press("Enter")  # all links get other names
         tab.get_by_role("link", name=after).first.wait_for()
         settled(tab)
+        assert not pressed.evaluate("link => link.isConnected"), "nothing was replaced"
         tab.mouse.up()
         tab.wait_for_url(lambda url, path=path: urlsplit(url).path == path)
         settled(tab)

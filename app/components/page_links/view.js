@@ -1,7 +1,7 @@
 // A click on a link to another page waits until what was entered just before has reached the page. Without that, a tap
 // asks for the other page first and then, with the text, for this one again; or the server merges both requests, and the
 // text is lost. The page is asked to answer, and the link is followed when it does. A link that is replaced while it is
-// pressed, as all are when another language is chosen, is followed, too; the browser takes that for no click.
+// pressed, as all are when another language is chosen, is followed, too; the browser does not count that as a click.
 
 const SENDING = 100; // milliseconds that a field may take to send its text once it is left
 const MOST = 3000; // milliseconds that a link waits for an answer
@@ -45,9 +45,10 @@ function press(event) {
 }
 
 function release(event) {
-  const link = event.target.closest("a[href]");
-  if (opensPage(link, event, location) && pressed && !pressed.isConnected && link.href === pressed.href) link.click();
+  const before = pressed;
   pressed = null;
+  const link = event.target.closest?.("a[href]"); // a button may come up outside of the window
+  if (opensPage(link, event, location) && before && !before.isConnected && link.href === before.href) link.click();
 }
 
 function click(event) {
