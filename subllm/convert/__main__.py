@@ -28,7 +28,7 @@ from ..structure import LIGHT_HEAVY_SITES
 from ..text.blocks import DrawnBlocks
 from ..text.chats import append_chats, find_topics, write_chats
 from ..text.documents import Documents
-from ..text.repeats import MOST_LISTED, numbers_again, passages_twice
+from ..text.repeats import DISTANCE, LEAST_DISTANCE, MOST_LISTED, numbers_again, passages_twice
 from ..text.sources import is_held_out, read_pieces
 from .adapt import adapt
 from .card import model_card
@@ -127,12 +127,14 @@ def _repeats(arguments: argparse.Namespace) -> None:
             f"There are {sum(map(len, sources)):,} documents to train on and {len(topics):,} topics, for "
             f"{arguments.count} texts; at least 1, {MOST_LISTED} and 1 are needed."
         )
+    if arguments.distance <= LEAST_DISTANCE:
+        raise DataError(f"The distance is {arguments.distance} characters; it must be more than {LEAST_DISTANCE}.")
     rng = random.Random(arguments.seed)
     with full_disk_reported(arguments.out), atomic.added_whole(arguments.out) as partial:
         for name, texts in (  # a conversion reads as much of every file
-            ("passages-1", passages_twice(sources, arguments.count, rng)),
-            ("passages-2", passages_twice(sources, arguments.count, rng)),
-            ("numbers", numbers_again(sources, topics, arguments.count, rng)),
+            ("passages-1", passages_twice(sources, arguments.count, rng, arguments.distance)),
+            ("passages-2", passages_twice(sources, arguments.count, rng, arguments.distance)),
+            ("numbers", numbers_again(sources, topics, arguments.count, rng, arguments.distance)),
         ):
             lines = (json.dumps({"text": text}) + "\n" for text in texts)
             (partial / f"{name}.jsonl").write_text("".join(lines), encoding="utf-8")
@@ -233,6 +235,12 @@ def main(arguments: Arguments) -> None:
     repeats.add_argument("--topics", type=Path, nargs="+", required=True, help="text with topics, which get numbers")
     repeats.add_argument("--out", type=Path, required=True, help="folder for three .jsonl files")
     repeats.add_argument("--count", type=int, default=1200, help="texts per file (default: 1200)")
+    repeats.add_argument(
+        "--distance",
+        type=int,
+        default=DISTANCE,
+        help=f"characters that something comes again after, at most (default: {DISTANCE})",
+    )
     repeats.add_argument("--seed", type=int, default=0, help="random seed (default: 0)")
     repeats.set_defaults(run=_repeats)
     chosen = parser.parse_args(arguments)

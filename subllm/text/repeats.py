@@ -6,9 +6,8 @@ A model that drops tokens has to find them all the same, and ordinary text seldo
 import random
 from collections.abc import Iterator, Sequence
 
-_PASSAGE = (400, 1900)  # characters: at least the first, less than the second
-_BETWEEN = (0, 2500)  # the same, between numbers and the second time
-_LISTED = (3, 25)  # numbers, likewise
+DISTANCE, LEAST_DISTANCE = 2500, 400  # characters; a passage that comes twice has as many as the second at least
+_LISTED = (3, 25)  # numbers: at least the first, less than the second
 MOST_LISTED = _LISTED[1] - 1
 _AGAIN = 8  # of them that come again, at most
 _DIGITS = (1, 6)  # likewise
@@ -21,21 +20,28 @@ _STYLES = (
 )
 
 
-def passages_twice(sources: Sequence[Sequence[str]], count: int, rng: random.Random) -> Iterator[str]:
+def passages_twice(
+    sources: Sequence[Sequence[str]], count: int, rng: random.Random, distance: int = DISTANCE
+) -> Iterator[str]:
     """Passages of documents, each followed by itself.
 
     Args:
         sources: documents by source; every source has the same share.
         count: number of texts.
         rng: chooses the passages.
+        distance: characters of a passage, less than.
     """
     for _ in range(count):
-        passage = _passage(sources, _PASSAGE, rng)
+        passage = _passage(sources, (LEAST_DISTANCE, distance), rng)
         yield f"{passage}\n\n{passage}\n"
 
 
 def numbers_again(
-    sources: Sequence[Sequence[str]], topics: Sequence[str], count: int, rng: random.Random
+    sources: Sequence[Sequence[str]],
+    topics: Sequence[str],
+    count: int,
+    rng: random.Random,
+    distance: int = DISTANCE,
 ) -> Iterator[str]:
     """Lists of numbers of topics, a passage, and some of the numbers again.
 
@@ -44,12 +50,13 @@ def numbers_again(
         topics: that have the numbers, from `subllm.text.chats.find_topics`.
         count: number of texts.
         rng: chooses all of it.
+        distance: characters of a passage, less than.
     """
     for _ in range(count):
         picked = rng.sample(topics, rng.randrange(*_LISTED))
         style = rng.choice(_STYLES)
         lines = [style.format(topic=topic, number=rng.randrange(10 ** rng.randrange(*_DIGITS))) for topic in picked]
-        between = _passage(sources, _BETWEEN, rng)
+        between = _passage(sources, (0, distance), rng)
         again = rng.sample(lines, min(len(lines), _AGAIN))
         yield "\n".join([*lines, "", between, "", *again, ""])
 

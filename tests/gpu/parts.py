@@ -21,7 +21,8 @@ PARTS = (
 )
 
 TRAININGS = (
-    Part("deep-conversion", trainings.DEEP_SECONDS, trainings.deep_conversion),
+    Part("deep-conversion", trainings.CONVERSION_SECONDS, trainings.deep_conversion),
+    Part("demo-conversion", trainings.CONVERSION_SECONDS, trainings.demo_conversion),
     Part("family", trainings.FAMILY_SECONDS, trainings.family),
 )
 """Parts that run only when they are asked for, since they take as long as all others together."""
