@@ -63,6 +63,8 @@ def _llama(arguments: argparse.Namespace) -> None:
         average=arguments.average,
         learning_rate=arguments.learning_rate,
         start_retention=arguments.start_retention,
+        evaluate_every=arguments.evaluate_every,
+        save_every=arguments.save_every,
         seed=arguments.seed,
         precision=arguments.precision or fast_precision(),
     )
@@ -216,6 +218,11 @@ def main(arguments: Arguments) -> None:
         help="share of tokens that each level keeps at step 0",
     )
     llama.add_argument("--held-out-blocks", type=int, default=16, help="sequences for evaluation")
+    for option, default, what in (
+        ("--evaluate-every", AdaptOptions.evaluate_every, "evaluations"),
+        ("--save-every", AdaptOptions.save_every, "checkpoints"),
+    ):
+        llama.add_argument(option, type=int, default=default, help=f"steps between {what} (default: {default})")
     llama.add_argument("--seed", type=int, default=AdaptOptions.seed, help="random seed")
     llama.add_argument(
         "--precision", choices=PRECISIONS, help="number format of training (default: the fastest on this machine)"

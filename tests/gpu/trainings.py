@@ -87,7 +87,7 @@ def _conversion(where: Where, name: str) -> Found:
         "llama", "--model", folder, "--structure", config.structure, "--retention", *config.retention_ratios,
         "--text", text, "--length", length, "--batch-size", batch, "--held-out-blocks", where.sized(24, 1),
         *where.sized(("--from", shipped, "--start-retention", config.retention_ratios[0], "--average", 0.99), ()),
-        *where.sized(_RANKS[name], ("--rank", 2)),
+        *where.sized(_RANKS[name], ("--rank", 2)), "--evaluate-every", 200, "--save-every", 200,
     ]  # fmt: skip
     plan = out / "plan.json"
     if not plan.is_file():  # the schedule needs the number of steps before the first one, whenever the run goes on
@@ -138,7 +138,7 @@ def _member(where: Where, out: Path, number: int) -> tuple[str, float]:
     all_settings = {
         "steps": steps, "batch_size": batch, "micro_batch_size": batch, "length": length, "learning_rate": 2e-3,
         "warmup_steps": max(steps // 25, 1), "balancer_steps": steps, "bypass_steps": steps,
-        "log_every": where.sized(10, 1), "evaluate_every": max(steps // 20, 1), "save_every": max(steps // 20, 1),
+        "log_every": where.sized(10, 1), "evaluate_every": max(steps // 20, 1), "save_every": max(steps // 5, 1),
         "snapshot_every": max(steps // 10, 1), "evaluation_blocks": where.sized(256, 2),
     } | where.sized({}, {"precision": "float32"}) | settings  # fmt: skip
     values = (f"{key}={json.dumps(value)}" for key, value in all_settings.items())
