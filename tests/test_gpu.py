@@ -1,12 +1,15 @@
 """`make gpu` on a machine without one: every part runs at a tiny size, and nothing that goes wrong in one stops it."""
 
+import ast
 import json
 import os
+import re
 import shutil
 import signal
 import subprocess
 import sys
 import time
+from importlib.metadata import packages_distributions
 
 import psutil
 import pytest
@@ -16,6 +19,7 @@ from subllm import SubllmConfig, SubllmForCausalLM
 from subllm.train.config import TrainConfig
 from tests.architecture import ROOT
 from tests.gpu import runner
+from tests.gpu.bundle import TESTS
 from tests.gpu.expected import EXPECTED, Expectation, compared, summary
 from tests.gpu.making import CONFIG
 from tests.gpu.parts import PARTS, TRAININGS
@@ -86,7 +90,7 @@ def test_the_long_trainings_run_when_they_are_asked_for_and_go_on(tmp_path):
     done = subprocess.run(asked, cwd=ROOT, env=environment(), capture_output=True, text=True, timeout=1800)
     assert done.returncode == 0, done.stderr
     facts = {name: Outcome.read(tmp_path / "results" / name).facts for name in names}
-    assert facts["deep-conversion"]["perplexity over the dense one"] > 0
+    assert all(facts[f"{name}-conversion"]["perplexity over the dense one"] > 0 for name in ("deep", "demo"))
     assert set(facts["family"]) == {"loss, subllm", "loss, llama"}
     assert (tmp_path / "results" / "deep-conversion" / "learned" / "README.md").is_file()
     assert SubllmForCausalLM.from_pretrained(tmp_path / "results" / "family" / "subllm" / "final")
@@ -186,3 +190,20 @@ def test_all_limits_together_leave_room_for_a_part_that_takes_its_whole_time():
     assert sum(part.seconds for part in PARTS) < 30 * 60
     assert len({part.name for part in PARTS}) == len(PARTS)
     assert {each.part for each in EXPECTED} <= {part.name for part in PARTS}
+
+
+def test_the_bundle_has_all_that_the_tests_on_the_card_import():
+    folders = [ROOT / "tests" / name for name in ("analysis", "subllm", "device", "gpu")]
+    files = [ROOT / "tests" / "conftest.py", *(path for folder in folders for path in folder.rglob("*.py"))]
+    imported = set()
+    for file in files:
+        for node in ast.walk(ast.parse(file.read_text(encoding="utf-8"))):
+            names = [alias.name for alias in node.names] if isinstance(node, ast.Import) else []
+            names += [node.module] if isinstance(node, ast.ImportFrom) and not node.level else []
+            imported |= {name.partition(".")[0] for name in names}
+    pinned = re.findall(r"^([\w.-]+)==", (ROOT / "requirements.txt").read_text(encoding="utf-8"), re.MULTILINE)
+    carried = {name.lower().replace("_", "-") for name in (*pinned, *TESTS)}
+    owners = packages_distributions()
+    foreign = imported - {*sys.stdlib_module_names, "subllm", "analysis", "app", "tests"}
+    lacking = {name for name in foreign if not {each.lower().replace("_", "-") for each in owners[name]} & carried}
+    assert not lacking

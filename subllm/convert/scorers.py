@@ -96,7 +96,10 @@ def _ridge(features: Tensor, targets: Tensor, device: torch.device) -> Tensor:
 
 
 def _threshold_shift(scores: Tensor, steps: Tensor, ratio: float) -> float:
-    """How many `steps` to add to `scores` so that a share `ratio` of them is positive, by bisection."""
+    """How many `steps` to add to `scores` so that a share `ratio` of them is positive, by bisection.
+
+    It lies halfway between two tokens: a token with a score of nearly 0 would be kept on one device and not on another.
+    """
     low, high = -1e4, 1e4
     for _ in range(60):
         middle = (low + high) / 2
@@ -104,4 +107,6 @@ def _threshold_shift(scores: Tensor, steps: Tensor, ratio: float) -> float:
             high = middle
         else:
             low = middle
-    return (low + high) / 2
+    changes = -scores / steps  # where each score is 0
+    below, above = changes[changes <= low], changes[changes > low]
+    return float((below.max() + above.min()) / 2) if len(below) and len(above) else (low + high) / 2

@@ -27,7 +27,7 @@ from transformers import Trainer, TrainerState, TrainingArguments, default_data_
 from transformers.trainer import TRAINER_STATE_NAME
 
 from .. import atomic
-from ..checkpoints.device import pick_device
+from ..checkpoints.device import device_name, pick_device
 from ..errors import DataError, TrainingError, TrainingStopped
 from .callbacks import Journal, StopWhen
 from .checkpoints import checkpoints, last_checkpoint, last_whole, run_of, seal, step_of
@@ -277,6 +277,7 @@ def claim(out: Path, about: dict[str, Any], parts: dict[str, Any], free: Collect
         return
     versions = f"torch {torch.__version__}, transformers {transformers.__version__}"
     machine = {"versions": versions, "processor": f"{platform.machine()}, {os.cpu_count()} cores"}
+    machine |= {"device": device_name(torch.device(pick_device()))}
     with full_disk_reported(out), atomic.written_whole(out / RUN_FILE) as partial:
         partial.write_text(json.dumps(about | parts | machine, indent=1) + "\n")
 

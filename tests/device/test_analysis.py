@@ -32,7 +32,7 @@ from subllm.convert.fidelity import measure_fidelity
 from subllm.convert.scorers import calibrate, fit_scorers
 from subllm.routing import Replay
 
-from . import CLOSE, NAME, counting
+from . import CLOSE, GRAPHS, NAME, counting
 from .pretend import books
 
 TEXT = "the cat sat on the mat and then the dog sat"
@@ -164,7 +164,7 @@ def test_the_comparison_counts_what_the_cpu_counts(checkpoints):
     here, there = (run(each) for each in checkpoints)
     for name in ("retention", "prefill_limit", "decode_limit", "cache_bytes", "level_bytes", "growth", "decode_blocks"):
         same(getattr(here, name), getattr(there, name), name)
-    assert there.graphs and not here.graphs
+    assert there.graphs is GRAPHS and not here.graphs
 
 
 def test_retention_needles_and_fidelity(checkpoints):

@@ -2,7 +2,7 @@
 
 python -m tests.gpu.bundle --out build/gpu-bundle --python 3.11
 
-    wheels/    of the program, of pytest, of pip, and the base of the demo checkpoint; for 64-bit x86 and Linux
+    wheels/    of the program, of what its tests import, of pip, and the base of the demo checkpoint; for 64-bit x86 and Linux
     text/      documents to convert and train on, with their licences in assets/corpus.json
     home/      what the machine builds of it
 """
@@ -20,7 +20,7 @@ from subllm.text.corpus import SOURCES, build
 
 from .runner import ROOT
 
-_TESTS = ("pytest", "hypothesis", "pip")  # pip, for a Python that comes without it
+TESTS = ("pytest", "hypothesis", "scipy", "scikit-learn", "pip")  # that import them; pip, for a Python without it
 _LINUX = ("manylinux_2_28", "manylinux_2_27", "manylinux_2_17", "manylinux2014", "manylinux1")
 _WHEELS, _TEXT, _HOME = "wheels", "text", "home"
 _VARIABLE = "SUBLLM_GPU_TEXT"  # tells the parts where the text is
@@ -46,7 +46,7 @@ def make_bundle(out: Path, python: str, torch: str | None, index: str | None, pl
         pins = [torch if line.startswith("torch==") else line for line in pins]
     developer = (ROOT / "requirements-dev.txt").read_text(encoding="utf-8").splitlines()
     needed, limits = out / "requirements.txt", out / "constraints.txt"
-    needed.write_text("\n".join([*pins, *_TESTS, ""]), encoding="utf-8")
+    needed.write_text("\n".join([*pins, *TESTS, ""]), encoding="utf-8")
     limits.write_text("\n".join([*(line for line in developer if "==" in line), ""]), encoding="utf-8")
     tags = [*platforms, *(f"{tag}_x86_64" for tag in _LINUX)]
     target = ["--only-binary=:all:", "--implementation", "cp", "--python-version", python]

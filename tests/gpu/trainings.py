@@ -1,4 +1,4 @@
-"""The long trainings, as far as their time limits let them: both demos trained on, and a family of models trained alike.
+"""The long trainings, as far as their time limits let them: both demos trained on, and a family trained alike.
 
 Their runs lie beside the folder of results, so that the same command goes on with them after a stop; what was learned,
 the logs and the cards are copied into the results.

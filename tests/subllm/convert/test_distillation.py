@@ -7,6 +7,7 @@ import torch
 
 from subllm.checkpoints.dense import routing_off
 from subllm.convert.distillation import AdaptOptions, Distillation, add_adapters
+from subllm.convert.scorers import fit_scorers
 from tests.conftest import tiny_model
 
 
@@ -88,3 +89,15 @@ def test_without_an_average_a_run_ends_with_its_last_weights(distillation):
         scale.fill_(0.25)
     distillation.take_average()
     assert distillation.trained().keys() == before.keys() and scale.unique().item() == 0.25
+
+
+def test_a_fitted_threshold_lies_between_two_tokens_so_that_rounding_moves_none():
+    model = tiny_model("T(T)T", retention_ratio=0.64).eval()
+    dense = routing_off(model)
+    ids = torch.randint(1, 97, (2, 40), generator=torch.Generator().manual_seed(3))
+    fit_scorers(model, dense, [ids])
+    (record,) = model(ids, output_routing=True).routing
+    scores = record.scores[record.reached].sort().values
+    below, above = scores[scores <= 0].max(), scores[scores > 0].min()
+    assert record.kept.float().mean() == pytest.approx(0.64, abs=0.02)
+    assert min(-below, above) > 0.3 * (above - below)

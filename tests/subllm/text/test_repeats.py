@@ -3,7 +3,7 @@
 import random
 import re
 
-from subllm.text.repeats import MOST_LISTED, numbers_again, passages_twice
+from subllm.text.repeats import DISTANCE, MOST_LISTED, numbers_again, passages_twice
 
 SOURCES = [["The cat sat on the mat. " * 200, "short"], ["A dog barked at the old tree. " * 100]]
 TOPICS = [f"topic {number}" for number in range(MOST_LISTED)]
@@ -12,6 +12,8 @@ TOPICS = [f"topic {number}" for number in range(MOST_LISTED)]
 def test_every_passage_comes_twice_and_is_a_part_of_a_document():
     texts = [*passages_twice(SOURCES, 40, random.Random(0))]
     assert texts == [*passages_twice(SOURCES, 40, random.Random(0))] and len({*texts}) > 20
+    far = max(map(len, passages_twice(SOURCES, 40, random.Random(0), 4000)))
+    assert max(map(len, texts)) < 2 * DISTANCE < far < 2 * 4000 + 4
     for text in texts:
         first, second = text.removesuffix("\n").split("\n\n")
         assert first == second and any(first in document for source in SOURCES for document in source)
