@@ -2,7 +2,7 @@
 
 python -m tests.gpu.bundle --out build/gpu-bundle --python 3.11
 
-    wheels/    of the program, of what its tests import, of pip, and the base of the demo checkpoint; for 64-bit x86 and Linux
+    wheels/    of the program, of what its tests import, of pip, and the base of the demo; for 64-bit x86 and Linux
     text/      documents to convert and train on, with their licences in assets/corpus.json
     home/      what the machine builds of it
 """
