@@ -6,7 +6,7 @@
 >>> for level in trace.routing.levels:
 ...     print(level, trace.routing.kept[level - 1].sum(), "of", trace.routing.reached[level - 1].sum())
 1 3 of 5
-2 3 of 3
+2 2 of 3
 """
 
 import math

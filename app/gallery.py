@@ -2,7 +2,7 @@
 
     python -m app.gallery --out DIR
 
-The demo reads five of the examples, and one of them with edits; two small models with different routers, trained alike,
+The demo reads five of the examples, and one of them with edits; two small models with different routers
 read the same text side by side.
 """
 

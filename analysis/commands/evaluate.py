@@ -69,7 +69,8 @@ def main(arguments: Arguments) -> None:
         raise AnalysisError(
             "A rule is evaluated with --data and --needles; leave out --retentions, --chats and --tasks."
         )
-    begin, end = _card(chosen.card) if chosen.card else ("", "")
+    if chosen.card:
+        _card(chosen.card)  # before hours of measuring
     checkpoint = load(chosen)
     dense = load_dense(checkpoint)
     evaluations = {}
@@ -100,6 +101,7 @@ def main(arguments: Arguments) -> None:
             "checkpoint": checkpoint.digest,
         }
         command = shlex.join(["subllm", "evaluate", *(sys.argv[1:] if arguments is None else arguments)])
+        begin, end = _card(chosen.card)  # as it is now: somebody may have edited it meanwhile
         with full_disk_reported(chosen.card), written_whole(chosen.card) as partial:
             partial.write_text(f"{begin}{text}\n\n{listed(facts)}\n\n```\n{command}\n```{end}", encoding="utf-8")
     if chosen.out:

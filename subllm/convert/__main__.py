@@ -25,7 +25,7 @@ from ..errors import CheckpointError, DataError, SubllmError
 from ..runs.config import PRECISIONS
 from ..runs.trainer import full_disk_reported
 from ..structure import LIGHT_HEAVY_SITES
-from ..text.blocks import DrawnBlocks
+from ..text.blocks import LONGEST, DrawnBlocks
 from ..text.chats import append_chats, find_topics, write_chats
 from ..text.documents import Documents
 from ..text.repeats import DISTANCE, LEAST_DISTANCE, MOST_LISTED, numbers_again, passages_twice
@@ -129,8 +129,11 @@ def _repeats(arguments: argparse.Namespace) -> None:
             f"There are {sum(map(len, sources)):,} documents to train on and {len(topics):,} topics, for "
             f"{arguments.count} texts; at least 1, {MOST_LISTED} and 1 are needed."
         )
-    if arguments.distance <= LEAST_DISTANCE:
-        raise DataError(f"The distance is {arguments.distance} characters; it must be more than {LEAST_DISTANCE}.")
+    if not LEAST_DISTANCE < arguments.distance <= LONGEST:
+        raise DataError(
+            f"The distance is {arguments.distance:,} characters; it must be more than {LEAST_DISTANCE} and at most "
+            f"{LONGEST:,}, which a conversion reads of a document at once."
+        )
     rng = random.Random(arguments.seed)
     with full_disk_reported(arguments.out), atomic.added_whole(arguments.out) as partial:
         for name, texts in (  # a conversion reads as much of every file
@@ -222,7 +225,7 @@ def main(arguments: Arguments) -> None:
         ("--evaluate-every", AdaptOptions.evaluate_every, "evaluations"),
         ("--save-every", AdaptOptions.save_every, "checkpoints"),
     ):
-        llama.add_argument(option, type=int, default=default, help=f"steps between {what} (default: {default})")
+        llama.add_argument(option, type=int, default=default, help=f"steps between {what}")
     llama.add_argument("--seed", type=int, default=AdaptOptions.seed, help="random seed")
     llama.add_argument(
         "--precision", choices=PRECISIONS, help="number format of training (default: the fastest on this machine)"
@@ -246,7 +249,7 @@ def main(arguments: Arguments) -> None:
         "--distance",
         type=int,
         default=DISTANCE,
-        help=f"characters that something comes again after, at most (default: {DISTANCE})",
+        help="passages that come twice, or stand before numbers that come again, are shorter than this many characters",
     )
     repeats.add_argument("--seed", type=int, default=0, help="random seed (default: 0)")
     repeats.set_defaults(run=_repeats)

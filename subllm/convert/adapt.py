@@ -225,5 +225,5 @@ def _claim(
         "parameters": sum(parameter.numel() for parameter in dense.parameters()),
         "routers": model.config.routers,
     }
-    claim(folder, about, parts, free=("steps",))
+    claim(folder, about, parts, free=("steps", "evaluate_every", "save_every"))
     return [text["input_ids"] for text in found]

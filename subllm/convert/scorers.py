@@ -107,6 +107,6 @@ def _threshold_shift(scores: Tensor, steps: Tensor, ratio: float) -> float:
             high = middle
         else:
             low = middle
-    changes = -scores / steps  # where each score is 0
-    below, above = changes[changes <= low], changes[changes > low]
-    return float((below.max() + above.min()) / 2) if len(below) and len(above) else (low + high) / 2
+    changes, kept = -scores / steps, scores + low * steps > 0  # where each score is 0; which are above it
+    kept, dropped = changes[kept & (steps > 0)], changes[~kept & (steps > 0)]
+    return float((kept.max() + dropped.min()) / 2) if len(kept) and len(dropped) else low

@@ -6,7 +6,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-_ROWS, _ROWS_ON_ACCELERATOR = 128, 2048  # whose distributions are in memory at once; few launches fill a GPU
+_ROWS = 128  # number of rows whose distributions are in memory at once
 
 
 def divergence_of(logprobs: Tensor, reference: Tensor) -> Tensor:
@@ -19,9 +19,8 @@ class _HeadDivergence(torch.autograd.Function):
     def forward(ctx: Any, hidden: Tensor, target: Tensor, head: Tensor) -> Tensor:
         total = hidden.new_zeros((), dtype=torch.float32)
         gradient = torch.empty_like(hidden)
-        step = _ROWS if hidden.device.type == "cpu" else _ROWS_ON_ACCELERATOR
-        for start in range(0, len(hidden), step):
-            rows = slice(start, start + step)
+        for start in range(0, len(hidden), _ROWS):
+            rows = slice(start, start + _ROWS)
             expected, actual = ((states[rows].to(head.dtype) @ head.T).float() for states in (target, hidden))  # (N, V)
             for logits in (expected, actual):
                 logits -= logits.logsumexp(-1, keepdim=True)

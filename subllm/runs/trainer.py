@@ -39,7 +39,6 @@ SCORERS = ".subsamplers."  # part of the names of their parameters
 DIVIDED = ".routers."  # the same of the routers of light/heavy blocks
 _SEED_OF_STEP = 1_000_003
 _LONGEST_PLAIN = 512
-_READERS = 2  # processes that read and tokenise ahead of an accelerator; a CPU has none to spare
 
 
 class StepTrainer(Trainer):
@@ -192,7 +191,6 @@ def training_arguments(out: Path, **settings: Any) -> TrainingArguments:
         adam_beta2=0.95,
         use_cpu=on_cpu,
         dataloader_pin_memory=not on_cpu,
-        dataloader_num_workers=0 if on_cpu else _READERS,
         train_sampling_strategy="sequential",
         eval_strategy="steps",
         prediction_loss_only=True,

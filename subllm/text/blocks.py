@@ -15,7 +15,7 @@ from ..errors import DataError
 from .documents import Documents
 from .packed import Packed
 
-_LONGEST = 8_000  # characters that are read of a drawn document, from a random place in it
+LONGEST = 8_000  # characters that are read of a drawn document, from a random place in it
 
 
 class Blocks(torch.utils.data.Dataset[dict[str, Tensor]]):
@@ -102,8 +102,8 @@ class DrawnBlocks(torch.utils.data.Dataset[dict[str, Tensor]]):
         ids: list[int] = []
         while len(ids) < self._length:
             document = rng.choice(documents)
-            start = rng.randrange(max(len(document) - _LONGEST, 0) + 1)
-            ids += self.tokenizer(document[start : start + _LONGEST], add_special_tokens=False)["input_ids"]
+            start = rng.randrange(max(len(document) - LONGEST, 0) + 1)
+            ids += self.tokenizer(document[start : start + LONGEST], add_special_tokens=False)["input_ids"]
             ids.append(self.tokenizer.eos_token_id)
         return {"input_ids": torch.tensor(ids[: self._length])}
 

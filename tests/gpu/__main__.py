@@ -14,7 +14,7 @@ from pathlib import Path
 from .bundle import use_bundle
 from .expected import summary
 from .parts import PARTS, TRAININGS
-from .runner import ROOT, Status, Where, cards, limit_size, run_parts
+from .runner import MOST_BYTES, ROOT, Status, Where, cards, limit_size, run_parts
 
 
 def main() -> int:
@@ -34,7 +34,7 @@ def main() -> int:
         nargs="+",
         choices=[part.name for part in (*PARTS, *TRAININGS)],
         default=[part.name for part in PARTS],
-        help=f"parts to run (default: all but {' and '.join(part.name for part in TRAININGS)})",
+        help=f"parts to run (default: all but {', '.join(part.name for part in TRAININGS)})",
     )
     chosen = parser.parse_args()
     if not chosen.dry:
@@ -51,7 +51,7 @@ def main() -> int:
         parts = [replace(part, seconds=10 * part.seconds) for part in parts]
     for outcome in run_parts(parts, where, 60 * chosen.minutes, tell):
         outcomes.append(outcome)
-        removed = limit_size(where.results)
+        removed = limit_size(where.results, MOST_BYTES * (2 if parts[-1] in TRAININGS else 1))  # which leave weights
         size = sum(path.stat().st_size for path in where.results.rglob("*") if path.is_file())
         notes = [f"cards: {', '.join(cards()) or 'none'}", f"device: {chosen.device}"]
         notes += [f"{size / 1e6:.1f} MB of results", f"{time.monotonic() - began:.0f} s in this run"]

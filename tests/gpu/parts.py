@@ -25,4 +25,4 @@ TRAININGS = (
     Part("demo-conversion", trainings.CONVERSION_SECONDS, trainings.demo_conversion),
     Part("family", trainings.FAMILY_SECONDS, trainings.family),
 )
-"""Parts that run only when they are asked for, since they take as long as all others together."""
+"""Parts that run only when they are asked for, since they take longer than all others together."""

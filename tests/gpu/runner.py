@@ -74,7 +74,6 @@ class Where:
         results: folder of the results of all parts.
         folder: of the part's own results, kept if the part is run again.
         work: folder for large files, which is removed afterwards.
-        seconds: time limit of the part.
     """
 
     device: str
@@ -82,7 +81,6 @@ class Where:
     results: Path
     folder: Path = Path()
     work: Path = Path()
-    seconds: float = 0.0
 
     def sized(self, full: Any, dry: Any) -> Any:
         """A size, for the dry run another."""
@@ -169,7 +167,7 @@ def run_parts(parts: Sequence[Part], where: Where, seconds: float, tell: Callabl
             tell(f"{part.name}: at most {limit:.0f} s")
             Outcome(part.name, Status.BEGUN, state=now).write(folder)
             with tempfile.TemporaryDirectory(prefix="gpu-", ignore_cleanup_errors=True) as work:
-                outcome = replace(_run(part, replace(where, folder=folder, work=Path(work), seconds=limit)), state=now)
+                outcome = replace(_run(part, replace(where, folder=folder, work=Path(work)), limit), state=now)
         outcome.write(folder)
         tell(f"{part.name}: {outcome.status} after {outcome.seconds:.0f} s {outcome.problem}".rstrip())
         yield outcome
@@ -194,7 +192,7 @@ def cards() -> list[str]:
         return []
 
 
-def _run(part: Part, where: Where) -> Outcome:
+def _run(part: Part, where: Where, limit: float) -> Outcome:
     # A new process must not inherit what this one did with CUDA; without CUDA, it inherits the imports.
     start = multiprocessing.get_context("spawn" if where.device.startswith("cuda") else "fork")
     found = where.folder / _FOUND
@@ -204,7 +202,7 @@ def _run(part: Part, where: Where) -> Outcome:
     with _terminated_in_order():
         process.start()
         try:
-            process.join(where.seconds)
+            process.join(limit)
             late = process.is_alive()
         finally:
             _kill(process)
@@ -293,7 +291,7 @@ def _shorten(log: Path) -> None:
         log.write_bytes(b"...\n" + log.read_bytes()[-_LOG_BYTES:])
 
 
-def limit_size(results: Path, most: int = MOST_BYTES) -> list[str]:
+def limit_size(results: Path, most: int) -> list[str]:
     """Remove the largest files from a folder of results until it is small enough; the names of those removed."""
     files = sorted((path for path in results.rglob("*") if path.is_file()), key=lambda path: -path.stat().st_size)
     size, removed = sum(path.stat().st_size for path in files), []

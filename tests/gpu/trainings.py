@@ -31,6 +31,8 @@ from .runner import Found, Where
 
 CONVERSION_SECONDS, FAMILY_SECONDS = 600.0, 900.0
 _RANKS = {"deep": ("--rank", 32, "--inner-rank", 64), "demo": ("--rank", 32)}  # of what ships
+_CHATS = 1536  # that the base writes for a conversion
+_DISTANCE = 6500  # characters of text that repeats itself, for sequences of 2,048 tokens
 _TRIAL = 8  # steps that the speed of a conversion is taken from
 _USED = 0.7  # share of the time limit that the steps may take; fitting, evaluating and saving take the rest
 _CORES_EACH, _MOST_AT_ONCE = 3, 4  # of members that share the card: one alone leaves most of it idle
@@ -81,13 +83,14 @@ def _conversion(where: Where, name: str) -> Found:
     folder, config = base_of(where)
     shipped = ASSETS / name
     config = where.sized(read_config(shipped), config)
-    out, text = _kept(where, f"{name}-conversion"), text_of(where)
+    out = _kept(where, f"{name}-conversion")
     length, batch = where.sized(2048, 32), where.sized(8, 1)
     options = [
         "llama", "--model", folder, "--structure", config.structure, "--retention", *config.retention_ratios,
-        "--text", text, "--length", length, "--batch-size", batch, "--held-out-blocks", where.sized(24, 1),
+        "--text", *_text(where, folder), "--length", length, "--batch-size", batch,
+        "--held-out-blocks", where.sized(24, 1), "--evaluate-every", 200, "--save-every", 200,
         *where.sized(("--from", shipped, "--start-retention", config.retention_ratios[0], "--average", 0.99), ()),
-        *where.sized(_RANKS[name], ("--rank", 2)), "--evaluate-every", 200, "--save-every", 200,
+        *where.sized(_RANKS[name], ("--rank", 2)),
     ]  # fmt: skip
     plan = out / "plan.json"
     if not plan.is_file():  # the schedule needs the number of steps before the first one, whenever the run goes on
@@ -95,7 +98,7 @@ def _conversion(where: Where, name: str) -> Found:
         run_command(convert_command, *options, "--out", trial, "--steps", where.sized(_TRIAL, 2))
         taken = [entry for entry in read_log(trial / "training" / LOG_FILE) if "tokens_per_second" in entry]
         speed = fmean(entry["tokens_per_second"] for entry in taken[1:] or taken)
-        steps = max(int(_USED * where.seconds * speed / (length * batch)), 1)
+        steps = max(int(_USED * CONVERSION_SECONDS * speed / (length * batch)), 1)
         plan.write_text(json.dumps({"steps": min(steps, where.sized(10**6, 2))}))
     steps = json.loads(plan.read_text())["steps"]
     seconds = run_command(convert_command, *options, "--out", out / "converted", "--steps", steps)
@@ -110,6 +113,21 @@ def _conversion(where: Where, name: str) -> Found:
     return Found({"tokens": steps * length * batch, "seconds of the last run": seconds, **found}, "\n".join(lines))
 
 
+def _text(where: Where, model: Path) -> list[Path]:
+    """Text for conversions: what there is, chats that the base writes, and text that asks for what stood before."""
+    text, out = text_of(where), _kept(where, "text")
+    chats, repeats = out / "chats.jsonl", out / "repeats"
+    if where.dry:
+        return [text]
+    if not chats.is_file():
+        batch = ("--count", _CHATS, "--batch-size", _CHATS // 3)
+        run_command(convert_command, "chats", "--model", model, "--topics", text, "--out", chats, *batch)
+    if not repeats.is_dir():
+        own = ("--topics", text, "--out", repeats, "--distance", _DISTANCE)
+        run_command(convert_command, "repeats", "--text", text, *own)
+    return [text, chats, repeats]
+
+
 def family(where: Where) -> Found:
     """`subllm train` of the small configuration, its LLaMA, its ablations and other routers, on the same text."""
     out = _kept(where, "family")
@@ -119,13 +137,19 @@ def family(where: Where) -> Found:
     members = FAMILY[: where.sized(None, 2)]
     at_once = min((os.cpu_count() or 1) // _CORES_EACH, _MOST_AT_ONCE) if where.device.startswith("cuda") else 1
     ended: dict[int, tuple[str, float]] = {}
+    failed: list[str] = []
     with ProcessPoolExecutor(max(at_once, 1), multiprocessing.get_context("spawn")) as pool:
         begun = {pool.submit(_member, where, out, number): number for number in range(len(members))}
         for each in as_completed(begun):
+            if each.exception():
+                failed.append(f"{members[begun[each]][0]}: {each.exception()}")
+                continue
             ended[begun[each]] = each.result()
             lines = ["| model | tokens | held-out loss | tokens/s |", "| --- | ---: | ---: | ---: |"]
             lines += [ended[number][0] for number in sorted(ended)]
             (where.folder / "members.md").write_text("\n".join(lines) + "\n")  # before the time limit
+    if failed:
+        raise RuntimeError("; ".join(failed))
     return Found({f"loss, {members[number][0]}": ended[number][1] for number in sorted(ended)}, "\n".join(lines))
 
 

@@ -153,6 +153,21 @@ def test_everyday_questions_are_answered_as_the_models_write_and_stand_in_a_card
     assert text.endswith("<!-- end of subllm evaluate -->\n\n## Licence\n\nfree\n")
 
 
+def test_what_is_written_into_a_card_during_the_measurement_stays(tiny_checkpoint, tmp_path, monkeypatch):
+    card = tmp_path / "README.md"
+    card.write_text("# A model\n")
+
+    def edited(*arguments, **options):
+        card.write_text("# A better model\n")
+        return needles(*arguments, **options)
+
+    monkeypatch.setattr("analysis.commands.evaluate.needles", edited)
+    command = ("--checkpoint", str(tiny_checkpoint), "--device", "cpu", "--needles", "200", "--trials", "1")
+    done = run_command(main, *command, "--depths", "0.5", "--card", str(card))
+    assert done.returncode == 0, done.stderr
+    assert card.read_text().startswith("# A better model\n\n## Evaluation") and "recall" in card.read_text()
+
+
 @pytest.mark.parametrize(
     "content, message",
     [

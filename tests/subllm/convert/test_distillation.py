@@ -99,5 +99,5 @@ def test_a_fitted_threshold_lies_between_two_tokens_so_that_rounding_moves_none(
     (record,) = model(ids, output_routing=True).routing
     scores = record.scores[record.reached].sort().values
     below, above = scores[scores <= 0].max(), scores[scores > 0].min()
-    assert record.kept.float().mean() == pytest.approx(0.64, abs=0.02)
+    assert int(record.kept.sum()) == 51  # of 80
     assert min(-below, above) > 0.3 * (above - below)

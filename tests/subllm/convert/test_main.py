@@ -293,6 +293,12 @@ def test_text_that_repeats_itself_is_written_from_documents_that_are_not_held_ou
     assert not any(re.search(rf"\b{topic}\b", written["numbers.jsonl"]) for topic in topics)
     assert convert(*arguments, "--out", tmp_path / "again").returncode == 0
     assert written == {file.name: file.read_text() for file in (tmp_path / "again").iterdir()}
+    assert convert(*arguments, "--out", tmp_path / "near", "--distance", 401).returncode == 0
+    near = {file.name: file.read_text() for file in (tmp_path / "near").iterdir()}
+    assert len(near["numbers.jsonl"]) < len(written["numbers.jsonl"])
+    for distance in (400, 8001):
+        done = convert(*arguments, "--out", tmp_path / "none", "--distance", distance)
+        assert done.returncode == 1 and "more than 400 and at most 8,000" in done.stderr, done.stderr
     text.write_text(json.dumps({"text": documents[0]}) + "\n")
     done = convert(*arguments, "--out", tmp_path / "none")
     assert done.returncode == 1 and "at least 1, 24 and 1 are needed" in done.stderr, done.stderr
