@@ -6,7 +6,7 @@ A model that drops tokens has to find them all the same, and ordinary text seldo
 import random
 from collections.abc import Iterator, Sequence
 
-DISTANCE, LEAST_DISTANCE = 2500, 400  # characters; a passage that comes twice has as many as the second at least
+DISTANCE, LEAST_DISTANCE = 2500, 400  # characters; a passage that comes twice has at least as many as the second
 _LISTED = (3, 25)  # numbers: at least the first, less than the second
 MOST_LISTED = _LISTED[1] - 1
 _AGAIN = 8  # of them that come again, at most
@@ -29,7 +29,7 @@ def passages_twice(
         sources: documents by source; every source has the same share.
         count: number of texts.
         rng: chooses the passages.
-        distance: characters of a passage, less than.
+        distance: passages are shorter than this many characters.
     """
     for _ in range(count):
         passage = _passage(sources, (LEAST_DISTANCE, distance), rng)
@@ -50,7 +50,7 @@ def numbers_again(
         topics: that have the numbers, from `subllm.text.chats.find_topics`.
         count: number of texts.
         rng: chooses all of it.
-        distance: characters of a passage, less than.
+        distance: passages are shorter than this many characters.
     """
     for _ in range(count):
         picked = rng.sample(topics, rng.randrange(*_LISTED))
