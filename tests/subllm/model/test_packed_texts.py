@@ -56,6 +56,17 @@ def test_padded_rows_may_hold_several_texts_each(case, side, attention):
         torch.testing.assert_close(logits[index][mask[index].bool()], expected, **TOLERANCE)
 
 
+def decided_by_rounding(routing):
+    """Whether a kept and a dropped token have the same score, such as one token twice before the first attention."""
+    for record in routing:
+        kept, dropped = record.kept[0], record.reached[0] & ~record.kept[0]
+        if record.scores is not None and kept.any() and dropped.any():
+            scores = record.scores[0]
+            if (scores[kept][:, None] - scores[dropped]).abs().min() < 1e-5:
+                return True
+    return False
+
+
 @settings(max_examples=40)
 @given(cases(), st.integers(0, 20))
 @torch.no_grad()
@@ -87,6 +98,8 @@ def test_training_keeps_in_each_text_what_it_keeps_in_the_text_alone(case, seed)
         if "random" in model.config.routers:
             continue  # draws anew for every text
         alone = run(text[None])
+        if decided_by_rounding(alone.routing):
+            continue
         torch.testing.assert_close(apart(row.logits[0], texts)[index], alone.logits[0], **TOLERANCE)
         for ours, expected in zip(row.routing, alone.routing, strict=True):
             assert torch.equal(apart(ours.kept[0], texts)[index], expected.kept[0])
