@@ -29,8 +29,9 @@ def tradeoff_svg(curves: Sequence[Curve]) -> str:
         *_axes(across, down),
     ]
     for curve, colour in zip(curves, _COLOURS, strict=False):
-        for measured in (False, True):
-            parts += _line(curve.points, colour, across, down, measured=measured)
+        parts += _line(curve.points, colour, across, down, measured=False)
+        parts += _line(curve.points, colour, across, down, measured=True)
+        parts += _shares(curve.points, colour, across, down, above=curve is curves[0])
     parts += _legend(curves)
     return "\n".join([*parts, "</svg>", ""])
 
@@ -79,11 +80,19 @@ def _line(points: Sequence[Point], colour: str, across: _Axis, down: _Axis, *, m
     path = " ".join(f"{x:.1f},{y:.1f}" for x, y in places)
     dash, fill = ("none", colour) if measured else ("5 4", "#ffffff")
     parts = [f'<polyline points="{path}" fill="none" stroke="{colour}" stroke-width="2" stroke-dasharray="{dash}"/>']
-    for (x, y), point in zip(places, points, strict=True):
+    for x, y in places:
         parts.append(f'<circle cx="{x:.1f}" cy="{y:.1f}" r="4" fill="{fill}" stroke="{colour}" stroke-width="2"/>')
-        if measured:
-            parts.append(f'<text x="{x + 7:.1f}" y="{y - 6:.1f}" fill="{colour}">{point.asked:.0%}</text>')
     return parts
+
+
+def _shares(points: Sequence[Point], colour: str, across: _Axis, down: _Axis, *, above: bool) -> list[str]:
+    """The retention at each point: of one curve above on the left, of the others below on the right."""
+    (dx, dy), anchor = ((-7, -6), "end") if above else ((7, 15), "start")
+    return [
+        f'<text x="{across.at(point.speed_up) + dx:.1f}" y="{down.at(point.ratio) + dy:.1f}" text-anchor="{anchor}" '
+        f'fill="{colour}">{point.asked:.0%}</text>'
+        for point in points
+    ]
 
 
 def _legend(curves: Sequence[Curve]) -> list[str]:
