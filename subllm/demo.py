@@ -18,6 +18,7 @@ import tempfile
 import warnings
 import zipfile
 from collections.abc import Callable
+from contextlib import suppress
 from functools import cache
 from pathlib import Path
 
@@ -214,12 +215,12 @@ def _fetch_base(work: Path, progress: Callable[[float], None]) -> Path:
 
 
 def _size(folder: Path) -> int:
+    """Bytes of the files below a folder; those that pip moves in the meantime may be missing."""
     total = 0
-    for path in folder.rglob("*"):
-        try:
-            total += path.stat().st_size
-        except OSError:  # pip moves its files in the meantime
-            continue
+    for place, _, names in os.walk(folder):  # Path.rglob fails where a folder is gone before it is read
+        for name in names:
+            with suppress(OSError):
+                total += os.stat(os.path.join(place, name)).st_size
     return total
 
 

@@ -22,7 +22,7 @@ from subllm.checkpoints.dense import load_dense
 from subllm.checkpoints.load import load_checkpoint
 from subllm.convert.fidelity import measure_fidelity
 from subllm.convert.learned import FILES, merge_learned
-from subllm.demo import SHIPPED, _without_neighbours, build_demo, demo_folder, is_built
+from subllm.demo import SHIPPED, _size, _without_neighbours, build_demo, demo_folder, is_built
 
 BUILD = [sys.executable, "-m", "subllm.demo"]
 
@@ -86,6 +86,18 @@ def test_a_full_disk_is_said_and_leaves_nothing(tmp_path):
     assert "needs 1.1 GB" in done.stderr
     assert "0.04 GB are free" in done.stderr
     assert done.stdout.split() in ([], ["build.lock"])
+
+
+def test_folders_that_pip_removes_while_they_are_counted_do_not_matter(tmp_path):
+    (tmp_path / "wheel").write_bytes(bytes(1000))
+    inside = "import os, sys\nwhile True:\n os.makedirs('a/b/c/d/e'); os.removedirs('a/b/c/d/e')"
+    moving = subprocess.Popen([sys.executable, "-c", inside], cwd=tmp_path)
+    try:
+        sizes = {_size(tmp_path) for _ in range(3000)}
+    finally:
+        moving.kill()
+        moving.wait()
+    assert sizes == {1000}
 
 
 def test_a_home_that_cannot_be_written_is_said(tmp_path):
