@@ -17,6 +17,8 @@ from streamlit.string_util import clean_text
 
 from analysis.debug.edits import Edit
 from analysis.debug.generation import Generation
+from subllm.assets import TRAINED
+from subllm.runs.folder import read_about
 
 from .test_sessions import Model, add, ask, check_debug, check_explore, check_view, read, wait_for_address
 from .waiting import settled
@@ -147,7 +149,8 @@ class Visitor:
             expect(self.page.get_by_test_id("stCode").first).to_contain_text("--checkpoint tiny")
         elif name == "Watch training":
             self.page.get_by_text("Perplexity of this prompt at this step").wait_for()
-            expect(self.page.get_by_test_id("stMetricValue").first).to_have_text("3,600 / 3,600")
+            steps = read_about(TRAINED["small"])["config"]["steps"]
+            expect(self.page.get_by_test_id("stMetricValue").first).to_have_text(f"{steps:,} / {steps:,}")
         self.check()
 
     def ask(self):
