@@ -59,6 +59,17 @@ def _parsed(path: Path) -> ast.Module:
     return ast.parse(path.read_text(encoding="utf-8"))
 
 
+def imported(path: Path) -> set[str]:
+    """Packages that a file names in imports, at any depth of it; relative ones are left out."""
+    found = set()
+    for node in ast.walk(_parsed(path)):
+        if isinstance(node, ast.Import):
+            found |= {alias.name.partition(".")[0] for alias in node.names}
+        elif isinstance(node, ast.ImportFrom) and node.module and not node.level:
+            found.add(node.module.partition(".")[0])
+    return found
+
+
 def _imports(path: Path) -> Iterator[str]:
     """Dotted names that a file imports when it runs, also late; what is for type checkers alone is left out."""
     package = path.relative_to(ROOT).parent.parts

@@ -1,6 +1,5 @@
 """`make gpu` on a machine without one: every part runs at a tiny size, and nothing that goes wrong in one stops it."""
 
-import ast
 import json
 import os
 import re
@@ -17,7 +16,7 @@ import pytest
 from analysis.cost.sizes import parameters
 from subllm import SubllmConfig, SubllmForCausalLM
 from subllm.train.config import TrainConfig
-from tests.architecture import ROOT
+from tests.architecture import ROOT, imported
 from tests.gpu import runner
 from tests.gpu.bundle import TESTS
 from tests.gpu.expected import EXPECTED, Expectation, compared, summary
@@ -195,15 +194,9 @@ def test_all_limits_together_leave_room_for_a_part_that_takes_its_whole_time():
 def test_the_bundle_has_all_that_the_tests_on_the_card_import():
     folders = [ROOT / "tests" / name for name in ("analysis", "subllm", "device", "gpu")]
     files = [ROOT / "tests" / "conftest.py", *(path for folder in folders for path in folder.rglob("*.py"))]
-    imported = set()
-    for file in files:
-        for node in ast.walk(ast.parse(file.read_text(encoding="utf-8"))):
-            names = [alias.name for alias in node.names] if isinstance(node, ast.Import) else []
-            names += [node.module] if isinstance(node, ast.ImportFrom) and not node.level else []
-            imported |= {name.partition(".")[0] for name in names}
     pinned = re.findall(r"^([\w.-]+)==", (ROOT / "requirements.txt").read_text(encoding="utf-8"), re.MULTILINE)
     carried = {name.lower().replace("_", "-") for name in (*pinned, *TESTS)}
     owners = packages_distributions()
-    foreign = imported - {*sys.stdlib_module_names, "subllm", "analysis", "app", "tests"}
+    foreign = set().union(*map(imported, files)) - {*sys.stdlib_module_names, "subllm", "analysis", "app", "tests"}
     lacking = {name for name in foreign if not {each.lower().replace("_", "-") for each in owners[name]} & carried}
     assert not lacking

@@ -274,8 +274,11 @@ def claim(out: Path, about: dict[str, Any], parts: dict[str, Any], free: Collect
     if int(os.environ.get("RANK", "0")):
         return
     versions = f"torch {torch.__version__}, transformers {transformers.__version__}"
-    machine = {"versions": versions, "processor": f"{platform.machine()}, {os.cpu_count()} cores"}
-    machine |= {"device": device_name(torch.device(pick_device()))}
+    machine = {
+        "versions": versions,
+        "processor": f"{platform.machine()}, {os.cpu_count()} cores",
+        "device": device_name(torch.device(pick_device())),
+    }
     with full_disk_reported(out), atomic.written_whole(out / RUN_FILE) as partial:
         partial.write_text(json.dumps(about | parts | machine, indent=1) + "\n")
 

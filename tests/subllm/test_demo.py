@@ -90,7 +90,7 @@ def test_a_full_disk_is_said_and_leaves_nothing(tmp_path):
 
 def test_folders_that_pip_removes_while_they_are_counted_do_not_matter(tmp_path):
     (tmp_path / "wheel").write_bytes(bytes(1000))
-    inside = "import os, sys\nwhile True:\n os.makedirs('a/b/c/d/e'); os.removedirs('a/b/c/d/e')"
+    inside = "import os\nwhile True:\n os.makedirs('a/b/c/d/e'); os.removedirs('a/b/c/d/e')"
     moving = subprocess.Popen([sys.executable, "-c", inside], cwd=tmp_path)
     try:
         sizes = {_size(tmp_path) for _ in range(3000)}
