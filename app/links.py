@@ -31,10 +31,11 @@ _LONGEST_LINK = 8000  # characters of a query as it is sent: a Chinese one takes
 
 
 def open_link(settings: Settings) -> None:
-    """Read the link that opened the session; `Session.take_asked` says whether there is a prompt to run.
+    """Read the link that opened the session; `Session.take_asked` says whether it asks for a run.
 
     Call this before the widgets are made. Later calls do nothing, since the address then follows the page. A
-    link to a checkpoint that is not offered is refused with a message; its prompt is filled in nevertheless.
+    link to a checkpoint that is not offered is refused with a message; its prompt is filled in nevertheless. A link
+    with a checkpoint but no prompt asks for the first example.
 
     Args:
         settings: what the operator allows.
@@ -54,12 +55,14 @@ def open_link(settings: Settings) -> None:
     own.opened = True
     own.lesson.stop = fields.get("lesson", "")
     own.lesson.pinned = fields.get("pin") == "1" and bool(own.lesson.stop)
-    if "prompt" not in fields:
+    name = fields.get("checkpoint")
+    lost = fields.get("long") == "1" and "prompt" not in fields
+    if lost or not {"prompt", "checkpoint"} & {*fields}:
         own.begin()
         own.shown = _shown_in(fields)
         return
-    own.form = Form(fields["prompt"], fields.get("chat") == "1")
-    name = fields.get("checkpoint")
+    if "prompt" in fields:  # else the form stays at the first example
+        own.form = Form(fields["prompt"], fields.get("chat") == "1")
     name = OLD_IDS.get(name, name) if name is not None else None
     if name is not None and not _offered(settings, name):
         st.error(plain(say("link_checkpoint", name=repr(shortened(name)))), icon=":material/error:")

@@ -15,7 +15,7 @@ from subllm import PromptError
 _LARGEST_FILE = MOST_BYTES >> 20  # MB
 
 
-def offer(settings: Settings, keep: Callable[[], None], text: str, chat: str, example: str = "") -> None:
+def offer(settings: Settings, keep: Callable[[], None], text: str, chat: str) -> None:
     """A menu beside a prompt's form.
 
     Args:
@@ -23,7 +23,6 @@ def offer(settings: Settings, keep: Callable[[], None], text: str, chat: str, ex
         keep: called when the form was filled in.
         text: key of the prompt's text area.
         chat: key of the switch of the chat template.
-        example: key of the choice of examples, if there is one; what is filled in is none of them.
     """
     with st.popover(say("parts"), icon=":material/attach_file:", width="stretch"):
         st.caption(say("parts_turns_help"))
@@ -32,31 +31,29 @@ def offer(settings: Settings, keep: Callable[[], None], text: str, chat: str, ex
             key=f"{text} turn",
             icon=":material/add_comment:",
             on_click=_add_turn,
-            args=(keep, text, chat, example),
+            args=(keep, text, chat),
         )
         if Feature.UPLOADS in settings.limits.features:
             key = f"{text} file"
             st.file_uploader(
                 say("parts_file"), ["txt", "md", "json"], key=key, max_upload_size=_LARGEST_FILE,
-                help=say("parts_file_help"), on_change=_read_file, args=(key, keep, text, chat, example),
+                help=say("parts_file_help"), on_change=_read_file, args=(key, keep, text, chat),
             )  # fmt: skip
             mistake = session().recall("prompt file", key)
             if mistake is not None:
                 st.error(plain(told(mistake)), icon=":material/error:")
 
 
-def _add_turn(keep: Callable[[], None], text: str, chat: str, example: str) -> None:
-    _fill(FilePrompt(with_turn(st.session_state[text]), True), keep, text, chat, example)
+def _add_turn(keep: Callable[[], None], text: str, chat: str) -> None:
+    _fill(FilePrompt(with_turn(st.session_state[text]), True), keep, text, chat)
 
 
-def _fill(prompt: FilePrompt, keep: Callable[[], None], text: str, chat: str, example: str) -> None:
+def _fill(prompt: FilePrompt, keep: Callable[[], None], text: str, chat: str) -> None:
     st.session_state[text], st.session_state[chat] = prompt
-    if example:
-        st.session_state[example] = None
     keep()
 
 
-def _read_file(key: str, keep: Callable[[], None], text: str, chat: str, example: str) -> None:
+def _read_file(key: str, keep: Callable[[], None], text: str, chat: str) -> None:
     """Fill in what a file holds; a mistake is said until another file is chosen."""
     found = session().found
     found.pop("prompt file", None)
@@ -68,4 +65,4 @@ def _read_file(key: str, keep: Callable[[], None], text: str, chat: str, example
     except PromptError as error:
         found["prompt file"] = (key, error)
         return
-    _fill(read, keep, text, chat, example)
+    _fill(read, keep, text, chat)

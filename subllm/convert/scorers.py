@@ -5,6 +5,7 @@ from torch import Tensor
 from transformers import LlamaForCausalLM
 
 from ..model.causal_lm import SubllmForCausalLM
+from ..routing.overrides import threshold_for
 from ..structure import BLOCK, LIGHT_HEAVY, WHOLE
 
 _CALIBRATION_ROUNDS = 2
@@ -84,7 +85,7 @@ def calibrate(model: SubllmForCausalLM, directions: list[Tensor], batches: list[
             for ids in batches:
                 record = model.model(ids.to(model.device), use_cache=False, output_routing=True).routing[number]
                 scores.append(record.scores[record.reached])
-            model.model.routers[number].weight -= torch.cat(scores).quantile(1 - ratio) * directions[number]
+            model.model.routers[number].weight -= threshold_for(torch.cat(scores), ratio) * directions[number]
 
 
 def _ridge(features: Tensor, targets: Tensor, device: torch.device) -> Tensor:

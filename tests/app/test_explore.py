@@ -99,3 +99,25 @@ def test_markdown_in_text_is_shown_as_it_is(page):
     assert any(repr(text) in option for option in selector.options)
     shown = [element.value for kind in ("markdown", "caption") for element in getattr(page, kind)]
     assert not any("**bold**" in value or "<b>" in value or "$x$" in value for value in shown)
+
+
+def test_an_example_that_is_edited_is_no_longer_chosen_and_can_be_chosen_again(page):
+    first = [*examples()][0]
+    assert page.pills(key="example").value == first
+    page.text_area(key="prompt").set_value(examples()[first]["text"] + " And more.").run()
+    assert page.pills(key="example").value is None
+    page.pills(key="example").set_value(first).run()
+    assert page.text_area(key="prompt").value == examples()[first]["text"]
+    page.toggle(key="chat").set_value(not examples()[first]["chat"]).run()
+    assert page.pills(key="example").value is None
+
+
+def test_a_link_with_a_checkpoint_but_no_prompt_runs_the_first_example(tiny_checkpoint, monkeypatch):
+    monkeypatch.setenv("SUBLLM_ROOTS", str(tiny_checkpoint.parent))
+    page = AppTest.from_file(MAIN, default_timeout=60)
+    page.query_params["checkpoint"] = "tiny"
+    page.run()
+    assert not page.exception and not page.error
+    run = page.session_state["session"].run()
+    assert run.trace.provenance.checkpoint == "tiny"
+    assert run.recipe.text == page.text_area(key="prompt").value == [*examples().values()][0]["text"]
