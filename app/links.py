@@ -55,17 +55,19 @@ def open_link(settings: Settings) -> None:
     own.opened = True
     own.lesson.stop = fields.get("lesson", "")
     own.lesson.pinned = fields.get("pin") == "1" and bool(own.lesson.stop)
-    name = fields.get("checkpoint")
-    lost = fields.get("long") == "1" and "prompt" not in fields
-    if lost or not {"prompt", "checkpoint"} & {*fields}:
+    asks = "prompt" in fields or ("checkpoint" in fields and fields.get("long") != "1")
+    if not asks:
         own.begin()
         own.shown = _shown_in(fields)
         return
     if "prompt" in fields:  # else the form stays at the first example
         own.form = Form(fields["prompt"], fields.get("chat") == "1")
+    name = fields.get("checkpoint")
     name = OLD_IDS.get(name, name) if name is not None else None
     if name is not None and not _offered(settings, name):
         st.error(plain(say("link_checkpoint", name=repr(shortened(name)))), icon=":material/error:")
+        if own.form is None:
+            own.begin()
         return
     if name is not None:
         st.session_state["checkpoint"] = name
@@ -73,7 +75,7 @@ def open_link(settings: Settings) -> None:
     if version not in (None, _LINK):
         st.error(plain(say("link_version", version=repr(shortened(version)))), icon=":material/error:")
         fields = {key: value for key, value in fields.items() if key not in ("level", "edits")}
-    first = 0 if version is None else 1
+    first = 0 if version is None and "prompt" in fields else 1
     own.shown = _shown_in(fields)
     if "level" in own.shown and not first:
         own.shown = {**own.shown, "level": _next(fields["level"])}

@@ -46,7 +46,9 @@ OLD_IDS = {  # in links that were made before checkpoints had ids
 SHIPPED_RUN = "shipped:run"
 SHIPPED_CORPUS = "shipped:corpus"
 _CORPUS = ASSETS / "corpus" / "demo"
-_BESIDE = ("llama", "subllm-short", "llama-short", "no-bypass", "stride", "random")
+_BESIDE = (
+    "llama", "no-bypass", "stride", "subllm-short", "llama-short", "no-bypass-short", "stride-short", "random-short",
+)  # fmt: skip
 SHIPPED_BESIDE = {kind: f"shipped:{kind}" for kind in _BESIDE}
 BESIDE = (SHIPPED_BESIDE["llama"],)  # runs that the page shows beside the shipped one: of as many tokens
 _SHIPPED = assets.TRAINED["small"]

@@ -134,11 +134,7 @@ def _prompt_form(settings: Settings) -> tuple[Form, bool]:
         st.session_state["example"] = form.example
 
     def keep() -> None:  # called before the page is drawn, so that a click on a link to another page loses nothing
-        text, chat, chosen = (st.session_state[key] for key in ("prompt", "chat", "example"))
-        entry = examples.get(chosen)
-        if entry and own.form and chosen == own.form.example and (text, chat) != (entry["text"], entry["chat"]):
-            st.session_state["example"] = None  # it is another prompt now; the example can be chosen again
-        own.form = replace(own.form or form, text=text, chat=chat, example=st.session_state["example"])
+        own.form = replace(own.form or form, text=st.session_state["prompt"], chat=st.session_state["chat"])
 
     def fill() -> None:
         chosen = st.session_state["example"]
@@ -154,7 +150,7 @@ def _prompt_form(settings: Settings) -> tuple[Form, bool]:
     pressed = left.button(say("run"), type="primary", width="stretch", icon=":material/play_arrow:")
     middle.toggle(say("chat"), key="chat", help=say("chat_help"), on_change=keep)
     with right:
-        prompt_parts.offer(settings, keep, "prompt", "chat")
+        prompt_parts.offer(settings, keep, "prompt", "chat", "example")
     own.form = Form(st.session_state["prompt"], st.session_state["chat"], st.session_state["example"])
     return own.form, pressed
 

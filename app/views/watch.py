@@ -14,7 +14,7 @@ from analysis.training.run import Run, snapshot_trace
 from app import reproduce
 from app.files import Recorded, recorded, training_run
 from app.messages import bounded, plain, plot, show_error
-from app.settings import BESIDE, SHIPPED_RUN, Settings
+from app.settings import BESIDE, SHIPPED_BESIDE, SHIPPED_RUN, Settings
 from app.state import session
 from app.strings import language, name_of, say, table
 from app.views import again
@@ -49,7 +49,7 @@ def show() -> None:
     shown = {name_of(each): folders[each] for each in (name, *others)}
     try:
         run = training_run(folders[name])
-        if run.step < run.config["steps"]:
+        if run.step < run.config["steps"] and name not in SHIPPED_BESIDE.values():  # of these, some were stopped early
             st.fragment(bounded(_curves), run_every=_SECONDS)(shown)
         else:
             _curves(shown)

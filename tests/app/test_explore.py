@@ -6,6 +6,7 @@ from pathlib import Path
 import pytest
 from streamlit.testing.v1 import AppTest
 
+from app.state import Elsewhere
 from app.views.chooser import examples
 
 MAIN = str(Path(__file__).parents[2] / "app" / "main.py")
@@ -101,23 +102,24 @@ def test_markdown_in_text_is_shown_as_it_is(page):
     assert not any("**bold**" in value or "<b>" in value or "$x$" in value for value in shown)
 
 
-def test_an_example_that_is_edited_is_no_longer_chosen_and_can_be_chosen_again(page):
-    first = [*examples()][0]
-    assert page.pills(key="example").value == first
-    page.text_area(key="prompt").set_value(examples()[first]["text"] + " And more.").run()
-    assert page.pills(key="example").value is None
-    page.pills(key="example").set_value(first).run()
-    assert page.text_area(key="prompt").value == examples()[first]["text"]
-    page.toggle(key="chat").set_value(not examples()[first]["chat"]).run()
-    assert page.pills(key="example").value is None
+def linked(**fields):
+    page = AppTest.from_file(MAIN, default_timeout=60)
+    page.query_params.update(fields)
+    page.run()
+    assert not page.exception
+    return page, page.session_state["session"].run()
 
 
 def test_a_link_with_a_checkpoint_but_no_prompt_runs_the_first_example(tiny_checkpoint, monkeypatch):
     monkeypatch.setenv("SUBLLM_ROOTS", str(tiny_checkpoint.parent))
-    page = AppTest.from_file(MAIN, default_timeout=60)
-    page.query_params["checkpoint"] = "tiny"
-    page.run()
-    assert not page.exception and not page.error
-    run = page.session_state["session"].run()
+    page, run = linked(checkpoint="tiny", level="1")
+    assert not page.error
     assert run.trace.provenance.checkpoint == "tiny"
     assert run.recipe.text == page.text_area(key="prompt").value == [*examples().values()][0]["text"]
+    assert page.session_state["session"].shown["level"] == "1"  # such links never counted levels from 0
+
+
+def test_a_link_without_a_prompt_to_a_checkpoint_that_is_not_offered_says_so_and_shows_the_shipped_run():
+    page, run = linked(checkpoint="nowhere")
+    assert "nowhere" in page.error[0].value
+    assert run.origin is Elsewhere.SHIPPED

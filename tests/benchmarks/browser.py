@@ -143,7 +143,7 @@ def run_prompt(page: Page, address: str, text: str, checkpoint: str) -> None:
         text: of the prompt.
         checkpoint: to choose.
     """
-    page.goto(f"{address}/?checkpoint={checkpoint}")
+    page.goto(address)
     page.get_by_role("button", name="Run", exact=True).wait_for()
     page.get_by_role("combobox", name="Checkpoint").click()
     page.get_by_role("option", name=checkpoint).click()

@@ -5,6 +5,8 @@ from urllib.parse import urlencode
 import pytest
 from playwright.sync_api import expect
 
+from app.views.chooser import first_form
+
 from .test_sessions import PROMPTS, Model, check_debug, check_explore, wait_for_address
 from .waiting import settled
 
@@ -140,3 +142,17 @@ def test_a_link_with_a_chat_message_is_read_in_the_template(follow, model):
     )
     page.get_by_role("link", name="Debug").click()  # the same run is there, and its link says that it is a message
     wait_for_address(page, prompt=TEXT, chat="1")
+
+
+@pytest.mark.parametrize("path", ["", "debug"])
+def test_a_link_to_a_checkpoint_alone_runs_the_first_example(follow, path):
+    text = first_form().text
+    page = follow(path, checkpoint="tiny")
+    expect(page.locator(".routing .text:visible")).to_have_js_property("textContent", text)
+    wait_for_address(page, v="2", checkpoint="tiny", prompt=text)
+
+
+def test_a_link_that_has_lost_its_prompt_says_so_and_runs_nothing(follow):
+    page = follow("", v=2, checkpoint="tiny", long=1, chat=0)
+    expect(page.get_by_role("alert")).to_contain_text("has lost its prompt")
+    page.get_by_text("This is an example that comes with the app").wait_for()
