@@ -25,7 +25,7 @@ def text() -> str:
     parts = ["# Commands", "", "What `--help` prints; a test keeps this page up to date.", "", "```", usage(), "```"]
     for name, (module, _) in COMMANDS.items():
         parts += ["", f"## subllm {name}", "", "```", printed(module), "```"]
-        for inner in {"convert": ("reference", "llama", "chats"), "data": ("tokenizer", "pack")}.get(name, ()):
+        for inner in {"convert": ("reference", "llama", "chats", "repeats"), "data": ("tokenizer", "pack")}.get(name, ()):
             parts += ["", f"### subllm {name} {inner}", "", "```", printed(module, inner), "```"]
     return "\n".join(parts) + "\n"
 
