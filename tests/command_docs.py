@@ -4,6 +4,7 @@ import contextlib
 import importlib
 import io
 import os
+import re
 from pathlib import Path
 from unittest import mock
 
@@ -25,7 +26,8 @@ def text() -> str:
     parts = ["# Commands", "", "What `--help` prints; a test keeps this page up to date.", "", "```", usage(), "```"]
     for name, (module, _) in COMMANDS.items():
         parts += ["", f"## subllm {name}", "", "```", printed(module), "```"]
-        for inner in {"convert": ("reference", "llama", "chats", "repeats"), "data": ("tokenizer", "pack")}.get(name, ()):
+        own = re.search(r"\[-h\]\s+\{([a-z,-]+)\}\s+\.\.\.", parts[-2])  # usage: subllm data [-h] {tokenizer,pack} ...
+        for inner in own[1].split(",") if own else ():
             parts += ["", f"### subllm {name} {inner}", "", "```", printed(module, inner), "```"]
     return "\n".join(parts) + "\n"
 
