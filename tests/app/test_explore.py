@@ -7,7 +7,7 @@ import pytest
 from streamlit.testing.v1 import AppTest
 
 from app.state import Elsewhere
-from app.views.chooser import examples
+from app.views.chooser import examples, first_form
 
 MAIN = str(Path(__file__).parents[2] / "app" / "main.py")
 
@@ -115,7 +115,7 @@ def test_a_link_with_a_checkpoint_but_no_prompt_runs_the_first_example(tiny_chec
     page, run = linked(checkpoint="tiny", level="1")
     assert not page.error
     assert run.trace.provenance.checkpoint == "tiny"
-    assert run.recipe.text == page.text_area(key="prompt").value == [*examples().values()][0]["text"]
+    assert run.recipe.text == page.text_area(key="prompt").value == first_form().text
     assert page.session_state["session"].shown["level"] == "1"  # such links never counted levels from 0
 
 
