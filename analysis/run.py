@@ -21,11 +21,12 @@ from transformers import DynamicCache
 
 from subllm import Probe, SubllmCache
 from subllm.checkpoints.dense import DenseModel
+from subllm.checkpoints.device import dtype_name
 from subllm.checkpoints.load import Checkpoint
 from subllm.routing import Override
 
 from .cost.measure import alternate, peak_bytes, timed
-from .cost.operations import head_dim, key_value_heads
+from .cost.sizes import cache_bytes, without_levels
 from .debug.answer import Answered, edits_with_answer
 from .debug.edit_override import EditOverride, kinds_of
 from .debug.edits import Edit
@@ -211,7 +212,7 @@ def _by_level(tokens: list[NewToken], name: str, kind: Any) -> np.ndarray:
 
 
 def _compare(
-    model: Any, dense: DenseModel, ids: Tensor, override: Override | None, cache_bytes: int, progress: Progress
+    model: Any, dense: DenseModel, ids: Tensor, override: Override | None, own_cache: int, progress: Progress
 ) -> Costs | None:
     """Prefill time and memory of both models, run in turn; None if the time limit leaves no room for it."""
 
@@ -244,10 +245,8 @@ def _compare(
 
     took = alternate({"subllm": read, "dense": read_dense}, repeats, device, before)
     seconds = {name: tuple(one.seconds for one in each) for name, each in took.items()}
-    config = dense.model.config
-    per_token = 2 * key_value_heads(config) * head_dim(config) * torch.finfo(dense.model.dtype).bits // 8
-    dense_cache = ids.shape[1] * config.num_hidden_layers * per_token
+    dense_cache = int(cache_bytes(without_levels(dense.model.config), [ids.shape[1]], dtype=dtype_name(dense.model)))
     return Costs(
-        Cost(seconds["subllm"], peak, cache_bytes),
+        Cost(seconds["subllm"], peak, own_cache),
         Cost(seconds["dense"], dense_peak, dense_cache),
     )

@@ -91,7 +91,7 @@ def main(arguments: Arguments) -> None:
     if chosen.chats:
         with out_of_memory_reported(NEW_TOKENS, checkpoint.model):
             chats = list(answer_questions(checkpoint, dense))
-    tasks = run_tasks(checkpoint.folder, chosen.tasks, limit=chosen.limit, own=chosen.own_tasks) if chosen.tasks else {}
+    tasks = run_tasks(checkpoint, chosen.tasks, limit=chosen.limit, own=chosen.own_tasks) if chosen.tasks else {}
     under = "" if rule is None else f"Rule: {in_a_cell(rule.name)}\n\n"
     text = f"Against: {dense.description}\n\n{under}{report(evaluations, found, chats, tasks)}"
     print(text)  # noqa: T201

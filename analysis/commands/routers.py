@@ -84,8 +84,12 @@ def _digest(folder: Path) -> str:
 def _trained(name: str, folder: Path, tokens: int, repeats: int) -> RouterRow:
     checkpoint = load_checkpoint(folder / FINAL, "cpu", "float32")
     row = measure_trained(name, checkpoint.model, prompt_of(checkpoint, tokens, 1), repeats)
-    losses = [entry["eval_loss"] for entry in read_log(folder / LOG_FILE) if "eval_loss" in entry]
-    return replace(row, loss=losses[-1] if losses else None)
+    log = list(read_log(folder / LOG_FILE))
+    evaluated = [entry for entry in log if "eval_loss" in entry]
+    if not evaluated:
+        return row
+    per_step = next((entry["tokens"] / entry["step"] for entry in log if "tokens" in entry), 0)
+    return replace(row, loss=evaluated[-1]["eval_loss"], read=round(per_step * evaluated[-1]["step"]))
 
 
 if __name__ == "__main__":

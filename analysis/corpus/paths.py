@@ -2,9 +2,10 @@
 
 import numpy as np
 
+from ..trace.statistics import wilson
 from .schema import CorpusRun
 from .shards import Tokens
-from .statistics import entropy, wilson
+from .statistics import entropy
 
 FEWEST = 20  # occurrences of a type whose entropy is estimated
 FEWEST_DOCUMENTS = 10  # behind an interval of entropies

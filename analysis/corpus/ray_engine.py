@@ -112,7 +112,7 @@ def run_ray(
             "folder": str(folder.absolute()),
             "options": asdict(options),
             "name": name,
-            "device": "cuda" if on_gpu else "cpu",
+            "device": options.device,
         }
         rows = [{"shard": number, "task": json.dumps(task)} for number in shards]
         found = ray.data.from_items(rows, override_num_blocks=len(rows)).map_batches(

@@ -8,13 +8,13 @@ from typing import NamedTuple
 import numpy as np
 
 from ..quality.paired import student_chance, student_quantile
+from ..trace.statistics import Z, wilson
 
 RESAMPLES = 200
 FALSE_DISCOVERIES = 0.05  # share of the marked results that may be marked by chance
 FEWEST_DOCUMENTS = 20  # of a test: the spread between fewer documents is not known well enough
 FEWEST_OUTCOMES = 5  # kept and dropped tokens of a cell whose spread can be resampled
 _CHANCE = 0.05  # that an interval misses
-_Z = 1.96  # what a standard normal number exceeds with that chance
 _POISSON = np.cumsum(np.exp(-1) / np.array([1, 1, 2, 6, 24, 120, 720, 5040]))  # P(X <= k) for a mean of 1
 _GOLDEN = 0x9E3779B97F4A7C15
 
@@ -114,19 +114,6 @@ def few_outcomes(kept: np.ndarray, reached: np.ndarray) -> np.ndarray:
     return np.minimum(kept, reached - kept) < FEWEST_OUTCOMES
 
 
-def wilson(shares: np.ndarray, sizes: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """(C,) lower and (C,) upper ends of Wilson's intervals (1927), which have a width at shares of 0 and 1 as well.
-
-    Args:
-        shares: (C,).
-        sizes: (C,) number of independent observations behind each, positive.
-    """
-    middle = shares + _Z**2 / (2 * sizes)
-    half = _Z * np.sqrt(shares * (1 - shares) / sizes + _Z**2 / (4 * sizes**2))
-    scale = 1 + _Z**2 / sizes
-    return np.maximum((middle - half) / scale, 0), np.minimum((middle + half) / scale, 1)
-
-
 def share_estimates(
     kept: np.ndarray, reached: np.ndarray, squares: np.ndarray, documents: np.ndarray, resampled: np.ndarray
 ) -> Estimates:
@@ -147,7 +134,7 @@ def share_estimates(
     found = estimates(shares, resampled, documents, 0, 1)
     few, rare = few_outcomes(kept, reached), documents < FEWEST_DOCUMENTS
     low, high = wilson(shares, np.where(few, independent(reached, squares), there))
-    floor = np.where(few, (high - low) / (2 * _Z), found.errors)
+    floor = np.where(few, (high - low) / (2 * Z), found.errors)
     low = np.where(few, low, np.where(rare, np.minimum(low, found.low), found.low))
     high = np.where(few, high, np.where(rare, np.maximum(high, found.high), found.high))
     alone = documents < 2

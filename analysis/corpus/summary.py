@@ -28,6 +28,7 @@ FORMAT = 2
 _ABOUT, _MEASURES, _DOCUMENTS, _EXAMPLES, _EXCERPTS, _RULES = (
     "summary.json", "measures.parquet", "documents.parquet", "examples.parquet", "excerpts.parquet", "rules.parquet",
 )  # fmt: skip
+FILES = (_ABOUT, _MEASURES, _DOCUMENTS, _EXAMPLES, _EXCERPTS, _RULES)
 _LARGEST = 200 << 20  # bytes of a table that is opened, in the file and in memory
 _ROWS = 256  # of a table that are read at a time
 

@@ -5,7 +5,6 @@ stands before them in the text comes from running sums and maxima. Time is linea
 """
 
 import re
-import unicodedata
 from dataclasses import dataclass
 from functools import cache, lru_cache
 from itertools import pairwise
@@ -14,12 +13,12 @@ import numpy as np
 
 from ..trace.chat_turns import Turn, turns_of
 from ..trace.sentences import asks, sentence_ends, visible_parts
+from ..trace.token_classes import script_of
 from .closed_classes import CHINESE, ENGLISH
 from .schema import FIRST_TOKENS, KINDS, SCRIPTS, SEGMENTS, WORDS, Flag
 
 _ALPHA, _LETTER, _ALNUM, _DECIMAL, _NUMERIC, _SPACE, _UPPER = (1 << bit for bit in range(8, 15))  # above the script
 _SCRIPT = 0xFF
-_NAMED = {"CJK": "Han", "IDEOGRAPHIC": "Han"}  # by the first word of a character's name, where that is not the script
 _UNSPACED = ("Han", "Hiragana", "Katakana", "Thai", "Khmer")  # scripts that are written without spaces between words
 _WORD = re.compile(r"[^\W_]+(?:['’][^\W_]+)*")
 _LONGEST_CHINESE = max(map(len, CHINESE))
@@ -153,9 +152,7 @@ def _property(character: str) -> int:
 def _script(character: str) -> int:
     """Code in `SCRIPTS` of a character."""
     if character.isalpha():
-        plain = unicodedata.normalize("NFKC", character)[:1] or character
-        first = unicodedata.name(plain, "UNKNOWN").split(" ")[0].split("-")[0]
-        name = _NAMED.get(first, first.title())
+        name = script_of(character)
         return SCRIPTS.index(name if name in SCRIPTS else "other")
     if character.isnumeric():
         return SCRIPTS.index("digits")

@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from enum import StrEnum
 from functools import partial
 from pathlib import Path
-from statistics import median
+from statistics import fmean, median
 from typing import Any, NamedTuple
 
 import torch
@@ -17,9 +17,8 @@ from subllm.checkpoints.dense import load_llama, routing_off, sharing_weights
 from subllm.checkpoints.device import dtype_name
 from subllm.checkpoints.files import DENSE_TWIN
 from subllm.checkpoints.load import Checkpoint
-from subllm.model.graphs import CAPTURES
 from subllm.routing import AtRetention, Override
-from subllm.structure import BLOCK, LIGHT_HEAVY
+from subllm.structure import BLOCK, CLOSE, LIGHT_HEAVY, OPEN
 
 from ..errors import AnalysisError
 from ..guard import Progress, out_of_memory_reported, silent
@@ -49,6 +48,9 @@ class Timed(StrEnum):
     DENSE_DECODE = "dense decode"
     RECORDING = "recording"
     DENSE_STRUCTURE = "dense structure"
+
+
+_WRITING = (Timed.SUBLLM_DECODE, Timed.DENSE_DECODE)  # one new token, which may run more or fewer blocks than the next
 
 
 class Setting(NamedTuple):
@@ -89,7 +91,7 @@ class Comparison:
         joules: energy of reading the prompts once, "subllm" and "dense", from blocks of many passes; no blocks where it
             is not counted.
         prefill_limit: dense operations over the SUBLLM's, reading the prompts.
-        decode_limit: the same for the new tokens.
+        decode_limit: the same for the new tokens that are timed.
         cache_bytes: keys and values of the prompts, SUBLLM and dense.
         level_bytes: the SUBLLM's, for every level.
         peak_bytes: most memory of tensors at once while reading, SUBLLM and dense.
@@ -98,8 +100,7 @@ class Comparison:
         module_seconds: median for each kind of module while reading; see `analysis.cost.measure.Anatomy`.
         decode_blocks: blocks that ran for each timed new token, in the order of "subllm decode".
         growth: bytes of keys and values after each new token, SUBLLM and dense.
-        graphs: whether both models launched their blocks as CUDA graphs for new tokens; the dense one then is our
-            model without brackets, since LlamaForCausalLM has none.
+        graphs: whether both models launched their blocks as CUDA graphs for new tokens.
     """
 
     structure: str
@@ -131,7 +132,7 @@ class Comparison:
     def routing_share(self) -> float:
         """Share of the time of reading that goes into entering and leaving levels."""
         inside = zip(self.structure, self.step_seconds, strict=False)
-        return sum(seconds for symbol, seconds in inside if symbol in "()") / sum(self.step_seconds)
+        return sum(seconds for symbol, seconds in inside if symbol in (OPEN, CLOSE)) / sum(self.step_seconds)
 
     def decode_by_blocks(self) -> dict[int, tuple[float, float]]:
         """For every number of blocks that ran for a new token: its time over the dense one's, and its blocks' share.
@@ -147,18 +148,25 @@ class Comparison:
             ratios.setdefault(count, []).append(ours / dense)
         return {count: (median(ratios[count]), count / blocks) for count in sorted(ratios)}
 
+    def time(self, name: str) -> float:
+        """Seconds of a pass: the median of those that read, the mean of new tokens, which are not alike."""
+        typical = fmean if name in _WRITING else median
+        return typical(self.seconds[name])
+
     def ratio(self, slow: str, fast: str) -> float:
-        """Median ratio of the wall clock of passes that ran in turn."""
+        """Ratio of the wall clock: the median over passes that ran in turn, or of the mean times of new tokens."""
+        if slow in _WRITING:
+            return self.time(slow) / self.time(fast)
         return median(a / b for a, b in zip(self.seconds[slow], self.seconds[fast], strict=True))
 
     def busy_ratio(self, slow: str, fast: str) -> float:
-        """The same for processor time."""
+        """Median ratio of the processor time of passes that ran in turn."""
         return median(a / b for a, b in zip(self.busy[slow], self.busy[fast], strict=True))
 
     def throughput(self, name: str) -> float:
         """Tokens per second, all prompts together, of a pass that reads or that writes one new token."""
-        each = 1 if name in (Timed.SUBLLM_DECODE, Timed.DENSE_DECODE) else self.tokens
-        return self.batch * each / median(self.seconds[name])
+        each = 1 if name in _WRITING else self.tokens
+        return self.batch * each / self.time(name)
 
     def spread(self, name: str) -> float:
         """Slowest pass over the fastest."""
@@ -289,11 +297,11 @@ def compare(
             anatomy(model, lambda probe: read(model, SubllmCache(config), probe=probe), device, override)
             for _ in range(min(repeats, 3))
         ]
-        writer = _dense_structure(dense, dense.config) if device.type in CAPTURES else dense
-        cache, dense_cache = SubllmCache(config), _cache(writer)
+        writer = _dense_structure(dense, dense.config)
+        cache, dense_cache = SubllmCache(config), SubllmCache(writer.config)
         records = read(model, cache, probe=recording).routing
         read(writer, dense_cache)
-        sizes, level_sizes = [cache.used_bytes, _used(dense_cache)], cache.level_bytes
+        sizes, level_sizes = [cache.used_bytes, dense_cache.used_bytes], cache.level_bytes
         lengths = _rows(cache, batch)
         decode, blocks, limit, growth = _decode(model, writer, cache, dense_cache, rest, plain, lambda: before(total))
     ours = sum(prefill_operations(config, levels) for levels in zip(*lengths, strict=True))
@@ -318,7 +326,7 @@ def compare(
         module_seconds={name: median(part.modules[name] for part in parts) for name in parts[0].modules},
         decode_blocks=blocks,
         growth=growth,
-        graphs=bool(cache.graphs.replays) and not cache.graphs.refusal and writer is not dense,
+        graphs=bool(cache.graphs.replays) and not cache.graphs.refusal,
     )
 
 
@@ -355,16 +363,20 @@ def _rows(cache: SubllmCache, batch: int) -> list[tuple[int, ...]]:
 
 def _decode(
     model: SubllmForCausalLM,
-    dense: Any,
+    dense: SubllmForCausalLM,
     cache: SubllmCache,
-    dense_cache: Any,
+    dense_cache: SubllmCache,
     rest: Tensor,
     probe: Probe,
     report: Callable[[], None],
 ) -> tuple[dict[str, list[Took]], list[int], float, list[list[int]]]:
-    """Time per new token, both models in turn, the same tokens fed to both; blocks used; limit of the ratio; growth."""
+    """Time per new token, both models in turn, the same tokens fed to both; blocks used; limit of the ratio; growth.
+
+    The dense model is ours without brackets: a DynamicCache, which LlamaForCausalLM writes with, copies all keys and
+    values for every token.
+    """
     config, places = model.config, model.config.parsed_structure.block_levels
-    dense_config, operations = without_levels(dense.config), [0.0, 0.0]
+    operations: list[tuple[float, float]] = []
     took: dict[str, list[Took]] = {Timed.SUBLLM_DECODE: [], Timed.DENSE_DECODE: []}
     blocks: list[int] = []
     growth: list[list[int]] = []
@@ -380,20 +392,21 @@ def _decode(
         names = list(passes)[:: -1 if index % 2 else 1]
         for name, each in alternate({name: passes[name] for name in names}, 1, model.device).items():
             took[name] += each
-        if isinstance(dense_cache, SubllmCache) and (why := cache.graphs.refusal or dense_cache.graphs.refusal):
+        if why := cache.graphs.refusal or dense_cache.graphs.refusal:
             if index > first and not (cache.graphs.refusal and dense_cache.graphs.refusal):
                 first = min(index + 1, rest.shape[1] - 1)  # both with graphs, or both without
             cache.graphs.refuse(why)
             dense_cache.graphs.refuse(why)
         after = _rows(cache, rest.shape[0])
-        growth.append([cache.used_bytes, _used(dense_cache)])
+        growth.append([cache.used_bytes, dense_cache.used_bytes])
         blocks.append(sum(after[place] != before[place] for place in places))
-        for row in range(rest.shape[0]):
-            cached = [level[row] for level in after]
-            present = [new[row] > old[row] for new, old in zip(after, before, strict=True)]
-            operations[0] += decode_operations(config, cached, present)
-            operations[1] += decode_operations(dense_config, [after[0][row]], [True])
-    return {n: each[first:] for n, each in took.items()}, blocks[first:], operations[1] / operations[0], growth
+        for cached, earlier in zip(zip(*after, strict=True), zip(*before, strict=True), strict=True):
+            present = [new > old for new, old in zip(cached, earlier, strict=True)]
+            ours = decode_operations(config, cached, present)
+            operations.append((ours, decode_operations(dense.config, cached[:1], [True])))
+    ours, theirs = map(sum, zip(*operations[first * rest.shape[0] :], strict=True))
+    limit = theirs / ours
+    return {n: each[first:] for n, each in took.items()}, blocks[first:], limit, growth
 
 
 def _read_once_more(overhead: Overhead, model: SubllmForCausalLM, prompt: Tensor, probe: Probe) -> object:
@@ -402,12 +415,6 @@ def _read_once_more(overhead: Overhead, model: SubllmForCausalLM, prompt: Tensor
 
 def _cache(model: Any) -> Any:
     return SubllmCache(model.config) if isinstance(model, SubllmForCausalLM) else DynamicCache(config=model.config)
-
-
-def _used(cache: Any) -> int:
-    if isinstance(cache, SubllmCache):
-        return cache.used_bytes
-    return sum(t.numel() * t.element_size() for layer in cache.layers for t in (layer.keys, layer.values))
 
 
 def _check_baseline(dense: Any, ids: Tensor) -> None:

@@ -3,8 +3,9 @@
 import ctypes
 import os
 import time
+from bisect import bisect
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager, suppress
+from contextlib import ExitStack, contextmanager, suppress
 from functools import cache
 from itertools import pairwise
 from pathlib import Path
@@ -18,6 +19,7 @@ from torch.profiler import ProfilerActivity, profile
 
 from subllm import Event, Probe, Ran, SubllmForCausalLM
 from subllm.checkpoints.device import dtype_name, release_memory
+from subllm.model.light_heavy import LightHeavyBlock
 from subllm.routing import Bypass, LevelTokens, Override, Router, Selection
 
 from .sizes import level_tokens, prefill_bytes, without_levels
@@ -236,7 +238,8 @@ def anatomy(
     for kind, start, stop in clock.spans:
         modules[kind] += times[stop] - times[start]
     routing = sum(step for step, bracket in zip(steps, brackets, strict=True) if bracket)
-    modules["gather and scatter"] = max(routing - modules["scorer"] - modules["bypass"], 0.0)
+    parts = [(start, stop) for _, start, stop in clock.spans if [*brackets, False][bisect(ends, start)]]
+    modules["gather and scatter"] = max(routing - sum(times[stop] - times[start] for start, stop in parts), 0.0)
     modules["rest"] = max(total - sum(modules.values()), 0.0)
     return Anatomy([*steps, max(total - sum(steps), 0.0)], modules)
 
@@ -284,23 +287,35 @@ class _Clock:
 @contextmanager
 def _hooked(model: Any, clock: _Clock) -> Iterator[None]:
     """A clock that runs inside of the model's modules while the context is open; events tell of whole steps only."""
+    divided = [layer for layer in model.model.layers if isinstance(layer, LightHeavyBlock)]  # they call no module
+    plain = [layer for layer in model.model.layers if not isinstance(layer, LightHeavyBlock)]
     kinds: dict[str, list[nn.Module]] = {
-        "attention": [layer.self_attn for layer in model.model.layers],
-        "mlp": [layer.mlp for layer in model.model.layers],
+        "attention": [layer.self_attn for layer in plain],
+        "mlp": [layer.mlp for layer in plain],
         "norms": [module for name, module in model.named_modules() if name.endswith("norm")],
         "bypass": [module for module in model.modules() if isinstance(module, Bypass)],
         "head": [model.lm_head],
     }
-    handles = []
-    for kind, modules in kinds.items():
-        for module in modules:
-            handles.append(module.register_forward_pre_hook(lambda *_: clock.start()))
-            handles.append(module.register_forward_hook(lambda *_, kind=kind: clock.stop(kind)))
-    try:
+    with ExitStack() as stack:
+        for kind, modules in kinds.items():
+            for module in modules:
+                stack.callback(module.register_forward_pre_hook(lambda *_: clock.start()).remove)
+                stack.callback(module.register_forward_hook(lambda *_, kind=kind: clock.stop(kind)).remove)
+        for layer in divided:
+            for kind, name in (("attention", "attend"), ("mlp", "transform")):
+                setattr(layer, name, _clocked(getattr(layer, name), kind, clock))
+                stack.callback(delattr, layer, name)
         yield
-    finally:
-        for handle in handles:
-            handle.remove()
+
+
+def _clocked(part: Callable[..., Any], kind: str, clock: _Clock) -> Callable[..., Any]:
+    def run(*arguments: Any) -> Any:
+        clock.start()
+        found = part(*arguments)
+        clock.stop(kind)
+        return found
+
+    return run
 
 
 def finish(device: torch.device) -> None:

@@ -57,6 +57,7 @@ class RouterRow:
         training: time of the dense model's training step over that of this one's, on a sequence as long as the prompt.
         training_limit: what counted operations allow.
         loss: held-out, nats per token; None without a training.
+        read: tokens that it had read in training by then; 0 if that is not known.
         run: folder of the training, as it was named; "" without one.
         digest: of its checkpoint; "" without one.
     """
@@ -76,6 +77,7 @@ class RouterRow:
     training: float
     training_limit: float
     loss: float | None = None
+    read: int = 0
     run: str = ""
     digest: str = ""
 
@@ -223,11 +225,12 @@ def report(facts: dict[str, str], rows: Sequence[RouterRow]) -> str:
     """
     lines = [
         "| router | structure | tokens | operations | prefill | limit | reached | decode | limit | training | limit "
-        "| cache | peak | held-out loss | prefill tokens/s | the paper |",
-        f"| --- | --- {'| ---: ' * 13}| --- |",
+        "| cache | peak | held-out loss | after tokens | prefill tokens/s | the paper |",
+        f"| --- | --- {'| ---: ' * 14}| --- |",
     ]
     for row in rows:
         loss = "–" if row.loss is None else f"{row.loss:.3f}"
+        loss += f" | {row.read / 1e6:.1f} M" if row.read else " | –"
         lines.append(
             f"| {row.name} | `{row.structure}` | {row.tokens:,} | {row.operations:.0%} | {row.prefill:.2f}× "
             f"| {row.prefill_limit:.2f}× | {row.prefill / row.prefill_limit:.0%} | {row.decode:.2f}× "
@@ -235,9 +238,9 @@ def report(facts: dict[str, str], rows: Sequence[RouterRow]) -> str:
             f"| {row.peak:.0%} | {loss} | {row.prefill_rate:,.0f} | {row.reported} |"
         )
     about = (
-        "Measured by `subllm routers`: each model and the `LlamaForCausalLM` with its weights, in turn. Prefill,\n"
-        "decode and training (a step on one sequence: forward, backward and AdamW) are medians of the ratios of\n"
-        "passes that ran in turn; the limits count operations. Operations, cache and peak are shares of the dense\n"
-        "model's."
+        "Measured by `subllm routers`: each model and the `LlamaForCausalLM` with its weights, in turn. Prefill\n"
+        "and training (a step on one sequence: forward, backward and AdamW) are medians of the ratios of passes that\n"
+        "ran in turn; decode is the ratio of the mean times of a new token. The limits count operations. Operations,\n"
+        "cache and peak are shares of the dense model's. Losses are comparable only after as many tokens of one text."
     )
     return page("Routers against LLaMA", about, "\n".join(lines), facts)

@@ -234,14 +234,16 @@ def report(facts: dict[str, str], rows: Sequence[Comparison]) -> str:
         rows: measured.
     """
     about = """\
-Measured by `subllm efficiency`: the checkpoint and its baseline, in turn. Medians of the ratios of passes
-that ran in turn; spread is the slowest pass over the fastest (dense, SUBLLM). "Processor time" is the same ratio by the
-process's clock. "Limit" counts operations; "reached" is the speed-up over the limit. "Recording" is of the routing,
-"trace" of all that the page shows; "dense structure" is our model without brackets over LlamaForCausalLM. Cache and
-peaks (of tensors beyond the weights, and of the process as the system sees it) are SUBLLM over dense. "Routing" is the
-share of reading that goes into entering and leaving levels. The last column tells new tokens apart by how many blocks
-ran for them: their time over the dense model's, and those blocks' share of all. "Graphs": both models launched their
-blocks as CUDA graphs for new tokens, the dense one as our model without brackets."""
+Measured by `subllm efficiency`: the checkpoint and its baseline, in turn. Prefill: medians of the ratios of passes
+that ran in turn. Decode: the ratio of the mean times of new tokens; the dense model that writes them is our model
+without brackets, because the cache of LlamaForCausalLM copies all keys and values for every token. Spread is the
+slowest pass over the fastest (dense, SUBLLM). "Processor time" is the same ratio by the process's clock. "Limit"
+counts operations; "reached" is the speed-up over the limit. "Recording" is of the routing, "trace" of all that the
+page shows; "dense structure" is our model without brackets over LlamaForCausalLM. Cache and peaks (of tensors beyond
+the weights, and of the process as the system sees it) are SUBLLM over dense. "Routing" is the share of reading that
+goes into entering and leaving levels. The last column tells new tokens apart by how many blocks ran for them: their
+time over the dense model's (medians), and those blocks' share of all. "Graphs": both models launched their blocks as
+CUDA graphs for new tokens."""
     return page("SUBLLM against a dense LLaMA", about, table(rows), facts)
 
 

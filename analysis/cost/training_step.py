@@ -39,7 +39,7 @@ class StepComparison:
         took: of every step of the SUBLLM.
         dense_took: of every step of the LLaMA.
         operations: matrix products of forward and backward pass, SUBLLM and LLaMA.
-        peak_bytes: most memory of tensors at once beyond weights, gradients and optimizer; SUBLLM and LLaMA.
+        peak_bytes: most memory of tensors at once beyond weights and optimizer, gradients included; SUBLLM and LLaMA.
     """
 
     length: int
@@ -161,6 +161,6 @@ def report(rows: list[StepComparison], facts: dict[str, str]) -> str:
         "Measured by `subllm training-step`: forward pass, backward pass and AdamW, in turn. Medians\n"
         "of the ratios of steps that ran in turn; spread is the slowest over the fastest (SUBLLM, LLaMA). The\n"
         "limit counts the matrix products of both passes, of attention too, at the nominal share of tokens; peak\n"
-        "memory is of tensors beyond weights and gradients."
+        "memory is of tensors beyond the weights and the optimizer's state; gradients are part of it."
     )
     return page("Training steps, SUBLLM against LLaMA", about, "\n".join(lines), facts)

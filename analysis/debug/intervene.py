@@ -103,7 +103,7 @@ class Outcome:
         answer: log-probability of the answer, nats; None without an answer.
         divergence: KL divergence of the edited next-token distribution after the prompt from the unedited one, nats.
         cache_bytes: size of the keys and values of the prompt.
-        operations: multiply-adds of a whole prefill.
+        operations: multiplications and additions of a whole prefill.
         seconds: run time from the first edit on.
         whole_seconds: run time of the unedited prefill.
         share: share of the unedited prefill's operations that were run again.

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 import plotly.graph_objects as go
 
 from subllm import SubllmConfig
-from subllm.structure import BLOCK
+from subllm.structure import CLOSE, OPEN
 
 from ..cost.comparison import Comparison
 from ..cost.predict import break_even
@@ -70,9 +70,15 @@ def measured_memory(rows: Sequence[Comparison], words: Words = ENGLISH) -> go.Fi
 def measured_steps(row: Comparison, words: Words = ENGLISH) -> go.Figure:
     """Prefill time of one setting by step: every block, and entering and leaving levels."""
     figure = go.Figure()
-    blocks = [1000 * t for symbol, t in zip(row.structure, row.step_seconds, strict=False) if symbol == BLOCK]
-    at = [row.structure[:i].count(BLOCK) for i, symbol in enumerate(row.structure) if symbol != BLOCK]
-    routing = [1000 * t for symbol, t in zip(row.structure, row.step_seconds, strict=False) if symbol != BLOCK]
+    blocks: list[float] = []
+    routing: list[float] = []
+    at: list[int] = []
+    for symbol, seconds in zip(row.structure, row.step_seconds, strict=False):
+        if symbol in (OPEN, CLOSE):
+            at.append(len(blocks))
+            routing.append(1000 * seconds)
+        else:
+            blocks.append(1000 * seconds)
     for name, x, y, colour, pattern in (
         (words["figure_block"], list(range(len(blocks))), blocks, KEPT, ""),
         (words["figure_routing"], [n - 0.5 for n in at], routing, DROPPED, "/"),

@@ -15,7 +15,7 @@ import torch
 from torch import Tensor
 
 from subllm import Probe, SubllmForCausalLM
-from subllm.checkpoints.device import pick_device, pick_dtype
+from subllm.checkpoints.device import dtype_name
 from subllm.checkpoints.load import Checkpoint
 from subllm.convert.fidelity import Fidelity
 from subllm.routing import AtRetention
@@ -93,12 +93,12 @@ def at_retention(model: SubllmForCausalLM, blocks: Tensor, retention: float) -> 
 
 
 def run_tasks(
-    folder: Path, tasks: Sequence[str], *, limit: int | None = None, own: Path | None = None
+    checkpoint: Checkpoint, tasks: Sequence[str], *, limit: int | None = None, own: Path | None = None
 ) -> dict[str, Any]:
     """Benchmarks of the lm-evaluation-harness.
 
     Args:
-        folder: of the checkpoint.
+        checkpoint: whose folder the harness loads, on the same device and in the same dtype.
         tasks: by the harness's names.
         limit: examples of each task at most.
         own: folder with tasks of one's own.
@@ -118,9 +118,9 @@ def run_tasks(
     unknown = sorted(set(tasks) - set(manager.all_tasks))
     if unknown:
         raise AnalysisError(f"The lm-evaluation-harness has no task {', '.join(unknown)}; see: lm-eval ls tasks")
-    arguments = {"pretrained": str(folder), "dtype": pick_dtype(pick_device())}
+    arguments = {"pretrained": str(checkpoint.folder), "dtype": dtype_name(checkpoint.model)}
     found = simple_evaluate(
-        "hf", model_args=arguments, tasks=list(tasks), device=pick_device(), batch_size=8, limit=limit,
+        "hf", model_args=arguments, tasks=list(tasks), device=str(checkpoint.model.device), batch_size=8, limit=limit,
         task_manager=manager, bootstrap_iters=0, log_samples=False,
     )  # fmt: skip
     return dict(found["results"])

@@ -5,7 +5,6 @@ occurs more than once, such as a word, is one segment with all of its places. Al
 """
 
 import re
-import unicodedata
 from collections.abc import Iterator
 from dataclasses import dataclass
 from enum import StrEnum
@@ -15,12 +14,10 @@ import numpy as np
 from ..trace.chat_turns import turns_of
 from ..trace.parts import Prompt, Routing
 from ..trace.sentences import asks, sentence_ends, visible_parts
-from ..trace.token_classes import words_of
+from ..trace.statistics import wilson
+from ..trace.token_classes import script_of, words_of
 
-_Z = 1.96  # of a 95% interval
 _SHORTENED = 60  # characters of a name
-
-_SCRIPTS = {"CJK": "Han", "IDEOGRAPHIC": "Han"}  # by the first word of a character's name, where that is not the script
 
 
 class SegmentKind(StrEnum):
@@ -64,10 +61,7 @@ class Segments:
 
         It treats tokens as independent, which those of a segment are not quite, so it is rather too narrow.
         """
-        share, count = self.share(level), self.tokens
-        middle = (share + _Z**2 / (2 * count)) / (1 + _Z**2 / count)
-        half = _Z / (1 + _Z**2 / count) * np.sqrt(share * (1 - share) / count + _Z**2 / (4 * count**2))
-        return np.clip(middle - half, 0, share), np.clip(middle + half, share, 1)
+        return wilson(self.share(level), self.tokens)
 
     def order(self, level: int) -> np.ndarray:
         """(N,) segments from the one that a level keeps the smallest share of; the longest one first among equals."""
@@ -169,9 +163,7 @@ def _script(piece: str) -> str:
     """Script of the first letter; else "digits", "symbols", or "spaces" where there is nothing else."""
     for character in piece:
         if character.isalpha():
-            plain = unicodedata.normalize("NFKC", character)[:1] or character
-            first = unicodedata.name(plain, "UNKNOWN").split(" ")[0].split("-")[0]
-            return _SCRIPTS.get(first, first.title())
+            return script_of(character)
     if any(character.isnumeric() for character in piece):
         return "digits"
     return "spaces" if not piece.strip() else "symbols"

@@ -82,8 +82,8 @@ class Routing(Part):
         site_kinds: (S,) where each level's router decides, one of `SITE_KINDS`; by default a bracket pair.
         site_blocks: (S,) block that such a part belongs to; -1 for bracket pairs, and by default.
         strides: (S,) number of tokens that a merging router puts into one group; 1 for all others, and by default.
-        work: (L, T) share of a dense block's operations that the block spent on the token, 0 to 1; by default 1 where
-            it processed the token.
+        work: (L, T) share of a dense block's operations that the block spent on the token, 0 to 1, products of queries
+            and keys apart; by default 1 where it processed the token.
     """
 
     routers: Annotated[np.ndarray, "S", "U"]

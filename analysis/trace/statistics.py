@@ -6,6 +6,8 @@ import numpy as np
 
 from .parts import Routing
 
+Z = 1.96  # of a normal distribution: 95% lie within so many standard deviations
+
 
 @dataclass(frozen=True, eq=False)
 class RuleOverlap:
@@ -91,3 +93,16 @@ def jaccard(first: np.ndarray, second: np.ndarray) -> np.ndarray:
     """
     either = (first | second).sum(-1)
     return np.where(either, (first & second).sum(-1) / np.maximum(either, 1), 1.0)
+
+
+def wilson(shares: np.ndarray, sizes: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """(C,) lower and (C,) upper ends of Wilson's intervals (1927), which have a width at shares of 0 and 1 as well.
+
+    Args:
+        shares: (C,).
+        sizes: (C,) number of independent observations behind each, positive.
+    """
+    middle = shares + Z**2 / (2 * sizes)
+    half = Z * np.sqrt(shares * (1 - shares) / sizes + Z**2 / (4 * sizes**2))
+    scale = 1 + Z**2 / sizes
+    return np.maximum((middle - half) / scale, 0), np.minimum((middle + half) / scale, 1)

@@ -1,6 +1,7 @@
 """Classes of tokens by their text: characters of a kind, kinds of tokens, and words."""
 
 import re
+import unicodedata
 from collections.abc import Iterator, Sequence
 
 import numpy as np
@@ -22,6 +23,18 @@ KINDS = {  # of whole tokens; each token has the first that matches
     "punctuation": r"\s*[^\w\s]+",
     "space": r"\s+",
 }
+_SCRIPTS = {"CJK": "Han", "IDEOGRAPHIC": "Han"}  # by the first word of a character's name, where that is not the script
+
+
+def script_of(letter: str) -> str:
+    """Script that a letter belongs to.
+
+    >>> script_of("é"), script_of("ж"), script_of("汉")
+    ('Latin', 'Cyrillic', 'Han')
+    """
+    plain = unicodedata.normalize("NFKC", letter)[:1] or letter
+    first = unicodedata.name(plain, "UNKNOWN").split(" ")[0].split("-")[0]
+    return _SCRIPTS.get(first, first.title())
 
 
 def spans_of(name: str, text: str) -> Iterator[tuple[int, int]]:

@@ -105,11 +105,11 @@ class LightHeavyBlock(LlamaDecoderLayer):
         if not hidden_states.shape[1]:
             routed = self._branch("mlp", tokens, decide, cache)
             return hidden_states, [self._heavy(queries, hidden_states), keys, self._heavy(routed, hidden_states)]
-        light, heavy = self._attend(self.input_layernorm(hidden_states), tokens, queries, keys, cache)
+        light, heavy = self.attend(self.input_layernorm(hidden_states), tokens, queries, keys, cache)
         queries = self._heavy(queries, heavy)
         middle = _add(hidden_states + light, queries)
         routed = self._branch("mlp", tokens.with_stream(middle), decide, cache)
-        light, heavy = self._transform(self.post_attention_layernorm(middle), routed.packing)
+        light, heavy = self.transform(self.post_attention_layernorm(middle), routed.packing)
         routed = self._heavy(routed, heavy)
         return _add(middle + light, routed), [queries, keys, routed]
 
@@ -127,7 +127,7 @@ class LightHeavyBlock(LlamaDecoderLayer):
         weights = branch.packing.gather(branch.selection.weights)[..., None].to(computed)
         return Branch(branch.level, branch.tokens, branch.selection, branch.packing, computed, computed * weights)
 
-    def _attend(
+    def attend(
         self, normed: Tensor, tokens: Tokens, queries: Branch, keys: Branch, cache: SubllmCache | None
     ) -> tuple[Tensor, Tensor]:
         """Attention of both branches: (B, T, D) of the light heads, (B, K, D) of the heavy ones at routed queries."""
@@ -225,7 +225,7 @@ class LightHeavyBlock(LlamaDecoderLayer):
             0
         ].flatten(2)
 
-    def _transform(self, normed: Tensor, packing: Packing) -> tuple[Tensor, Tensor]:
+    def transform(self, normed: Tensor, packing: Packing) -> tuple[Tensor, Tensor]:
         """MLP of both branches: (B, T, D) of the light units, and (B, K, D) of the heavy ones at routed tokens."""
         (gate, gate_bias), (up, up_bias), (down, down_bias) = (
             _weights(getattr(self.mlp, f"{name}_proj")) for name in ("gate", "up", "down")
@@ -296,6 +296,13 @@ def _routed_mask(queries: Branch, keys: Branch, before: int | Tensor, slots: int
     return seen[:, None]
 
 
+def _indivisible(adapter: str) -> TypeError:
+    return TypeError(
+        f"A light/heavy block divides the weights of its layers, and cannot do so with a {adapter}; use adapters of "
+        "the kind LoRA, without a variant such as DoRA and without a bias."
+    )
+
+
 def _weights(linear: nn.Module) -> tuple[Tensor, Tensor | None]:
     """Weight and bias of a linear layer, with what the adapters of peft add to them.
 
@@ -313,12 +320,13 @@ def _weights(linear: nn.Module) -> tuple[Tensor, Tensor | None]:
             "devices by tensor parallelism."
         )
     if adapted is not None and not hasattr(adapted, "lora_A"):
-        raise TypeError(
-            f"A light/heavy block divides the weights of its layers, and cannot do so with a {type(adapted).__name__}; "
-            "use adapters of the kind LoRA."
-        )
+        raise _indivisible(type(adapted).__name__)
     if adapted is not None and not adapted.merged and not adapted.disable_adapters:
         for name in adapted.active_adapters:
+            if name in adapted.lora_variant:  # such as DoRA
+                raise _indivisible(type(adapted.lora_variant[name]).__name__)
+            if adapted.lora_bias.get(name):
+                raise _indivisible("LoRA that has a bias")
             if name in adapted.lora_A:
                 weight = weight + adapted.get_delta_weight(name).to(weight)
     return weight, base.bias

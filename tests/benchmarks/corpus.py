@@ -93,27 +93,36 @@ def beside_plain_loop(checkpoint: Checkpoint, repeats: int, options: Options) ->
         def read() -> None:
             worker.read_shard(folder, 0, lambda tokens: None)
 
-        took = alternate({"plain": plain, "corpus": read}, repeats, torch.device("cpu"))
+        passes = {"plain": plain, "corpus": read}
+        for each in passes.values():
+            each()  # nothing is measured for the first time
+        took = alternate(passes, repeats, torch.device("cpu"))
         seconds = {name: [one.seconds for one in each] for name, each in took.items()}
         return sum(window.shape[1] for window in windows), seconds
 
 
 def rate_of_workers(engine: Engine, workers: int, folder: Path, texts: Path) -> float:
-    """Tokens a second from the moment when every worker has read its first shard, so that loading does not count."""
-    ends: list[tuple[float, int]] = []
+    """Tokens a second from the moment when every worker has read its first shard, so that loading does not count.
+
+    A shard that was under way then counts for the part of its time that was left.
+    """
+    ends: list[tuple[float, float, int]] = []  # of every shard: when it ended, what it took, its tokens
     seen: set[str] = set()
 
     def progress(share: float, stage: str, **values: object) -> None:
         for path in sorted((folder / DONE).glob("*.json")) if (folder / DONE).is_dir() else ():
             if path.name not in seen:
                 seen.add(path.name)
-                ends.append((path.stat().st_mtime, json.loads(path.read_text())["shard"]["tokens"]))
+                done = json.loads(path.read_text())
+                ends.append((path.stat().st_mtime, done["seconds"], done["shard"]["tokens"]))
 
     options = replace(options_for("cpu", "float32"), shard_characters=60_000)
     run: CorpusRun = run_corpus([texts], folder, _SMALL, options, engine=engine, workers=workers, progress=progress)
     ends.sort()
     assert len(ends) == len(run.shards)
-    return sum(tokens for _, tokens in ends[workers:]) / (ends[-1][0] - ends[workers - 1][0])
+    begin = ends[workers - 1][0]
+    left = [min((end - begin) / seconds, 1) * tokens for end, seconds, tokens in ends[workers:]]
+    return sum(left) / (ends[-1][0] - begin)
 
 
 def second_pass(tokens: int, levels: int, vocabulary: int) -> tuple[float, float]:

@@ -25,7 +25,7 @@ from analysis.cost.sweep import machine
 from analysis.debug.attribution import attribute
 from analysis.debug.attribution_methods import Method
 from analysis.debug.generation import Generation
-from analysis.debug.target import Question
+from analysis.debug.target import Held, Question, Target
 from analysis.trace.parts import Prompt
 from analysis.trace.tokenize import read_prompt
 from app.strings import table
@@ -75,9 +75,11 @@ def explain(checkpoint: Checkpoint) -> list[str]:
     ids = prompt_of(checkpoint, _EXPLAINED)[:, :_EXPLAINED]
     with torch.inference_mode():
         routing = model(ids, use_cache=False, output_routing=True).routing
-        forward = peak_bytes(lambda: model(ids, use_cache=False), model.device)
     reached = routing[-1].reached[0].nonzero()
     question = Question(int(reached[-1]), level=len(routing))
+    target = Target(model, ids[0].numpy(), question, Held.KEPT)
+    with torch.inference_mode():
+        forward = peak_bytes(lambda: target(target.embeddings), model.device)
     rows = []
     for method in Method:
         seconds = attribute(model, ids[0].numpy(), question, method).seconds
@@ -244,8 +246,8 @@ edited level on) and to the whole prompt.
 
 ## Attribution of an innermost score over {_EXPLAINED} tokens
 
-One run each. Peak memory is of tensors beyond the weights; beside it as a multiple of that of one forward without
-gradients.
+One run each. Peak memory is of tensors beyond the weights; beside it as a multiple of that of one forward up to the
+score, without gradients.
 
 | method | seconds | peak, MiB | × forward |
 | --- | ---: | ---: | ---: |

@@ -2,7 +2,6 @@
 
 import sys
 from collections import Counter
-from statistics import median
 from typing import Any
 
 import torch
@@ -74,7 +73,7 @@ def _numbers(rows: list[Comparison]) -> dict[str, Any]:
     found: dict[str, Any] = {}
     for row in rows:
         name = row.setting.words.partition(" at ")[0]
-        found[f"prefill ms, {name}"] = 1000 * median(row.seconds["subllm"])
+        found[f"prefill ms, {name}"] = 1000 * row.time("subllm")
         found[f"prefill speed-up, {name}"] = row.ratio("dense", "subllm")
         found[f"prefill limit, {name}"] = row.prefill_limit
         found[f"decode tokens/s, {name}"] = row.throughput("subllm decode")
@@ -108,7 +107,7 @@ def calibration(where: Where) -> Found:
                 }
                 words = row.setting.words.partition(" at ")[0]
                 for what, (each, phase, measured) in passes.items():
-                    predicted, took = scenario.seconds(each, phase), median(row.seconds[measured])
+                    predicted, took = scenario.seconds(each, phase), row.time(measured)
                     found[f"predicted over measured {what}, {name} {words}"] = predicted / took
                     cells = (name, words, what, f"{1e3 * predicted:,.2f}", f"{1e3 * took:,.2f}")
                     lines.append(f"| {' | '.join(cells)} | {predicted / took:.2f} |")

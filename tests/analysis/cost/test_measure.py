@@ -79,6 +79,20 @@ def test_a_pass_is_taken_apart_without_changing_it(structure, router):
     assert found.modules["scorer"] + found.modules["bypass"] < brackets
 
 
+@pytest.mark.parametrize("structure", ["CC", "TC(C)T"])
+def test_light_heavy_blocks_have_attention_and_mlp_too(structure):
+    """They divide the weights of these modules without calling them."""
+    model = tiny_model(structure, window=5)
+    ids = torch.randint(1, 97, (1, 30), generator=torch.Generator().manual_seed(0))
+    with torch.inference_mode():
+        found = anatomy(model, lambda probe: model(ids, probe=probe), CPU)
+        assert not any(name in vars(layer) for layer in model.model.layers for name in ("attend", "transform"))
+    brackets = sum(step for step, symbol in zip(found.steps, structure, strict=False) if symbol in "()")
+    assert all(found.modules[name] > 0 for name in ("attention", "mlp", "norms", "scorer", "head", "rest"))
+    assert (found.modules["gather and scatter"] > 0) == (brackets > 0), "what their routers take is no part of brackets"
+    assert found.modules["gather and scatter"] <= brackets
+
+
 def test_what_decides_in_place_of_the_routers_is_timed_like_them():
     model, asked = tiny_model("T(T(T)T)T"), []
 

@@ -1,14 +1,17 @@
 """The benchmark: operations are counted as torch counts them, and the command reports what it measured."""
 
+from dataclasses import replace
+
 import pyarrow
 import pyarrow.parquet
 import pytest
 import torch
 from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.utils.flop_counter import FlopCounterMode
+from transformers import LlamaForCausalLM
 
 from analysis.commands.efficiency import main
-from analysis.cost.benchmark_text import benchmark_text, prompt_of
+from analysis.cost.benchmark_text import NEW_TOKENS, benchmark_text, prompt_of
 from analysis.cost.comparison import Baseline, Comparison, Setting, baseline, compare
 from analysis.cost.operations import (
     attention_operations,
@@ -19,10 +22,10 @@ from analysis.cost.operations import (
 )
 from analysis.cost.sweep import facts_of, from_parquet, settings_of, to_parquet
 from analysis.errors import AnalysisError
-from analysis.figures.cost import measured_break_even
+from analysis.figures.cost import measured_break_even, measured_steps
 from analysis.trace.prefill import prefill
 from subllm.checkpoints.dense import routing_off
-from subllm.routing import ROUTERS
+from subllm.routing import ROUTERS, Selection
 from tests.conftest import run_command, tiny_config, tiny_model
 
 
@@ -96,7 +99,56 @@ def test_routing_is_the_time_at_brackets_and_new_tokens_are_told_apart():
     )
     assert row.routing_share == pytest.approx(0.1)
     assert row.decode_by_blocks() == {2: (pytest.approx(0.525), pytest.approx(2 / 3)), 3: (1.0, 1.0)}
-    assert row.throughput("subllm decode") == pytest.approx(1 / 2.2)
+
+
+def test_new_tokens_take_what_all_of_them_take_however_many_blocks_each_runs():
+    row = comparison({"subllm decode": [1.0, 1.0, 4.0], "dense decode": [4.0, 4.0, 4.0]}, decode_blocks=[2, 2, 3])
+    assert row.ratio("dense decode", "subllm decode") == 2.0, "the median of the ratios would be 4"
+    assert row.throughput("subllm decode") == 0.5
+
+
+def test_new_tokens_are_written_by_the_same_code_with_a_cache_that_grows_in_place(checkpoint, monkeypatch):
+    """A DynamicCache copies all keys and values for every token, which would make the dense model look slow."""
+    written = []
+    usual = LlamaForCausalLM.forward
+
+    def counted(self, input_ids=None, *args, **kwargs):
+        written.append(input_ids.shape[1])
+        return usual(self, input_ids, *args, **kwargs)
+
+    monkeypatch.setattr(LlamaForCausalLM, "forward", counted)
+    row = compare(checkpoint.model, baseline(checkpoint, "llama"), prompt_of(checkpoint, 40), 1)
+    assert set(written) == {40}, "LlamaForCausalLM reads; it writes no token"
+    assert all(ours <= dense for ours, dense in row.growth)
+    assert row.growth[0][1] == row.cache_bytes[1] + row.cache_bytes[1] // 40
+
+
+@pytest.mark.parametrize("batch", [1, 2])
+def test_the_limit_of_decoding_is_of_the_tokens_that_are_timed(checkpoint, batch):
+    """The tokens that only let the caches grow may be kept or dropped."""
+    ids = prompt_of(checkpoint, 40, batch)
+
+    def dropping(first):
+        def decide(level, router, tokens):
+            kept = tokens.positions < first
+            return Selection.of(tokens, kept, kept.float())
+
+        return decide
+
+    rows = [
+        compare(checkpoint.model, baseline(checkpoint, "llama"), ids, 1, override=dropping(first))
+        for first in (40, 40 + NEW_TOKENS // 4)
+    ]
+    assert rows[0].decode_blocks == rows[1].decode_blocks, "the blocks outside of the levels"
+    assert rows[0].decode_limit == rows[1].decode_limit > 1
+
+
+def test_light_heavy_blocks_are_drawn_as_blocks():
+    row = comparison({}, [1.0, 0.25, 2.0, 0.25, 3.0, 0.5])
+    figure = measured_steps(replace(row, structure="C(T)C"))
+    blocks, routing = figure.data
+    assert (list(blocks.x), list(blocks.y)) == ([0, 1, 2], [1000, 2000, 3000])
+    assert (list(routing.x), list(routing.y)) == ([0.5, 1.5], [250, 250])
 
 
 def test_break_even_lies_between_the_last_slower_length_and_the_next():

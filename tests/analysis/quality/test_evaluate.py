@@ -15,6 +15,7 @@ from analysis.quality.chats import NEW_TOKENS, QUESTIONS, REPEATED, Answer, answ
 from analysis.quality.evaluate import at_retention, held_out_blocks, in_a_cell, run_tasks
 from analysis.quality.needles import needle_prompt, needles
 from analysis.trace.tokenize import read_prompt
+from subllm import SubllmForCausalLM
 from subllm.checkpoints.dense import load_dense, routing_off
 from subllm.checkpoints.load import load_checkpoint
 from subllm.convert.fidelity import measure_fidelity
@@ -192,7 +193,17 @@ def test_what_a_model_writes_is_no_markup_in_a_card():
 
 def test_the_harness_runs_a_task_on_our_checkpoint(tiny_checkpoint, monkeypatch):
     monkeypatch.chdir(ROOT)
-    found = run_tasks(tiny_checkpoint, ["small_sums"], own=TASKS)
+    checkpoint = load_checkpoint(tiny_checkpoint, "cpu", "bfloat16")
+    loaded = []
+    usual = SubllmForCausalLM.forward
+
+    def seen(self, *args, **kwargs):
+        loaded.append((str(self.device), self.dtype))
+        return usual(self, *args, **kwargs)
+
+    monkeypatch.setattr(SubllmForCausalLM, "forward", seen)
+    found = run_tasks(checkpoint, ["small_sums"], own=TASKS)
     assert 0 <= found["small_sums"]["acc,none"] <= 1
+    assert set(loaded) == {("cpu", torch.bfloat16)}, "as the card says"
     with pytest.raises(AnalysisError, match="no task"):
-        run_tasks(tiny_checkpoint, ["nothing_like_it"])
+        run_tasks(checkpoint, ["nothing_like_it"])
