@@ -180,10 +180,9 @@ def answer_stages(
         RunStopped: at the time limit, or when memory runs out.
     """
     edits = edits_with_answer(edits, prompt, len(answered.prompt))
-    options = RunOptions(0, dense is not None, rule=Rule(rule or "edits", "", tuple(edits)) if edits else None)
+    options = RunOptions(0, dense is not None, rule=Rule(rule, "", tuple(edits)) if edits else None)
     for found in trace_stages(checkpoint, answered.prompt, options, dense=dense, name=name, progress=progress):
-        made = replace(found.provenance, rule=rule if edits else "", answer_from=len(prompt))
-        yield replace(found, provenance=made)
+        yield replace(found, provenance=replace(found.provenance, answer_from=len(prompt)))
 
 
 def _continue(text: Generation, checkpoint: Checkpoint, length: int, progress: Progress) -> Continuation | None:

@@ -58,7 +58,7 @@ def configuration(folder: Path) -> SubllmConfig:
 
 def training_run(folder: Path) -> Run:
     """A run as its files say; errors are those of `analysis.training.run.read_run`."""
-    return _run(folder, stamp(folder, (RUN_FILE, LOG_FILE)), stamp(folder / SNAPSHOTS, (SUFFIX,)))
+    return _run(folder, stamp(folder, (RUN_FILE, LOG_FILE)), snapshots_stamp(folder))
 
 
 def recorded(folder: Path) -> Recorded:
@@ -67,7 +67,12 @@ def recorded(folder: Path) -> Recorded:
     Args:
         folder: of a run with snapshots.
     """
-    return _recorded(folder, stamp(folder, (RUN_FILE,)), stamp(folder / SNAPSHOTS, (SUFFIX,)))
+    return _recorded(folder, stamp(folder, (RUN_FILE,)), snapshots_stamp(folder))
+
+
+def snapshots_stamp(folder: Path) -> Stamp:
+    """A value that changes when a training run records another snapshot; see `stamp`."""
+    return stamp(folder / SNAPSHOTS, (SUFFIX,))
 
 
 def corpus_summary(folder: Path) -> Summary:

@@ -11,17 +11,17 @@ from urllib.parse import urlencode
 import streamlit as st
 
 from analysis import AnalysisError
-from analysis.debug.edits import parse_edits, write_edits
+from analysis.debug.edits import parse_edits, read_edits, write_edits
 from analysis.debug.rules import Rule
 from analysis.figures.routing_view.data import Shown
 from analysis.guard import silent
 from app.components import link_fragment
 from app.edit_list import EditList
-from app.messages import plain, show_error
+from app.messages import show_error
 from app.packed_prompt import pack, unpack
 from app.settings import OLD_IDS, Settings
 from app.state import Elsewhere, Form, Run, session
-from app.strings import language, say
+from app.strings import language
 from subllm import CheckpointError
 from subllm.errors import shortened
 
@@ -34,8 +34,8 @@ def open_link(settings: Settings) -> None:
     """Read the link that opened the session; `Session.take_asked` says whether it asks for a run.
 
     Call this before the widgets are made. Later calls do nothing, since the address then follows the page. A
-    link to a checkpoint that is not offered is refused with a message; its prompt is filled in nevertheless. A link
-    with a checkpoint but no prompt asks for the first example.
+    link to a checkpoint that is not offered is refused; its prompt is filled in nevertheless. A link with a checkpoint
+    but no prompt asks for the first example. What a link asks for and does not get is noted in `Session.refused`.
 
     Args:
         settings: what the operator allows.
@@ -51,30 +51,28 @@ def open_link(settings: Settings) -> None:
         try:
             fields["prompt"] = unpack(fragment)
         except AnalysisError as error:
-            show_error(error)
+            own.refused.append(error)
     own.opened = True
     own.lesson.stop = fields.get("lesson", "")
     own.lesson.pinned = fields.get("pin") == "1" and bool(own.lesson.stop)
-    asks = "prompt" in fields or ("checkpoint" in fields and fields.get("long") != "1")
-    if not asks:
-        own.begin()
-        own.shown = _shown_in(fields)
-        return
     if "prompt" in fields:  # else the form stays at the first example
         own.form = Form(fields["prompt"], fields.get("chat") == "1")
-    name = fields.get("checkpoint")
-    name = OLD_IDS.get(name, name) if name is not None else None
-    if name is not None and not _offered(settings, name):
-        st.error(plain(say("link_checkpoint", name=repr(shortened(name)))), icon=":material/error:")
+    offered, lost = _choose(settings, fields.get("checkpoint")), fields.get("long") == "1" and "prompt" not in fields
+    if lost or not offered or not {"prompt", "checkpoint"} & {*fields}:
         if own.form is None:
             own.begin()
+            own.shown = _shown_in(fields)
         return
-    if name is not None:
-        st.session_state["checkpoint"] = name
     version = fields.get("v")
     if version not in (None, _LINK):
-        st.error(plain(say("link_version", version=repr(shortened(version)))), icon=":material/error:")
-        fields = {key: value for key, value in fields.items() if key not in ("level", "edits")}
+        own.refused.append(
+            AnalysisError(
+                "This link was made by a newer version of the app (format {version}), so its level and its edits are "
+                "ignored. Update the app to open them.",
+                version=repr(shortened(version)),
+            )
+        )
+        fields = {key: value for key, value in fields.items() if key not in ("level", "edits", "made", "rule")}
     first = 0 if version is None and "prompt" in fields else 1
     own.shown = _shown_in(fields)
     if "level" in own.shown and not first:
@@ -83,12 +81,47 @@ def open_link(settings: Settings) -> None:
     own.linked_edits = EditList()
     try:
         own.linked_edits.edits = parse_edits(fields.get("edits", ""), first)
-        if "rule" in fields:  # the page Explore makes its run with it
-            rule = Rule(fields["rule"], "", tuple(own.linked_edits.edits))
-            own.chosen["rule"] = own.keep_rule(rule)
     except AnalysisError as error:
         own.linked_edits.unread = error
+    try:
+        if "made" in fields or "rule" in fields:
+            made = parse_edits(fields.get("made", fields.get("edits", "")), first)
+            own.linked_rule = Rule(fields.get("rule", ""), "", tuple(made))
+            if own.linked_rule.name:  # the next runs are made with it, too
+                own.chosen["rule"] = own.keep_rule(own.linked_rule)
+    except AnalysisError as error:
+        own.linked_rule = None
+        own.refused.append(
+            AnalysisError(
+                "The run of this link was made with edits that cannot be read, so it is made without them. {why}",
+                why=error,
+            )
+        )
     own.asked = True
+
+
+def _choose(settings: Settings, name: str | None) -> bool:
+    """Choose the checkpoint of a link; False if it is not offered."""
+    if name is None:
+        return True
+    name = OLD_IDS.get(name, name)
+    if not _offered(settings, name):
+        session().refused.append(
+            AnalysisError(
+                "This link asks for a checkpoint that is not available here: {name}. Choose one from the list, then "
+                "run the prompt.",
+                name=repr(shortened(name)),
+            )
+        )
+        return False
+    st.session_state["checkpoint"] = name
+    return True
+
+
+def show_refused() -> None:
+    """Say what the link that opened the session asked for and did not get, until another run is shown."""
+    for error in session().refused:
+        show_error(error)
 
 
 def write_link(run: Run) -> None:
@@ -123,7 +156,9 @@ class Link:
 def link_of(run: Run) -> Link | None:
     """The address that opens a run, with its edits, in another browser. That of the shipped run is the app's.
 
-    A run with a prompt or edits that are too long, or whose model is absent, has no address: its file is to be sent.
+    Edits are in it twice if those that the run was made with are not those that stand in What if. A run has no address
+    if its prompt or edits are too long, if a state of another prompt was put into it, or if its model is absent: its
+    file is to be sent.
 
     Args:
         run: of the session.
@@ -133,7 +168,8 @@ def link_of(run: Run) -> Link | None:
     if recipe is Elsewhere.SHIPPED:
         usual = vars(Shown.parse({}, run.trace))
         return _link({key: str(value) for key, value in shown.items() if value != usual[key]})
-    if recipe is Elsewhere.FILE or not recipe.again:
+    where = run.trace.provenance
+    if recipe is Elsewhere.FILE or not recipe.again or where.patch:
         return None
     fields = {"v": _LINK, "checkpoint": recipe.model.checkpoint}
     short = len(recipe.text) <= _LONGEST
@@ -146,9 +182,11 @@ def link_of(run: Run) -> Link | None:
     edits = own.edits_of(run.trace).edits
     if edits:
         fields["edits"] = write_edits(edits)
-        where = run.trace.provenance
-        if where.rule and tuple(map(str, edits)) == where.edits:
+    if where.edits:
+        if where.rule:
             fields["rule"] = where.rule
+        if not where.rule or tuple(map(str, edits)) != where.edits:
+            fields["made"] = write_edits(read_edits(where.edits))
     if own.answer:
         fields["answer"] = own.answer
     link = _link(fields, fragment)

@@ -1,6 +1,6 @@
 """The app's log: who did what, what it took and how it ended; never a text that a visitor wrote.
 
-    2026-01-31 12:00:00,000 INFO app: visitor 3: attribution, 812 tokens, 4.2 s, done
+    2026-01-31 12:00:00,000 INFO app: visitor 3: run, 812 tokens, 4.2 s, done
 
 An exception is logged with its type and the lines of code that it went through. Its message is left out, since it can
 quote what was being read.

@@ -44,20 +44,25 @@ def traced(recipe: Recipe, trace: Trace) -> Code:
         recipe: what was run.
         trace: what came of it.
     """
-    if trace.provenance.edits:
-        return edited(recipe, [Edit.parse(edit) for edit in trace.provenance.edits], "")
+    edits = [Edit.parse(edit) for edit in trace.provenance.edits]
     new = 0 if trace.continuation is None else len(trace.continuation.ids)
     compared = trace.costs is not None
     command = [*_asked("trace", recipe), *(["--new-tokens", str(new)] if new else [])]
-    command += [*(["--compare"] if compared else []), "--out", "trace.npz"]
+    command += [*(["--compare"] if compared else []), *_edited(edits), "--out", "trace.npz"]
     dense = ", dense=load_dense(checkpoint)" if compared else ""
     python = _python(
         [
             "from analysis.run import RunOptions, record_trace",
             *(["from subllm.checkpoints.dense import load_dense"] if compared else []),
+            *(
+                ["from analysis.debug.edits import parse_edits", "from analysis.debug.rules import Rule"]
+                if edits
+                else []
+            ),
         ],
         recipe,
-        f"options = RunOptions(new_tokens={new}, compare={compared})",
+        *([f"rule = Rule({trace.provenance.rule!r}, '', tuple(parse_edits({write_edits(edits)!r})))"] if edits else []),
+        f"options = RunOptions(new_tokens={new}, compare={compared}{', rule=rule' if edits else ''})",
         f"trace = record_trace(checkpoint, prompt, options{dense})",
         'trace.save(Path("trace.npz"))',
     )

@@ -4,7 +4,8 @@
 | --- | --- | --- |
 | prompt, chat, checkpoint of the run that is shown | `Session.runs` | yes, long prompts compressed |
 | level, selected tokens, colour | `Session.shown` | yes |
-| edits of the run that is shown, name of its rule, answer that is watched | `Session.edits`, `answer` | yes |
+| edits that the run was made with, name of its rule | `Session.runs` | yes |
+| edits in What if of the run that is shown, answer that is watched | `Session.edits`, `answer` | yes |
 | rules that were saved, opened or linked | `Session.rules` | no |
 | stop of the lesson, whether a teacher pinned it | `Session.lesson` | yes |
 | answers to the lesson's questions | `Session.lesson` | no |
@@ -148,7 +149,8 @@ class Session:
         answer: text whose probability is measured.
         form: the form of the page Explore as it was filled in last.
         debug_form: that of the page Debug.
-        failure: why the last run failed.
+        failure: why the last run failed, and of which form.
+        refused: what the link that opened the session asked for and did not get; said until another run is shown.
         found: what was asked for on demand, by its name: a key of its inputs, and the result.
         chosen: what was chosen in selectors with labels, by their keys; see `app.views.boxes`.
         rules: the last ones that this person saved or opened, by keys that no shipped rule has.
@@ -162,7 +164,8 @@ class Session:
     answer: str = ""
     form: Form | None = None
     debug_form: Form | None = None
-    failure: Exception | None = None
+    failure: tuple[Form, Exception] | None = None
+    refused: list[Exception] = field(default_factory=list)
     found: dict[str, tuple[Hashable, Any]] = field(default_factory=dict)
     chosen: dict[str, Any] = field(default_factory=dict)
     rules: dict[str, Rule] = field(default_factory=dict)
@@ -175,6 +178,7 @@ class Session:
     opened: bool = False
     asked: bool = False  # whether a link asks for a run that was not begun yet
     linked_edits: EditList | None = None
+    linked_rule: Rule | None = None  # that the run of a link is made with, whether it has a name or not
 
     def run(self) -> Run | None:
         """The run that is shown; None if there is none yet."""
@@ -206,8 +210,11 @@ class Session:
         if shown and self.shown_run != trace.run:
             self.shown_run = trace.run
             self.changes += 1
+            self.failure = None
             if self.linked_edits is None:  # a link selects tokens of the run that it asks for
                 self._deselect()
+                if origin is not Elsewhere.SHIPPED:
+                    self.refused.clear()
         if self.linked_edits is not None and shown:  # the run that a link asked for
             self.edits[trace.run], self.linked_edits = self.linked_edits, None
         others = [other for other in self.runs if other is not known]
@@ -243,7 +250,8 @@ class Session:
         before, chosen = self.run(), next((run for run in self.runs if run.trace.run == name), None)
         if chosen is None:
             return
-        self.shown_run = name
+        self.shown_run, self.failure = name, None
+        self.refused.clear()
         if before is not None and before.trace.subject != chosen.trace.subject:  # its tokens are others
             self._deselect()
 
@@ -251,7 +259,8 @@ class Session:
         self.shown = {key: value for key, value in self.shown.items() if key in ("level", "colour")}
 
     def end_link(self) -> None:
-        """Forget what a link said about a run that failed."""
+        """Forget what a link said about its run, which was made or failed."""
+        self.linked_rule = None
         if self.linked_edits is not None:
             self.linked_edits = None
             self._deselect()

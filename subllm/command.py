@@ -1,5 +1,6 @@
 """What all commands have in common: a user's mistake becomes one line on standard error and an exit code."""
 
+import argparse
 import sys
 from collections.abc import Callable, Sequence
 from functools import wraps
@@ -9,6 +10,17 @@ from .errors import DiskFullError, TrainingStopped, first_line
 
 Arguments = Sequence[str] | None
 _MISTAKE, _INTERRUPTED = 1, 130
+
+
+def positive(text: str) -> int:
+    """The type of an option that counts something: a whole number, 1 or more."""
+    try:
+        number = int(text)
+    except ValueError:
+        number = 0
+    if number < 1:
+        raise argparse.ArgumentTypeError(f"it is {text!r}; give a whole number, 1 or more")
+    return number
 
 
 def command(

@@ -1,13 +1,16 @@
 """Configuration of a SUBLLM: LLaMA's fields, the structure, and how tokens are selected."""
 
 import math
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import field
 from typing import Any
 
 from huggingface_hub.dataclasses import strict
+from huggingface_hub.errors import StrictDataclassError
 from transformers import LlamaConfig
 
-from .errors import ConfigurationError
+from .errors import ConfigurationError, first_line
 from .routing import LIGHT_HEAVY_ROUTER, ROUTERS, Router, router_class
 from .routing.mod import ROUTER_WEIGHTS
 from .routing.stride import stride_of
@@ -284,6 +287,22 @@ class SubllmConfig(LlamaConfig):
     def to_diff_dict(self) -> dict[str, Any]:
         """Fields that differ from the defaults, and always those that make a SUBLLM what it is."""
         return super().to_diff_dict() | {name: getattr(self, name) for name in (*OWN_FIELDS, "num_hidden_layers")}
+
+
+@contextmanager
+def misfits_reported() -> Iterator[None]:
+    """Report fields of a type or size that a configuration cannot have, as its base classes find them.
+
+    Raises:
+        ConfigurationError: if there is one.
+    """
+    try:
+        yield
+    except StrictDataclassError as error:
+        raise ConfigurationError(
+            "The fields of the model do not fit: {reason}. Correct the configuration.",
+            reason=first_line(error.__cause__ or error).rstrip("."),
+        ) from error
 
 
 def _check_retention(ratio: float | list[float | int], num_levels: int, structure: str) -> None:

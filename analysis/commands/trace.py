@@ -11,7 +11,17 @@ from ..figures.terms import flag_in_words
 from ..run import RunOptions, record_trace
 from ..trace.flags import flags
 from ..trace.trace import Trace
-from .arguments import add_checkpoint, add_prompt, add_rule, analysis_command, load, prompt_of, rule_of, save_trace
+from .arguments import (
+    add_checkpoint,
+    add_edits,
+    add_prompt,
+    add_rule,
+    analysis_command,
+    edits_of,
+    load,
+    prompt_of,
+    save_trace,
+)
 
 
 @analysis_command()
@@ -27,9 +37,10 @@ def main(arguments: Arguments) -> None:
         "--compare", action="store_true", help="measure time, memory and agreement with the dense model"
     )
     add_rule(parser)
+    add_edits(parser)
     parser.add_argument("--out", type=Path, metavar="FILE.npz", help="save the trace")
     chosen = parser.parse_args(arguments)
-    options = RunOptions(chosen.new_tokens, chosen.compare, rule=rule_of(chosen))
+    options = RunOptions(chosen.new_tokens, chosen.compare, rule=edits_of(chosen).whole)
     checkpoint = load(chosen)
     dense = load_dense(checkpoint) if chosen.compare else None
     trace = record_trace(checkpoint, prompt_of(chosen, checkpoint), options, dense=dense, name=checkpoint.folder.name)
@@ -44,6 +55,8 @@ def report(trace: Trace) -> str:
     lines = [f"{where.checkpoint} · {where.structure} · {where.device} · {where.dtype} · {trace.num_tokens:,} tokens"]
     if where.rule:
         lines.append(f"rule: {where.rule} ({'; '.join(where.edits) or 'names nothing in this prompt'})")
+    elif where.edits:
+        lines.append(f"edits: {'; '.join(where.edits)}")
     for level in routing.levels:
         kept, reached = routing.kept[level - 1], routing.reached[level - 1]
         if routing.merges[level - 1]:

@@ -33,7 +33,7 @@ class Rule:
     """Edits under a name.
 
     Attributes:
-        name: shown wherever the rule is in force.
+        name: shown wherever the rule is in force; "" for edits that nobody named, which are no rule to offer.
         description: a sentence about what it does; may be empty.
         edits: made in this order.
 
@@ -47,7 +47,7 @@ class Rule:
 
     def __post_init__(self) -> None:
         for what, text, least, most in (
-            ("name", self.name, 1, LONGEST_NAME),
+            ("name", self.name, 1 if self.name else 0, LONGEST_NAME),
             ("description", self.description, 0, LONGEST_DESCRIPTION),
         ):
             if not (text.isprintable() and least <= len(text.strip()) and len(text) <= most):
@@ -157,6 +157,8 @@ class Rule:
         ):
             raise AnalysisError("The name and the description of a rule must be texts, and its edits a list of texts.")
         _check_surrogates(texts)
+        if not entries["name"]:
+            raise AnalysisError("The rule has no name. Give it one of 1 to {most} characters.", most=LONGEST_NAME)
         return cls(entries["name"], entries["description"], tuple(read_edits(texts)))
 
 

@@ -30,15 +30,11 @@ def commands(trace: Trace) -> list[str]:
     if where.patch:
         return [report]
     edits = [Edit.parse(edit) for edit in where.edits]
-    parts = ["subllm", "edit" if edits else "trace", *checkpoint_options(where.checkpoint), "--dtype", where.dtype]
+    parts = ["subllm", "trace", *checkpoint_options(where.checkpoint), "--dtype", where.dtype]
     text = trace.prompt.text
     parts += ["--prompt-file", "prompt.txt"] if needs_file(trace) else [f"--prompt={text}"]
-    if edits:
-        parts += edit_options(edits)
-    else:
-        parts += ["--new-tokens", str(len(trace.continuation.ids))] if trace.continuation is not None else []
-        parts += ["--compare"] if trace.costs is not None else []
-    parts += ["--out", "trace.npz"]
+    parts += ["--new-tokens", str(len(trace.continuation.ids))] if trace.continuation is not None else []
+    parts += [*(["--compare"] if trace.costs is not None else []), *edit_options(edits), "--out", "trace.npz"]
     return [shlex.join(parts), report]
 
 
@@ -58,7 +54,7 @@ def from_template(trace: Trace) -> bool:
 
 
 def edit_options(edits: Sequence[Edit]) -> Iterator[str]:
-    """The options of `subllm edit` for some edits, in their order."""
+    """The options of commands for some edits, in their order."""
     for edit in edits:
         where = "*" if edit.level is None else edit.level
         yield f"--{edit.kind}={where if edit.kind is EditKind.DENSE else f'{edit.what}@{where}'}"

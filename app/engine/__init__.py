@@ -28,7 +28,16 @@ from .models import ModelSpec, device_label
 from .patching import Place, patched
 from .questions import ask
 from .rules import compare_rules
-from .runs import Recipe, attention, follow, read_off_all, run, run_with_answer, states_around
+from .runs import (
+    Recipe,
+    attention,
+    follow,
+    read_off_all,
+    recipe_of_cut,
+    run,
+    run_with_answer,
+    states_around,
+)
 from .texts import Text, branch, finished, write
 from .what_if import edited, effects
 from .work import Account, Work
@@ -57,6 +66,7 @@ __all__ = [
     "patched",
     "read_corpus",
     "read_off_all",
+    "recipe_of_cut",
     "run",
     "run_with_answer",
     "states_around",

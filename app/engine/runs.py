@@ -9,7 +9,7 @@ import numpy as np
 import streamlit as st
 import torch
 
-from analysis import Trace
+from analysis import AnalysisError, Trace
 from analysis.debug.answer import with_answer
 from analysis.debug.attention import attention_of
 from analysis.debug.attribution import Attribution, attribute
@@ -23,6 +23,7 @@ from analysis.run import RunOptions, answer_stages, trace_stages
 from analysis.trace.parts import Prompt
 from analysis.trace.tokenize import decode_pieces, read_prompt
 from subllm.checkpoints.load import Checkpoint
+from subllm.errors import PromptError
 from subllm.routing import Replay
 
 from .last_used import LastUsed
@@ -107,8 +108,31 @@ def _drawn(model: ModelSpec, stages: Iterator[Trace], tokens: int, progress: Pro
         yield found
 
 
+def recipe_of_cut(recipe: Recipe, prompt: Prompt, progress: Progress) -> Recipe:
+    """What makes the run of a prompt again that was cut.
+
+    Args:
+        recipe: of the whole prompt.
+        prompt: what was left of it.
+        progress: receives what is being done.
+    """
+    checkpoint, _ = recipe.model.load(progress)
+    try:
+        read = read_prompt(prompt.text, checkpoint.tokenizer, len(prompt))
+    except PromptError:  # longer, when it is read again
+        return replace(recipe, again=False)
+    return Recipe(prompt.text, False, recipe.model, np.array_equal(read.token_ids, prompt.token_ids))
+
+
 def run_with_answer(
-    recipe: Recipe, trace: Trace, prompt: Prompt, ids: Sequence[int], edits: Sequence[Edit], progress: Progress
+    recipe: Recipe,
+    trace: Trace,
+    prompt: Prompt,
+    ids: Sequence[int],
+    edits: Sequence[Edit],
+    progress: Progress,
+    *,
+    limit: int,
 ) -> tuple[Trace, Recipe]:
     """A prompt and its answer as one run; compared with the dense model if the run of the prompt was.
 
@@ -119,14 +143,22 @@ def run_with_answer(
         ids: (N,) ids of the answer.
         edits: that the answer was generated under.
         progress: receives what is being done.
+        limit: maximum number of tokens that the operator allows.
 
     Raises:
-        AnalysisError: if there is no answer, or an edit does not fit.
+        AnalysisError: if there is no answer, prompt and answer are too long, or an edit does not fit.
         RunStopped: at a limit.
     """
     model = recipe.model
     checkpoint, dense = model.load(progress)
     answered = with_answer(prompt, ids, checkpoint.tokenizer)
+    if len(answered.prompt) > limit:
+        raise AnalysisError(
+            "Prompt and answer have {tokens:,} tokens together; at most {limit:,} fit here. Shorten the prompt, or "
+            "write a shorter answer.",
+            tokens=len(answered.prompt),
+            limit=limit,
+        )
     stages = answer_stages(
         checkpoint,
         prompt,

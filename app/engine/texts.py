@@ -109,4 +109,5 @@ def branch(text: Text, length: int, token: int, progress: Progress) -> Text:
     """
     kept = replace(text, tokens=text.tokens[:length])
     with _written(kept, progress) as live:
+        admit(progress, 1)
         return replace(kept, tokens=(*kept.tokens, live.step(token)))

@@ -56,8 +56,10 @@ def show() -> None:
             form, pressed = _prompt_form(settings)
         open_run.show(settings)
     request = _Request(settings, choice, options, form)
+    if linked and session().linked_rule is not None:
+        request = replace(request, options=replace(options, rule=session().linked_rule))
     message = st.container()  # stays above the results
-    cut = not pressed and _show_failure(message)
+    cut = not pressed and _show_failure(form, message)
     wanted = pressed or linked or cut
     with closing(_run(request, message, truncate=cut) if wanted else _nothing()) as stages:
         more = next(stages, False)
@@ -69,7 +71,7 @@ def show() -> None:
         elif not wanted:
             st.info(say("nothing_yet"), icon=":material/info:")
         list(stages)  # what is known first is on screen while the rest is made
-        if more or (wanted and session().failure is not None):
+        if more or (wanted and (session().failure is not None or session().refused)):
             st.rerun()
 
 
@@ -92,20 +94,24 @@ def _run(request: _Request, message: Any, *, truncate: bool) -> Generator[bool]:
             recipe = engine.Recipe(request.form.text, request.form.chat, model)
             limit = request.settings.limits.tokens
             for trace, whole in engine.run(recipe, request.options, work, truncate=truncate, limit=limit):
+                if truncate and recipe.text == request.form.text:
+                    recipe = engine.recipe_of_cut(recipe, trace.prompt, work)
                 session().remember(trace, recipe)
                 yield not whole
     except (SubllmError, AnalysisError) as error:
-        session().failure = error
+        session().failure = (request.form, error)
     finally:
         session().end_link()
 
 
-def _show_failure(message: Any) -> bool:
-    """Show why the last run failed; True if the visitor asks for a prompt that is too long to be cut."""
-    failure = session().failure
+def _show_failure(form: Form, message: Any) -> bool:
+    """Show why the run of a form failed; True if the visitor asks for a prompt that is too long to be cut."""
+    failed, failure = session().failure or (None, None)
     with message:
-        if failure is not None:
-            show_error(failure)
+        links.show_refused()
+        if failed != form or failure is None:
+            return False
+        show_error(failure)
         if isinstance(failure, PromptTooLongError):
             return st.button(say("cut", n=f"{failure.limit:,}"), key="cut")
     return False

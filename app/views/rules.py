@@ -52,8 +52,10 @@ def save_and_use(trace: Trace, known: EditList, edits: list[Edit], settings: Set
 
 def _save(edits: list[Edit]) -> None:
     left, middle, right = st.columns([3, 4, 2], vertical_alignment="bottom")
-    name = left.text_input(say("rule_name"), key="rule name", max_chars=LONGEST_NAME)
-    description = middle.text_input(say("rule_description"), key="rule description", max_chars=LONGEST_DESCRIPTION)
+    name = left.text_input(say("rule_name"), key="rule name", max_chars=LONGEST_NAME, persist_state="session")
+    description = middle.text_input(
+        say("rule_description"), key="rule description", max_chars=LONGEST_DESCRIPTION, persist_state="session"
+    )
     rule: Rule | None = None
     if edits and name.strip():
         try:

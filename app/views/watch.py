@@ -12,13 +12,13 @@ from analysis.figures.routing_view.data import Shown
 from analysis.figures.terms import common_word, level_name, level_words, router_name, system_name
 from analysis.training.run import Run, snapshot_trace
 from app import reproduce
-from app.files import Recorded, recorded, training_run
+from app.files import Recorded, Stamp, recorded, snapshots_stamp, training_run
 from app.messages import bounded, plain, plot, show_error
 from app.settings import BESIDE, SHIPPED_BESIDE, SHIPPED_RUN, Settings
 from app.state import session
 from app.strings import language, name_of, say, table
 from app.views import again
-from app.views.boxes import one_of, several_of
+from app.views.boxes import one_of, put, several_of
 from app.views.trace import levels, odd, text_and_map
 from app.views.trace import pairs as beside
 from subllm import SubllmConfig
@@ -50,7 +50,7 @@ def show() -> None:
     try:
         run = training_run(folders[name])
         if run.step < run.config["steps"] and name not in SHIPPED_BESIDE.values():  # of these, some were stopped early
-            st.fragment(bounded(_curves), run_every=_SECONDS)(shown)
+            st.fragment(bounded(_live), run_every=_SECONDS)(shown, _snapshots(shown))
         else:
             _curves(shown)
         _work(shown)
@@ -64,6 +64,18 @@ def show() -> None:
     _history(found)
     _steps(name, found)
     again.show(reproduce.watched(name, folders[name]))
+
+
+def _snapshots(folders: dict[str, Path]) -> list[Stamp]:
+    """A value that changes when one of the runs records another snapshot."""
+    return [snapshots_stamp(folder) for folder in folders.values()]
+
+
+def _live(folders: dict[str, Path], seen: list[Stamp]) -> None:
+    """The curves of a run in progress; the whole page is drawn again when there is a snapshot that it does not show."""
+    if _snapshots(folders) != seen:
+        st.rerun()
+    _curves(folders)
 
 
 def _curves(folders: dict[str, Path]) -> None:
@@ -172,17 +184,23 @@ def _steps(name: str, found: Recorded) -> None:
 
 
 def _frame(found: Recorded, prompt: int, playing: bool) -> None:
-    """The routing at the step of the slider; the next step at every call while it plays."""
-    run, snapshots = found.run, found.snapshots
+    """The routing at the step of the slider; the next step at every call while it plays.
+
+    A slider that stood at the newest step goes on to the one that was recorded since.
+    """
+    own, run, snapshots = session(), found.run, found.snapshots
     steps = [snapshot.step for snapshot in snapshots]
-    if st.session_state.get("watch step") not in steps:
-        st.session_state["watch step"] = steps[-1]
+    chosen, newest = st.session_state.get("watch step"), own.recall("newest step", run.folder)
+    if chosen not in steps or (chosen == newest and not playing):
+        put("watch step", steps[-1])
     elif playing:
-        place = steps.index(st.session_state["watch step"])
-        st.session_state["watch step"] = steps[(place + 1) % len(steps)]
+        st.session_state["watch step"] = steps[(steps.index(chosen) + 1) % len(steps)]
+    own.found["newest step"] = (run.folder, steps[-1])
     left, right = st.columns(2)
     step = left.select_slider(say("watch_at"), steps, key="watch step", format_func=lambda n: f"{n:,}")
-    before = right.select_slider(say("watch_against"), steps, value=steps[0], format_func=lambda n: f"{n:,}")
+    before = right.select_slider(
+        say("watch_against"), steps, value=steps[0], key="watch against", format_func=lambda n: f"{n:,}"
+    )
     trace = snapshot_trace(run, snapshots[steps.index(step)], prompt)
     _view(trace)
     odd.show(trace)

@@ -264,6 +264,15 @@ def check_finite(folder: Path, weights: Mapping[str, Tensor]) -> None:
         )
 
 
+def digest_tensors(weights: Mapping[str, Tensor]) -> str:
+    """SHA-256 over the names and values of tensors, as hexadecimal digits."""
+    total = hashlib.sha256()
+    for name, tensor in weights.items():
+        total.update(f"{name} {tensor.dtype} {tuple(tensor.shape)}".encode())
+        total.update(tensor.detach().cpu().contiguous().flatten().view(torch.uint8).numpy().data)
+    return total.hexdigest()
+
+
 def digest(files: list[Path]) -> str:
     """SHA-256 over the SHA-256 of each file, as hexadecimal digits."""
     total = hashlib.sha256()

@@ -20,13 +20,13 @@ from transformers import logging
 from .. import atomic
 from ..checkpoints.base import from_llama, load_base
 from ..checkpoints.device import pick_device, pick_dtype
-from ..command import Arguments, command
-from ..errors import CheckpointError, DataError, SubllmError
+from ..command import Arguments, command, positive
+from ..errors import CheckpointError, DataError, StructureError, SubllmError
 from ..runs.config import PRECISIONS
 from ..runs.trainer import full_disk_reported
-from ..structure import LIGHT_HEAVY_SITES
+from ..structure import LIGHT_HEAVY_SITES, parse_structure
 from ..text.blocks import LONGEST, DrawnBlocks
-from ..text.chats import append_chats, find_topics, write_chats
+from ..text.chats import append_chats, count_chats, find_topics, write_chats
 from ..text.documents import Documents
 from ..text.repeats import DISTANCE, LEAST_DISTANCE, MOST_LISTED, numbers_again, passages_twice
 from ..text.sources import is_held_out, read_pieces
@@ -45,7 +45,7 @@ _ROUTERS = ("subllm", "mod", "stride")  # those that can begin close to the LLaM
 def _reference(arguments: argparse.Namespace) -> None:
     try:
         config = json.loads(arguments.config.read_text())
-    except (OSError, ValueError) as error:
+    except (OSError, ValueError, RecursionError) as error:
         raise CheckpointError(f"{arguments.config} is not a readable JSON file: {error}") from error
     model = from_reference(config, load_weights(arguments.weights))
     with atomic.full_disk_reported(arguments.out), atomic.added_whole(arguments.out) as partial:
@@ -68,6 +68,12 @@ def _llama(arguments: argparse.Namespace) -> None:
         seed=arguments.seed,
         precision=arguments.precision or fast_precision(),
     )
+    if not parse_structure(arguments.structure).sites:
+        raise StructureError(
+            "The structure {text!r} drops no token, so there is nothing to convert. Put brackets around some blocks, "
+            "as in 'TT(TT)TT', or write a 'C' in place of a 'T'.",
+            text=arguments.structure,
+        )
     dtype = torch.bfloat16 if options.precision == "bf16" else torch.float32
     dense, tokenizer = load_base(arguments.model, dtype)
     dense.to(pick_device())  # type: ignore[arg-type] # before its weights are shared, so that they are moved once
@@ -115,7 +121,7 @@ def _chats(arguments: argparse.Namespace) -> None:
         count=arguments.count,
         max_new_tokens=arguments.new_tokens,
         batch_size=arguments.batch_size,
-        seed=arguments.seed,
+        seed=arguments.seed + count_chats(arguments.out),  # else they would be those that are there
     )
     append_chats(arguments.out, chats)
     print(f"Wrote {arguments.out}")  # noqa: T201
@@ -124,10 +130,10 @@ def _chats(arguments: argparse.Namespace) -> None:
 def _repeats(arguments: argparse.Namespace) -> None:
     sources = Documents(arguments.text).sources(held_out=False)
     topics = find_topics(piece.text for piece in read_pieces(arguments.topics) if not is_held_out(piece.text))
-    if not sources or len(topics) < MOST_LISTED or arguments.count < 1:
+    if not sources or len(topics) < MOST_LISTED:
         raise DataError(
-            f"There are {sum(map(len, sources)):,} documents to train on and {len(topics):,} topics, for "
-            f"{arguments.count} texts; at least 1, {MOST_LISTED} and 1 are needed."
+            f"There are {sum(map(len, sources)):,} documents to train on and {len(topics):,} topics; at least 1 and "
+            f"{MOST_LISTED} are needed."
         )
     if not LEAST_DISTANCE < arguments.distance <= LONGEST:
         raise DataError(
@@ -220,7 +226,7 @@ def main(arguments: Arguments) -> None:
         default=AdaptOptions.start_retention,
         help="share of tokens that each level keeps at step 0",
     )
-    llama.add_argument("--held-out-blocks", type=int, default=16, help="sequences for evaluation")
+    llama.add_argument("--held-out-blocks", type=positive, default=16, help="sequences for evaluation")
     for option, default, what in (
         ("--evaluate-every", AdaptOptions.evaluate_every, "evaluations"),
         ("--save-every", AdaptOptions.save_every, "checkpoints"),
@@ -234,17 +240,19 @@ def main(arguments: Arguments) -> None:
     chats = commands.add_parser("chats", help="have a chat model write chats and stories to train on")
     chats.add_argument("--model", required=True, help="checkpoint folder, GGUF file or hub name of a chat model")
     chats.add_argument("--topics", type=Path, nargs="+", required=True, help="text with the topics to ask about")
-    chats.add_argument("--out", type=Path, required=True, help=".jsonl file to append to")
-    chats.add_argument("--count", type=int, default=512, help="number of chats (default: 512)")
-    chats.add_argument("--new-tokens", type=int, default=220, help="length of an answer (default: 220)")
-    chats.add_argument("--batch-size", type=int, default=64, help="chats written at once (default: 64)")
+    chats.add_argument(
+        "--out", type=Path, required=True, help=".jsonl file to append to; each run adds different chats"
+    )
+    chats.add_argument("--count", type=positive, default=512, help="number of chats (default: 512)")
+    chats.add_argument("--new-tokens", type=positive, default=220, help="length of an answer (default: 220)")
+    chats.add_argument("--batch-size", type=positive, default=64, help="chats written at once (default: 64)")
     chats.add_argument("--seed", type=int, default=0, help="random seed (default: 0)")
     chats.set_defaults(run=_chats)
     repeats = commands.add_parser("repeats", help="write text to train on that asks for what was said before")
     repeats.add_argument("--text", type=Path, nargs="+", required=True, help="text whose passages are repeated")
     repeats.add_argument("--topics", type=Path, nargs="+", required=True, help="text with topics, which get numbers")
     repeats.add_argument("--out", type=Path, required=True, help="folder for three .jsonl files")
-    repeats.add_argument("--count", type=int, default=1200, help="texts per file (default: 1200)")
+    repeats.add_argument("--count", type=positive, default=1200, help="texts per file (default: 1200)")
     repeats.add_argument(
         "--distance",
         type=int,

@@ -17,6 +17,8 @@ from torch.utils.data import Subset
 from tqdm import tqdm
 from transformers import LlamaForCausalLM, TrainerCallback, TrainerControl, TrainerState, TrainingArguments
 
+from ..checkpoints.weights import digest_tensors
+from ..configuration import LIGHT_HEAVY_FIELDS
 from ..model.causal_lm import SubllmForCausalLM
 from ..runs.callbacks import Journal, Snapshots
 from ..runs.folder import LOG_FILE, SNAPSHOTS, read_log
@@ -219,11 +221,13 @@ def _claim(
         "structure": model.config.structure,
         "retention_ratios": model.config.retention_ratios,
         "start": start and learned_digest(start),
+        "routers": model.config.routers,
+        "base": digest_tensors(dict(dense.named_parameters())),
+        **{name: getattr(model.config, name) for name in LIGHT_HEAVY_FIELDS},
     }
     parts = {
         "offsets": [text["offset_mapping"] for text in found],
         "parameters": sum(parameter.numel() for parameter in dense.parameters()),
-        "routers": model.config.routers,
     }
     claim(folder, about, parts, free=("steps", "evaluate_every", "save_every"))
     return [text["input_ids"] for text in found]

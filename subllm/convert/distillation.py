@@ -11,7 +11,7 @@ the relative squared distance of the final hidden states at all of them.
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from typing import Any
+from typing import Any, ClassVar
 
 import torch
 from accelerate.utils import gather, pad_across_processes
@@ -59,6 +59,13 @@ class AdaptOptions(RunConfig):
         hidden_weight: weight of the hidden state distance in the loss.
     """
 
+    _positive: ClassVar[tuple[str, ...]] = (
+        *RunConfig._positive, "rank", "loraplus_ratio", "scorer_learning_rate", "start_retention", "logit_share",
+    )  # fmt: skip
+    _not_negative: ClassVar[tuple[str, ...]] = (
+        *RunConfig._not_negative, "inner_rank", "retention_steps", "hidden_weight",
+    )  # fmt: skip
+
     steps: int = 1200
     batch_size: int = 2
     rank: int = 16
@@ -75,8 +82,9 @@ class AdaptOptions(RunConfig):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        if self.inner_rank < 0:
-            raise TrainingError(f"inner_rank is {self.inner_rank!r}; it must not be less than 0.")
+        for name in ("start_retention", "logit_share"):
+            if getattr(self, name) > 1:
+                raise TrainingError(f"{name} is {getattr(self, name)!r}; it is a share, and must not be more than 1.")
         if not 0 <= self.average < 1:
             raise TrainingError(f"average is {self.average!r}; it must be at least 0 and less than 1.")
 
@@ -192,7 +200,18 @@ class Distillation(nn.Module):
         return {name: tensor.contiguous() for name, tensor in whole.items()}
 
     def restore(self, state: dict[str, Tensor]) -> None:
-        """Load the contents of a checkpoint."""
+        """Load the contents of a checkpoint.
+
+        Raises:
+            TrainingError: if it is of other parameters.
+        """
+        names = {name for name in state if not name.startswith(_AVERAGE)}
+        differ = sorted(names ^ (self._learned().keys() | dict(self.named_buffers(recurse=False)).keys()))
+        if differ:
+            raise TrainingError(
+                f"The checkpoint is of another conversion: {len(differ):,} of its tensors differ, such as {differ[0]}. "
+                "Give the options that the run began with, or another folder."
+            )
         self.load_state_dict(state, strict=False)
         self._averages = {
             name.removeprefix(_AVERAGE): average for name, average in state.items() if name.startswith(_AVERAGE)

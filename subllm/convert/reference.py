@@ -9,7 +9,7 @@ from safetensors.torch import load_file
 from torch import Tensor
 
 from ..checkpoints.weights import check_safetensors
-from ..configuration import SubllmConfig
+from ..configuration import SubllmConfig, misfits_reported
 from ..errors import CheckpointError, ConfigurationError
 from ..model.causal_lm import SubllmForCausalLM
 
@@ -36,9 +36,14 @@ def reference_config(config: dict[str, Any]) -> SubllmConfig:
     """Translate a configuration of the reference, the content of its config.json.
 
     Raises:
-        ConfigurationError: if a field is missing, or asks for a block that is not a LLaMA block.
+        ConfigurationError: if a field is missing or of another type, or asks for a block that is not a LLaMA block.
         StructureError: if the structure cannot be read.
     """
+    if not isinstance(config, dict):
+        raise ConfigurationError(
+            f"The reference configuration is of type {type(config).__name__}; it must be a JSON object with the fields "
+            f"{list(_REQUIRED)}."
+        )
     missing = [key for key in _REQUIRED if config.get(key) is None]
     if missing:
         raise ConfigurationError(f"The reference configuration lacks {missing}; it needs {list(_REQUIRED)}.")
@@ -46,8 +51,13 @@ def reference_config(config: dict[str, Any]) -> SubllmConfig:
     for key, value in wanted.items():
         if config.get(key, value) != value:
             raise ConfigurationError(f"The reference configuration has {key}={config[key]!r}; only {value!r} is read.")
+    structure = config["structure"]
+    if not isinstance(structure, str):
+        raise ConfigurationError(
+            f"The structure of the reference configuration is {structure!r}; it must be a string, such as 'TT(TT)TT'."
+        )
     fields: dict[str, Any] = {}
-    if "(" in config["structure"]:
+    if "(" in structure:
         ratio = config.get("downsampling_factor_denominator")
         try:
             fields["retention_ratio"] = float(ratio)  # type: ignore[arg-type]
@@ -55,24 +65,25 @@ def reference_config(config: dict[str, Any]) -> SubllmConfig:
             raise ConfigurationError(
                 f"downsampling_factor_denominator is {ratio!r}; expected the retention ratio as a string, like '0.64'."
             ) from error
-    return SubllmConfig(
-        vocab_size=config["num_embeddings"],
-        hidden_size=config["decoder_embed_dim"],
-        intermediate_size=config["decoder_ffn_embed_dim"],
-        num_hidden_layers=config["decoder_layers"],
-        num_attention_heads=config["decoder_attention_heads"],
-        max_position_embeddings=config.get("tokens_per_sample", 2048),
-        pad_token_id=config.get("padding_idx"),
-        bos_token_id=config.get("bos_token_id", 1),
-        eos_token_id=config.get("eos_token_id", 2),
-        tie_word_embeddings=bool(config.get("tie_weights", False)),
-        rms_norm_eps=_RMS_NORM_EPSILON,
-        structure=config["structure"],
-        positions="parent",
-        balancer_steps=0,
-        bypass_steps=0,
-        **fields,
-    )
+    with misfits_reported():
+        return SubllmConfig(
+            vocab_size=config["num_embeddings"],
+            hidden_size=config["decoder_embed_dim"],
+            intermediate_size=config["decoder_ffn_embed_dim"],
+            num_hidden_layers=config["decoder_layers"],
+            num_attention_heads=config["decoder_attention_heads"],
+            max_position_embeddings=config.get("tokens_per_sample", 2048),
+            pad_token_id=config.get("padding_idx"),
+            bos_token_id=config.get("bos_token_id", 1),
+            eos_token_id=config.get("eos_token_id", 2),
+            tie_word_embeddings=bool(config.get("tie_weights", False)),
+            rms_norm_eps=_RMS_NORM_EPSILON,
+            structure=structure,
+            positions="parent",
+            balancer_steps=0,
+            bypass_steps=0,
+            **fields,
+        )
 
 
 def from_reference(config: dict[str, Any], state_dict: dict[str, Tensor]) -> SubllmForCausalLM:

@@ -31,7 +31,9 @@ class TrainingSchedule(nn.Module):
     """A schedule that counts the optimisation steps of the module it belongs to; checkpoints keep the count.
 
     A step begins with the first training pass after the gradients were cleared, so passes that accumulate gradients
-    count once. Where a framework hides gradients from the forward pass (sharded parameters), every pass counts.
+    count once, and passes without gradients do not count. Where a framework hides gradients from the forward pass
+    (sharded parameters), every pass counts. Gradients must be cleared by setting them to None, as PyTorch does by
+    default: after `zero_grad(set_to_none=False)` no step begins.
 
     Args:
         bounds: value at the first step, and value from step `steps` on.
@@ -51,9 +53,9 @@ class TrainingSchedule(nn.Module):
         """Value in the training pass that begins now.
 
         Args:
-            parameter: a trained parameter; a new step begins if its gradient has been cleared.
+            parameter: parameter of the module; a new step begins if it is trained and its gradient has been cleared.
         """
-        if parameter.grad is None:
+        if parameter.requires_grad and torch.is_grad_enabled() and parameter.grad is None:
             begun = self._begun() + 1
             self.step += 1
             self._known = self.step, self.step._version, begun

@@ -5,6 +5,8 @@ from collections.abc import Callable, Collection
 from pathlib import Path
 from typing import Any
 
+import torch
+from accelerate.utils import gather
 from transformers import PreTrainedModel, TrainerCallback, TrainerControl, TrainerState, TrainingArguments
 
 from .folder import append_log, go_back
@@ -113,7 +115,7 @@ class Snapshots(TrainerCallback):
 
 
 class StopWhen(TrainerCallback):
-    """Saves and stops after the step during which a stop was requested."""
+    """Saves and stops after the step during which a stop was requested, in all processes if in any of them."""
 
     def __init__(self, stopped: Callable[[], bool]) -> None:
         self._stopped = stopped
@@ -122,6 +124,9 @@ class StopWhen(TrainerCallback):
         self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
     ) -> TrainerControl:
         """Save and stop if requested."""
-        if self._stopped():
+        stopped = self._stopped()
+        if args.world_size > 1:  # a signal may reach one process only, which would wait for the others in vain
+            stopped = bool(gather(torch.tensor([int(stopped)], device=args.device)).any())  # type: ignore[union-attr]
+        if stopped:
             control.should_save = control.should_training_stop = True
         return control

@@ -1,7 +1,7 @@
 """The fields that the configurations of trainings and conversions share."""
 
-from dataclasses import dataclass
-from typing import ClassVar
+from dataclasses import dataclass, fields
+from typing import ClassVar, get_type_hints
 
 from ..errors import TrainingError
 
@@ -23,12 +23,13 @@ class RunConfig:
         seed: seed of everything random, the order of the text included.
 
     Raises:
-        TrainingError: if a number that must be positive is not, or the precision is unknown.
+        TrainingError: if a number is none or out of its range, or the precision is unknown.
     """
 
     _positive: ClassVar[tuple[str, ...]] = (
         "steps", "batch_size", "length", "learning_rate", "evaluate_every", "save_every",
     )  # fmt: skip
+    _not_negative: ClassVar[tuple[str, ...]] = ("seed",)
 
     steps: int
     batch_size: int
@@ -40,9 +41,16 @@ class RunConfig:
     seed: int = 0
 
     def __post_init__(self) -> None:
-        for name in self._positive:
-            value = getattr(self, name)
-            if not isinstance(value, (int, float)) or value <= 0:
+        kinds = get_type_hints(type(self))
+        for name in (field.name for field in fields(self)):
+            kind, value = kinds[name], getattr(self, name)
+            if kind is int and type(value) is not int:
+                raise TrainingError(f"{name} is {value!r}; it must be a whole number.")
+            if kind is float and type(value) not in (int, float):
+                raise TrainingError(f"{name} is {value!r}; it must be a number.")
+            if name in self._positive and not value > 0:
                 raise TrainingError(f"{name} is {value!r}; it must be more than 0.")
+            if name in self._not_negative and not value >= 0:
+                raise TrainingError(f"{name} is {value!r}; it must not be less than 0.")
         if self.precision not in PRECISIONS:
             raise TrainingError(f"precision is {self.precision!r}; allowed are {', '.join(PRECISIONS)}.")

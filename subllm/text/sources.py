@@ -8,7 +8,7 @@ import hashlib
 import json
 import sys
 from collections.abc import Iterable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -61,12 +61,9 @@ def read_pieces(paths: Iterable[Path | str], left_out: "LeftOut | None" = None) 
     found, left_out = False, LeftOut() if left_out is None else left_out
     try:
         for path in paths:
-            for piece in _pieces(path, left_out):
-                if piece.text.strip():
-                    found = True
-                    yield piece
-                elif piece.first and piece.last:
-                    left_out.add_empty(piece.source, piece.row)
+            for piece in _visible(_pieces(path, left_out), left_out):
+                found = True
+                yield piece
     finally:
         left_out.say()
     if not found:
@@ -74,6 +71,22 @@ def read_pieces(paths: Iterable[Path | str], left_out: "LeftOut | None" = None) 
             f"No text found in {', '.join(map(str, paths))}{left_out.first and f' ({left_out.first})'}; give "
             f"{', '.join(_SUFFIXES)} files or folders of them."
         )
+
+
+def _visible(pieces: Iterable[Piece], left_out: "LeftOut") -> Iterator[Piece]:
+    """The pieces with visible characters; each document begins with the first of its own, and ends with the last."""
+    held: Piece | None = None  # the last of the document may be the one after it
+    for piece in pieces:
+        if piece.text.strip():
+            if held is not None:
+                yield held
+            held = replace(piece, first=held is None, last=False)
+        if piece.last:
+            if held is None:
+                left_out.add_empty(piece.source, piece.row)
+            else:
+                yield replace(held, last=True)
+            held = None
 
 
 class LeftOut:

@@ -10,6 +10,7 @@ from ..runs.config import RunConfig
 
 ABLATIONS = ("no-bypass", "stride", "random")
 _MODEL = "model."
+_SCHEDULES = ("balancer_steps", "bypass_steps")  # fields of a training that become fields of its model
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -26,7 +27,8 @@ class TrainConfig(RunConfig):
             "stride" selects every k-th token (the router "even"); the router "stride", which merges, is none of these.
         micro_batch_size: sequences per forward pass; divides `batch_size`.
         final_learning_rate: last learning rate, as a share of the peak.
-        scorer_learning_rate: learning rate of the scorers, as a share of the others' (one half in Zipformer).
+        scorer_learning_rate: learning rate of the scorers of bracket pairs, as a share of the others' (one half in
+            Zipformer). The routers of light/heavy blocks learn at the rate of the others.
         warmup_steps: steps until the learning rate reaches its peak.
         weight_decay: weight decay of the matrices; norms, scorers and bypass scales have none.
         clip: largest norm of the gradient.
@@ -46,6 +48,9 @@ class TrainConfig(RunConfig):
     _positive: ClassVar[tuple[str, ...]] = (
         *RunConfig._positive, "micro_batch_size", "scorer_learning_rate", "log_every", "snapshot_every", "keep",
         "evaluation_blocks", "clip", "balancer_steps", "bypass_steps",
+    )  # fmt: skip
+    _not_negative: ClassVar[tuple[str, ...]] = (
+        *RunConfig._not_negative, "final_learning_rate", "warmup_steps", "weight_decay",
     )  # fmt: skip
 
     model: dict[str, Any]
@@ -72,6 +77,18 @@ class TrainConfig(RunConfig):
 
     def __post_init__(self) -> None:
         super().__post_init__()
+        if not isinstance(self.model, dict) or not self.model.get("structure"):
+            raise TrainingError(
+                f"model is {self.model!r}; it must name at least the structure, such as {{'structure': 'TT(TT)TT'}}."
+            )
+        doubtful = [name for name in _SCHEDULES if name in self.model]
+        if doubtful:
+            raise TrainingError(
+                f"model has {', '.join(doubtful)}, which the training determines; give it as a field of the training, "
+                f"without {_MODEL!r} before the name."
+            )
+        if not isinstance(self.prompts, list) or not all(isinstance(prompt, str) for prompt in self.prompts):
+            raise TrainingError(f"prompts is {self.prompts!r}; it must be a list of texts.")
         if self.batch_size % self.micro_batch_size:
             raise TrainingError(
                 f"batch_size is {self.batch_size} and micro_batch_size {self.micro_batch_size}; the second must divide "
@@ -96,7 +113,7 @@ class TrainConfig(RunConfig):
         """
         try:
             content = json.loads(path.read_text(encoding="utf-8"))
-        except (OSError, ValueError) as error:
+        except (OSError, ValueError, RecursionError) as error:
             raise TrainingError(f"{path} is not a readable JSON file: {error}") from error
         return cls.of(content if isinstance(content, dict) else {}, **changes)
 

@@ -4,6 +4,7 @@ Besides the files of `subllm.runs.trainer`, the folder of a finished run has `fi
 """
 
 import shutil
+from dataclasses import fields
 from pathlib import Path
 from typing import Any
 
@@ -19,8 +20,8 @@ from transformers import (
     set_seed,
 )
 
-from ..configuration import OWN_FIELDS, SubllmConfig
-from ..errors import TrainingError
+from ..configuration import OWN_FIELDS, SubllmConfig, misfits_reported
+from ..errors import ConfigurationError, TrainingError
 from ..model.causal_lm import SubllmForCausalLM
 from ..routing import Bypass
 from ..routing.scorer import Subsampler
@@ -36,12 +37,12 @@ from ..runs.trainer import (
     full_disk_reported,
     training_arguments,
 )
-from ..structure import CLOSE, OPEN
 from ..text.blocks import Blocks
 from ..text.packed import Packed
 from .config import TrainConfig
 
 _ROUTER_OF = {"stride": "even", "random": "random"}  # ablations that select without learning
+_ALSO_MODEL = ("attn_implementation", "rope_scaling", "rope_theta")  # that transformers takes besides the fields
 _ROUTER_LOSS = "router_loss"  # in the log, without the factor of the configuration
 _SCORER_SPREAD = 0.1  # factor of the initial scorers: streams grow early, and scores far outside [0, 1] learn nothing
 
@@ -54,8 +55,8 @@ def build_model(config: TrainConfig, tokenizer: PreTrainedTokenizerBase) -> PreT
         tokenizer: tokenizer that determines vocabulary and special tokens.
 
     Raises:
-        TrainingError: if the configuration has another vocabulary size.
-        ConfigurationError: if the fields of the model contradict each other.
+        TrainingError: if the configuration has another vocabulary size, or an ablation of what the model does not have.
+        ConfigurationError: if the fields of the model are unknown or contradict each other.
         StructureError: if its structure cannot be read.
     """
     asked = config.model.get("vocab_size", len(tokenizer))
@@ -64,15 +65,28 @@ def build_model(config: TrainConfig, tokenizer: PreTrainedTokenizerBase) -> PreT
             f"The model has a vocabulary of {asked:,} tokens, and the text was packed with one of {len(tokenizer):,}; "
             "leave vocab_size out, or pack the text with the model's tokenizer."
         )
-    fields = {"attn_implementation": fast_attention(config.precision, config.length)} | config.model
-    fields |= {"vocab_size": len(tokenizer)}
-    fields |= {f"{name}_token_id": getattr(tokenizer, f"{name}_token_id") for name in ("bos", "eos", "pad")}
+    known = {field.name for field in fields(SubllmConfig)} | {*_ALSO_MODEL}
+    unknown = sorted(config.model.keys() - known)
+    if unknown:
+        raise ConfigurationError(
+            f"The model has unknown fields {', '.join(unknown)}; allowed are {', '.join(sorted(known))}."
+        )
+    own = {"attn_implementation": fast_attention(config.precision, config.length)} | config.model
+    own |= {"vocab_size": len(tokenizer)}
+    own |= {f"{name}_token_id": getattr(tokenizer, f"{name}_token_id") for name in ("bos", "eos", "pad")}
+    own |= {"balancer_steps": config.balancer_steps, "bypass_steps": config.bypass_steps}
+    if config.ablation in _ROUTER_OF:
+        own["router"] = _ROUTER_OF[config.ablation]
+    with misfits_reported():
+        whole = SubllmConfig(**own)
+    if config.ablation in _ROUTER_OF and not whole.parsed_structure.brackets:
+        raise TrainingError(
+            f"ablation is {config.ablation!r}, but the structure {whole.structure!r} has no brackets, whose tokens it "
+            "would select; leave the ablation out."
+        )
     set_seed(config.seed)
     if not config.dense:
-        fields |= {"balancer_steps": config.balancer_steps, "bypass_steps": config.bypass_steps}
-        if config.ablation in _ROUTER_OF:
-            fields["router"] = _ROUTER_OF[config.ablation]
-        model = SubllmForCausalLM(SubllmConfig(**fields))
+        model = SubllmForCausalLM(whole)
         for subsampler in model.model.subsamplers:
             if isinstance(subsampler, Subsampler):
                 subsampler.weight.data *= _SCORER_SPREAD
@@ -85,9 +99,8 @@ def build_model(config: TrainConfig, tokenizer: PreTrainedTokenizerBase) -> PreT
             for scale in model.model.bypasses.parameters():
                 nn.init.ones_(scale).requires_grad_(False)
         return model
-    structure = str(fields.pop("structure")).replace(OPEN, "").replace(CLOSE, "")
-    llama = {name: value for name, value in fields.items() if name not in OWN_FIELDS}
-    return LlamaForCausalLM(LlamaConfig(**llama, num_hidden_layers=len(structure)))
+    llama = {name: value for name, value in own.items() if name not in OWN_FIELDS}
+    return LlamaForCausalLM(LlamaConfig(**llama | {"num_hidden_layers": whole.num_hidden_layers}))
 
 
 def train(config: TrainConfig, data: Path, out: Path) -> Path:

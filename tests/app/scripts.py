@@ -20,3 +20,9 @@ def script(page: str) -> str:
         f"from {MODULES[page]} import show\nfrom app.settings import Settings\nfrom app.views import sidebar\n"
         f"sidebar.show(Settings.read(), {path!r})\nshow()\n"
     )
+
+
+def leaving(code: str) -> str:
+    """A page's code with a switch, key "here"; while it is off, nothing of the page is drawn, as on another page."""
+    page, shown, _ = code.rpartition("show()")
+    return f"import streamlit as st\n{page}if st.checkbox('here', True, key='here'):\n    {shown}\n"

@@ -10,6 +10,7 @@ from analysis.quality.selection_rules import SelectionRule
 from app.components.rules_view import Bar, view_data
 from app.strings import LANGUAGES, table
 from tests.analysis.debug.test_intervene import prompt_of
+from tests.app.scripts import leaving, script
 from tests.app.test_explore import MAIN, button, page, run  # noqa: F401 - a fixture
 from tests.conftest import tiny_model
 
@@ -40,6 +41,22 @@ def test_the_oracle_is_a_choice_and_the_continuation_has_a_probability(page):  #
     table = page.dataframe[-1].value
     assert "oracle by ablation" in table["Rule"].tolist()
     assert table["Probability of the continuation"].str.endswith("%").all()
+
+
+def test_what_was_compared_is_there_again_after_a_visit_to_another_page(tiny_checkpoint, monkeypatch):
+    monkeypatch.setenv("SUBLLM_ROOTS", str(tiny_checkpoint.parent))
+    page = AppTest.from_string(leaving(script("explore")), default_timeout=60)  # noqa: F811
+    page.query_params.update({"v": "2", "checkpoint": "tiny", "prompt": TEXT})
+    page.run()
+    next(field for field in page.text_input if field.label.startswith("Known continuation")).set_value(" the dog").run()
+    button(page, "Compare rules").click().run()
+    assert not page.exception and not page.error
+    compared = page.dataframe[-1].value
+    assert "Probability of the continuation" in compared
+    page.checkbox(key="here").set_value(False).run()
+    assert not page.dataframe
+    page.checkbox(key="here").set_value(True).run()
+    assert page.dataframe[-1].value.equals(compared)
 
 
 def test_the_oracle_is_not_offered_where_ablation_is_switched_off(tiny_checkpoint, monkeypatch):

@@ -1,6 +1,9 @@
 """The page Corpus, run by Streamlit's own test runner on results of known shares."""
 
+import io
 import json
+import shutil
+import zipfile
 from dataclasses import replace
 
 import numpy as np
@@ -19,9 +22,9 @@ from app.settings import Settings
 from app.state import Session
 from app.views.corpus import parts
 from app.views.corpus.cells import Cell
-from app.views.corpus.page import _PARTS
+from app.views.corpus.page import _PARTS, _zipped
 from tests.analysis.corpus.simulated import simulate
-from tests.app.scripts import script
+from tests.app.scripts import leaving, script
 
 SCRIPT = script("corpus")
 
@@ -157,6 +160,36 @@ def test_a_small_run_on_the_page_reads_own_text_and_is_shown(page):
     assert 400 <= int(shown["Number of tokens"].replace(",", "")) <= 500
     assert not page.exception and not page.error
     assert not any("/tmp" in caption.value for caption in page.caption)
+
+
+def test_own_text_stays_while_another_page_is_visited(results, monkeypatch):
+    monkeypatch.setenv("SUBLLM_ROOTS", str(results))
+    page = AppTest.from_string(leaving(SCRIPT), default_timeout=60).run()
+    page.selectbox(key="checkpoint").set_value("shipped:small").run()
+    page.text_area(key="corpus text").set_value("my own text")
+    page.slider(key="corpus tokens").set_value(1500)
+    next(button for button in page.button if button.label == "Run").click().run()
+    assert not page.exception and not page.error
+    page.checkbox(key="here").set_value(False).run()
+    assert not page.text_area
+    page.checkbox(key="here").set_value(True).run()
+    assert page.text_area(key="corpus text").value == "my own text"
+    assert page.slider(key="corpus tokens").value == 1500
+
+
+def test_the_zip_holds_the_result_and_nothing_else_that_is_or_is_linked_there(results, tmp_path):
+    folder = shutil.copytree(results / "one", tmp_path / "one")
+    (tmp_path / "secret.parquet").write_text("secret")
+    (folder / "summary" / "rules.parquet").symlink_to(tmp_path / "secret.parquet")
+    (folder / "summary" / "link.parquet").symlink_to(tmp_path / "secret.parquet")
+    (folder / "summary" / "notes.txt").write_text("mine")
+    (folder / "summary" / "inner").mkdir()
+    with zipfile.ZipFile(io.BytesIO(_zipped(folder))) as archive:
+        found = {*archive.namelist()}
+        archive.extractall(tmp_path / "again")
+    tables = {f"summary/{name}.parquet" for name in ("measures", "documents", "examples", "excerpts")}
+    assert found == {"corpus.json", "summary/summary.json", *tables}
+    assert Summary.read(tmp_path / "again").measures.equals(Summary.read(results / "one").measures)
 
 
 def test_files_to_take_away_hold_what_is_shown(page, results):

@@ -5,6 +5,7 @@ from streamlit.testing.v1 import AppTest
 
 from app.engine import what_if
 from app.settings import SMALL
+from app.strings import say
 from tests.app.scripts import script
 
 SCRIPT = script("debug")
@@ -106,6 +107,55 @@ def test_what_a_selector_offers_is_shown_when_it_is_chosen(linked):
     assert not page.error and in_force(page) == ["drop 2-4@1", "dense@*"]
     for selector in page.selectbox:
         assert selector.value is not None, f"{selector.label!r} shows nothing"
+
+
+def field(page, key):
+    kinds = (page.slider, page.number_input, page.text_input, page.text_area, page.toggle)
+    return next(each for kind in kinds for each in kind if each.key == key)
+
+
+def open_tab(page, tab):
+    page.session_state["debug"] = say(tab)
+    page.run()
+    assert not page.exception and not page.error
+
+
+@pytest.mark.parametrize(
+    ("tab", "send", "filled"),
+    [
+        ("tab_steps", None, {"temperature": 0.5, "top p": 0.6, "top k": 5, "repetition": 1.5, "seed": 7}),
+        ("tab_patching", "patch_run", {"patch other": "the dog sat", "patch source 7": 1}),
+        ("tab_why", "why_run", {"why answer": " cat", "why instead": " dog", "why words": True, "why steps": 64}),
+        ("tab_whatif", "edit_add", {"new edit tokens": "5", "new edit number": 0.25}),
+        ("tab_whatif", None, {"rule name": "mine", "rule description": "a rule"}),
+    ],
+)
+def test_what_was_filled_in_stays_while_another_tab_is_open(linked, tab, send, filled):
+    page, _ = linked
+    page.session_state["session"].shown = {"selected": 7, "until": 7}
+    open_tab(page, tab)
+    for key, value in filled.items():
+        field(page, key).set_value(value)
+    if send is not None:  # a form keeps what is filled in to itself until it is sent
+        next(button for button in page.button if button.label == say(send)).click()
+    page.run()
+    assert not page.exception and not page.error
+    open_tab(page, "tab_beside")
+    assert not any(each.key in filled for each in (*page.slider, *page.number_input, *page.text_input))
+    open_tab(page, tab)
+    assert {key: field(page, key).value for key in filled} == filled
+
+
+def test_a_sampled_text_stays_while_another_tab_is_open(linked):
+    page, _ = linked
+    open_tab(page, "tab_steps")
+    page.slider(key="temperature").set_value(1.0).run()
+    next(button for button in page.button if button.label == "One token").click().run()
+    _, (written,) = page.session_state["session"].found["texts"]
+    assert len(written.tokens) == 1
+    open_tab(page, "tab_beside")
+    open_tab(page, "tab_steps")
+    assert page.session_state["session"].found["texts"][1] == [written]
 
 
 def test_a_link_with_the_old_name_of_a_checkpoint_opens_it(monkeypatch, tmp_path):

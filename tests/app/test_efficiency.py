@@ -33,6 +33,11 @@ def measure(page):
     assert not page.exception and not page.error
 
 
+def structure(page):
+    """The field of the structure."""
+    return next(box for box in page.text_input if box.label == table("en")["structure"])
+
+
 def predicted(page):
     """The page with its other tab open."""
     page.session_state["efficiency"] = "Predicted"
@@ -60,6 +65,31 @@ def test_the_page_opens_on_shipped_measurements_which_say_so_and_give_way(opened
     opened.slider(key="repeats").set_value(1).run()
     measure(opened)
     assert not opened.info and [*opened.table[0].value.index] == ["512"]
+
+
+def test_the_last_measurements_stay_and_are_labelled_when_something_else_is_chosen(opened, monkeypatch):
+    monkeypatch.setattr("app.views.efficiency.measured.LENGTHS", (16, 64))
+    opened.run()
+
+    def shown():
+        assert not opened.exception and not opened.error
+        said = [info.value.replace("\\", "") for info in opened.info]
+        return said, [*opened.table[0].value.index], [each.label for each in opened.get("download_button")]
+
+    for repeats, length in ((1, 16), (2, 64)):
+        opened.multiselect(key="lengths").set_value([length])
+        opened.slider(key="repeats").set_value(repeats).run()
+        measure(opened)
+        assert shown()[:2] == ([], [str(length)])
+    opened.slider(key="repeats").set_value(5).run()
+    (said,), lengths, buttons = shown()
+    assert said.startswith("Nothing has been measured with these choices yet.")
+    assert "Checkpoint: tiny" in said and "Timed passes per model: 2" in said
+    assert lengths == ["64"] and table("en")["save_measured"] in buttons
+    opened.slider(key="repeats").set_value(1).run()
+    assert shown()[:2] == ([], ["16"])
+    opened.selectbox(key="checkpoint").set_value(DEMO).run()
+    assert shown()[1] == ["64"] and "Checkpoint: tiny" in shown()[0][0]
 
 
 def test_lengths_that_the_operator_allows_are_measured_and_kept(opened):
@@ -145,8 +175,20 @@ def test_a_prediction_for_the_demo_builds_and_fetches_nothing(opened, monkeypatc
     opened.selectbox(key="checkpoint").set_value(DEMO).run()
     predicted(opened)
     assert len(opened.table) == 6 and not opened.error
-    assert opened.text_input(key="structure").value.startswith("TTTTTTTT(TTT(")
+    assert structure(opened).value.startswith("TTTTTTTT(TTT(")
     assert not demo_folder().exists()
+
+
+def test_a_prediction_begins_with_the_structure_of_the_chosen_checkpoint(opened, tiny_checkpoint):
+    own = json.loads((tiny_checkpoint / "config.json").read_text())["structure"]
+    predicted(opened)
+    assert structure(opened).value == own
+    structure(opened).set_value("T(TT)T").run()
+    opened.selectbox(key="checkpoint").set_value(DEMO).run()
+    assert structure(opened).value == json.loads((SHIPPED["demo"] / "config.json").read_text())["structure"]
+    opened.selectbox(key="checkpoint").set_value("tiny").run()
+    assert structure(opened).value == "T(TT)T", "what was typed for a checkpoint stays"
+    assert not opened.exception and not opened.error
 
 
 def test_a_hub_model_is_fetched_for_a_prediction_when_a_person_asks_for_it(opened, tiny_checkpoint, monkeypatch):

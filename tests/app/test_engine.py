@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 import torch
 
+from analysis import AnalysisError
 from analysis.debug.edits import Edit
 from analysis.debug.generation import Sampling
 from analysis.guard import silent
@@ -192,6 +193,17 @@ def test_a_text_goes_on_from_its_recipe_whoever_wrote_it_before(folders):
     assert [token.id for token in again.tokens] == [token.id for token in whole.tokens]
     assert again.tokens[:3] == start.tokens
     assert not engine.finished(again, silent)
+
+
+def test_prompt_and_answer_have_the_limit_of_every_prompt(folders):
+    recipe = recipe_of(folders[0])
+    *_, (trace, _) = engine.run(recipe, RunOptions(0, False), silent, truncate=False, limit=512)
+    *_, (text,) = engine.write([text_of(recipe)], 3, silent)
+    answer, whole = [token.id for token in text.tokens], len(trace.prompt) + 3
+    found, _ = engine.run_with_answer(recipe, trace, trace.prompt, answer, [], silent, limit=whole)
+    assert len(found.prompt) == whole
+    with pytest.raises(AnalysisError, match=f"have {whole} tokens together; at most {whole - 1} fit"):
+        engine.run_with_answer(recipe, trace, trace.prompt, answer, [], silent, limit=whole - 1)
 
 
 def test_traces_are_known_by_everything_that_changes_them(folders):

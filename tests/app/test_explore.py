@@ -80,9 +80,26 @@ def test_a_long_prompt_offers_to_be_cut(page, monkeypatch):
     run(page, "xyz " * 60)
     said = " ".join(error.value for error in page.error).replace("\\", "")
     assert re.search(r"has \d+ tokens; at most 40 fit", said)
+    page.text_area(key="prompt").set_value("the cat").run()
+    assert not page.error, "the message is about another prompt"
+    page.text_area(key="prompt").set_value("xyz " * 60).run()
     button(page, "Run the first 40").click().run()
     assert metrics(page)["Prompt tokens"] == "40"
     assert not page.error
+    cut = page.session_state["session"].run()
+    assert cut.recipe.text == cut.trace.prompt.text and ("xyz " * 60).startswith(cut.recipe.text)
+    assert page.query_params["prompt"] in (cut.recipe.text, [cut.recipe.text]), "the link makes the same run"
+    assert page.text_area(key="prompt").value == "xyz " * 60, "what was typed stays"
+
+
+def test_a_failure_goes_when_another_run_is_shown(page):
+    run(page, "the cat sat")
+    run(page, "the dog sat")
+    run(page, "")
+    assert "is empty" in page.error[0].value
+    (selector,) = [box for box in page.selectbox if box.label == "Earlier runs in this session"]
+    selector.set_value(next(each for each in selector.options if "the cat" in each)).run()
+    assert not page.error and page.session_state["session"].run().trace.prompt.text == "the cat sat"
 
 
 def test_the_time_limit_is_said(page, monkeypatch):
@@ -123,3 +140,12 @@ def test_a_link_without_a_prompt_to_a_checkpoint_that_is_not_offered_says_so_and
     page, run = linked(checkpoint="nowhere")
     assert "nowhere" in page.error[0].value
     assert run.origin is Elsewhere.SHIPPED
+    assert "nowhere" in page.run().error[0].value, "not only for one pass of the script"
+
+
+def test_what_a_link_of_a_newer_version_asked_for_is_said_beside_its_run(tiny_checkpoint, monkeypatch):
+    monkeypatch.setenv("SUBLLM_ROOTS", str(tiny_checkpoint.parent))
+    page, run = linked(checkpoint="tiny", prompt="the cat", v="9", edits="drop 1@1", made="drop 1@1")
+    for each in (page, page.run()):
+        (error,) = each.error
+        assert "newer version" in error.value and run.trace.provenance.edits == ()

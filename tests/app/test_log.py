@@ -1,14 +1,19 @@
 """The log: one line for each record, whatever is in it, and no text of a visitor's."""
 
 import logging
+import re
 import sys
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from streamlit.testing.v1 import AppTest
 
+from app import log
 from app.log import Formatter, level, printable
 from subllm import ConfigurationError
+from tests.app.scripts import script
+from tests.architecture import ROOT
 
 
 def formatted(message, *values, error=None):
@@ -49,3 +54,17 @@ def test_the_level_follows_the_profile_and_can_be_chosen(variables, found):
     assert logging.getLevelName(level(variables)) == found
     with pytest.raises(ConfigurationError, match="LOUD"):
         level({"SUBLLM_LOG_LEVEL": "LOUD"})
+
+
+def test_the_line_in_the_documents_is_one_that_an_action_leaves(tiny_checkpoint, monkeypatch, caplog):
+    shown = f"{log.__doc__}{(ROOT / 'docs' / 'hosting.md').read_text()}"
+    samples = re.findall("INFO app: (.*)", shown)
+    monkeypatch.setenv("SUBLLM_ROOTS", str(tiny_checkpoint.parent))
+    caplog.set_level(logging.INFO, "app")
+    page = AppTest.from_string(script("explore"), default_timeout=60)
+    page.query_params.update({"v": "2", "checkpoint": "tiny", "prompt": "the cat sat on the mat"})
+    page.run()
+    assert not page.exception and not page.error
+    left = [record.getMessage() for record in caplog.records if record.name == "app"]
+    counted = [re.sub(r"\d+", "N", line) for line in left if not re.search(r"\b0 tokens", line)]
+    assert len(samples) == 2 and {re.sub(r"\d+", "N", sample) for sample in samples} <= {*counted}

@@ -91,7 +91,8 @@ def test_what_was_not_measured_is_absent_with_a_word(structure, parts):
     trace = make_trace(structure, parts=parts)
     text = words(page(numbers, trace=trace))
     assert "nan" not in text.lower().split()
-    assert ("Nothing was measured: the comparison was switched off" in text) == ("costs" not in parts)
+    why = "Nothing was measured: the comparison was switched off, the run was stopped, or the time limit left no room"
+    assert (why in text) == ("costs" not in parts)
     assert ("Prefill time" in text) == ("costs" in parts)
     assert ("rank the same next token" in text) == ("agreement" in parts)
     assert ("Perplexity of the prompt" in text) == ({"likelihood", "agreement"} <= {*parts})

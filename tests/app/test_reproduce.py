@@ -21,6 +21,7 @@ from analysis.cost.roofline import Scenario
 from analysis.debug.edits import parse_edits
 from analysis.debug.generation import Generation, Sampling
 from analysis.debug.intervene import intervene, run_unedited
+from analysis.debug.rules import Rule
 from analysis.report.again import FOLDER, commands, located
 from analysis.run import RunOptions, record_trace
 from analysis.trace.tokenize import read_prompt
@@ -108,6 +109,25 @@ def test_a_run_is_compared_again_if_it_was(recipe, checkpoint, tmp_path):
     found = Trace.load(tmp_path / "trace.npz")
     assert found.costs is not None
     np.testing.assert_array_equal(found.agreement.divergence, trace.agreement.divergence)
+
+
+@pytest.mark.parametrize("name", ["", "It's mine"])
+def test_a_run_under_a_rule_is_made_again_with_all_that_was_measured(name, recipe, checkpoint, tmp_path):
+    text = TEXTS["plain"][0]
+    options = RunOptions(3, True, rule=Rule(name, "", tuple(parse_edits('drop 2-4@1; keep "dog"@*'))))
+    prompt = prompt_of(checkpoint, text, False)
+    trace = record_trace(checkpoint, prompt, options, dense=load_dense(checkpoint), name="tiny")
+    code = reproduce.traced(recipe(text), trace)
+    _, *arguments = shlex.split(code.command)
+    for run, named in ((lambda: command.main(arguments), ""), (lambda: exec(code.python, {}), name)):
+        with contextlib.redirect_stdout(io.StringIO()):
+            assert not run()
+        found = Trace.load(tmp_path / "trace.npz")
+        (tmp_path / "trace.npz").unlink()
+        assert (found.provenance.rule, found.provenance.edits) == (named, trace.provenance.edits)
+        np.testing.assert_array_equal(found.routing.kept, trace.routing.kept)
+        np.testing.assert_array_equal(found.continuation.ids, trace.continuation.ids)
+        assert found.costs is not None
 
 
 def test_an_edited_run_is_made_again(recipe, checkpoint, tmp_path):

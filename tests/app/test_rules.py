@@ -1,11 +1,14 @@
 """Rules in the app: chosen on Explore, saved and used in What if, and carried by links."""
 
+from dataclasses import replace
+
 import pytest
 from streamlit.testing.v1 import AppTest
 
 from analysis import AnalysisError
 from analysis.debug.edits import parse_edits
 from analysis.debug.rules import Rule
+from app.links import link_of
 from app.shipped_rules import rule_description, rule_name, shipped
 from app.state import Session
 from app.strings import table
@@ -68,9 +71,50 @@ def test_a_link_opens_the_run_with_its_rule(open_page):
 @pytest.mark.parametrize(
     "fields", [{"rule": "x" * 61, "edits": "dense@1"}, {"rule": "a\nb", "edits": "dense@1"}, {"rule": "x"}]
 )
-def test_a_link_with_an_odd_rule_opens_the_run_without_it(open_page, fields):
+def test_a_link_with_an_odd_rule_opens_the_run_without_it_and_says_so(open_page, fields):
     page = open_page(EXPLORE, **fields)
     assert trace_of(page).provenance.rule == "" and "rule" not in address_of(page)
+    said = [error.value.replace("\\", "") for error in page.error]
+    assert len(said) == 1 and "cannot be read, so it is made without them" in said[0]
+    assert [error.value for error in page.run().error] == [error.value for error in page.error], (
+        "until there is another run"
+    )
+    page.text_area(key="prompt").set_value("the dog")
+    button(page, "Run").click().run()
+    assert not page.error
+
+
+def again(page, script, open_page):
+    """The run that the address of a page opens in another browser, on the page of a script."""
+    fields = address_of(page)
+    other = open_page(script, **{name: fields.get(name, "") for name in fields})
+    assert not other.error and address_of(other) == fields
+    return trace_of(other)
+
+
+@pytest.mark.parametrize("script", [EXPLORE, DEBUG])
+def test_a_link_opens_the_edited_run_that_is_shown_whoever_made_its_edits(open_page, script):
+    """Runs under edits that nobody named come from Side by side, and from answers."""
+    page = open_page(script, made="drop 2-4@1", edits="drop 2-4@1")
+    where = trace_of(page).provenance
+    assert (where.rule, where.edits) == ("", ("drop 2-4@1",))
+    assert not trace_of(page).routing.kept[0, 2:5].any()
+    assert again(page, script, open_page).provenance.edits == where.edits
+    page = open_page(EXPLORE, rule="My own", edits="keep digits@*")
+    own = page.session_state["session"]
+    own.edits_of(trace_of(page)).change([])  # in What if
+    assert address_of(page.run())["made"] == "keep digits@*" and "edits" not in address_of(page)
+    found = again(page, EXPLORE, open_page)
+    assert (found.provenance.rule, found.provenance.edits) == ("My own", ("keep digits@*",))
+    assert own.edits_of(trace_of(page)).edits == []
+
+
+def test_a_run_with_a_state_of_another_prompt_has_no_link(open_page):
+    page = open_page(EXPLORE)
+    own = page.session_state["session"]
+    run = own.run()
+    patched = replace(run.trace, provenance=replace(run.trace.provenance, patch="token 3"))
+    assert link_of(run) is not None and link_of(replace(run, trace=patched)) is None
 
 
 def test_a_rule_that_does_not_fit_the_model_is_a_message(open_page):

@@ -8,6 +8,7 @@ from urllib.parse import parse_qs, urlsplit
 import pytest
 from streamlit.testing.v1 import AppTest
 
+from app.strings import LANGUAGES, table
 from app.views.share import frame
 from tests.analysis.trace.test_trace import make_trace
 from tests.app.scripts import script
@@ -53,6 +54,15 @@ def test_a_run_that_no_link_can_open_says_how_to_send_it(page):
     opened(page, saved(make_trace()))
     assert any("No link can open this run" in caption.value for caption in page.caption)
     assert not [code for code in page.code if "<iframe" in code.value]
+
+
+@pytest.mark.parametrize("language", LANGUAGES)
+def test_how_to_send_a_file_names_things_of_the_app_and_no_place_on_one_page(language):
+    words = table(language)
+    said = words["share_file"]  # on Explore and on Debug
+    named = re.findall("“([^”]*)”", said)
+    assert {words["take_trace"], words["open_run"], words["whatif_add"]} <= {*named} <= {*words.values()}
+    assert "below" not in said and "下方" not in said
 
 
 def test_a_frame_shows_the_run_and_neither_prompt_nor_sidebar(page, monkeypatch):

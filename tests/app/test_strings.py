@@ -90,6 +90,12 @@ def test_a_number_before_its_noun_has_a_singular(language):
             assert found in never_one or f"{key} one" in table(language), f"{key}: {found}"
 
 
+def test_a_page_has_its_chinese_name_in_chinese():
+    pages = [text for key, text in table("en").items() if key.startswith("page_")]
+    assert "Explore" in pages
+    assert [text for text in table("zh").values() if any(re.search(rf"\b{page}\b", text) for page in pages)] == []
+
+
 def test_no_string_is_in_the_table_twice():
     twice = []
 

@@ -47,8 +47,14 @@ NAMES = {
 }
 
 
+_NAMES = [
+    ("您", "你"), ("层级", "级"), ("轨迹", "运行文件"), ("对话模板", "聊天模板"), ("对话选项", "使用聊天模板"),
+    ("的块", "层"), ("个块", "层"),
+]  # fmt: skip
+
+
 @pytest.mark.parametrize("file", ["strings.json", "messages.json", "lesson.json"])
-@pytest.mark.parametrize(("word", "usual"), [("您", "你"), ("层级", "级"), ("轨迹", "运行文件")])
+@pytest.mark.parametrize(("word", "usual"), _NAMES)
 def test_a_thing_has_one_name_in_chinese(file, word, usual):
     lines = (ASSETS / file).read_text(encoding="utf-8").splitlines()
     assert [line for line in lines if word in line] == [], f"{usual} is what it is called elsewhere"

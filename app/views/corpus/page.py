@@ -3,6 +3,7 @@
 import io
 import zipfile
 from collections.abc import Callable
+from contextlib import suppress
 from pathlib import Path
 
 import pandas as pd
@@ -11,7 +12,7 @@ import streamlit as st
 from analysis import AnalysisError
 from analysis.corpus.aggregate import MOST_SOURCES
 from analysis.corpus.schema import RUN, SUMMARY
-from analysis.corpus.summary import Summary
+from analysis.corpus.summary import FILES, Summary
 from analysis.figures import corpus as figures
 from analysis.report import corpus_tables
 from analysis.report.corpus import corpus_report, difference_names
@@ -26,6 +27,8 @@ from app.views import again, chooser
 from app.views.boxes import one_of
 from app.views.corpus import examples, parts, start
 from app.views.corpus.cells import Cell, choose, chosen, compared, forget
+from subllm import CheckpointError
+from subllm.checkpoints.files import check_inside
 
 _OWN = "own corpus"
 _PARTS: dict[str, Callable[[Summary, int], None]] = {
@@ -119,12 +122,14 @@ def _take_away(name: str, other: str, summary: Summary, second: Summary | None, 
 
 
 def _zipped(folder: Path) -> bytes:
-    """What the page needs of a result: `corpus.json` and the summary."""
+    """What the page needs of a result: `corpus.json` and the summary, but no link that leads out of the folder."""
     target = io.BytesIO()
     with zipfile.ZipFile(target, "w", zipfile.ZIP_DEFLATED) as archive:
-        archive.write(folder / RUN, RUN)
-        for path in sorted((folder / SUMMARY).iterdir()):
-            archive.write(path, f"{SUMMARY}/{path.name}")
+        for name in (RUN, *(f"{SUMMARY}/{file}" for file in FILES)):
+            with suppress(CheckpointError):
+                check_inside(folder, folder / name)
+                if (folder / name).is_file():
+                    archive.write(folder / name, name)
     return target.getvalue()
 
 

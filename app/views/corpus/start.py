@@ -41,8 +41,14 @@ def show(settings: Settings, choice: Choice) -> None:
             st.info(say("corpus_limited", least=_LEAST))
             return
         with st.form("corpus form", border=False):
-            text = st.text_area(say("corpus_text"), key="corpus text", max_chars=_LONGEST, help=say("corpus_text_help"))
-            tokens = st.slider(say("corpus_limit"), _LEAST, most, min(5_000, most), step=500, key="corpus tokens")
+            text = st.text_area(
+                say("corpus_text"), key="corpus text", max_chars=_LONGEST, help=say("corpus_text_help"),
+                persist_state="session",
+            )  # fmt: skip
+            tokens = st.slider(
+                say("corpus_limit"), _LEAST, most, min(5_000, most), step=500, key="corpus tokens",
+                persist_state="session",
+            )  # fmt: skip
             pressed = st.form_submit_button(say("corpus_run"), type="primary")
         bar = ProgressBar()
         if not pressed:

@@ -28,7 +28,9 @@ def show() -> None:
         st.title(say("debug_title"))
         st.write(say("debug_intro"))
         form, pressed = _prompt_form(settings)
-    progress = ProgressBar()  # always there: what stands below must keep its place
+    with st.container():  # always there, like the progress bar: what stands below must keep its place
+        links.show_refused()
+    progress = ProgressBar()
     if pressed or linked:
         _read(form, choice, settings, progress)
     run = history.choose("debugged", "debug")
@@ -88,7 +90,8 @@ def _read(form: Form, choice: Choice, settings: Settings, progress: ProgressBar)
         with working("run", settings, progress) as work:
             recipe = engine.Recipe(form.text, form.chat, choice.locate(settings, work))
             limit = settings.limits.tokens
-            for trace, _ in engine.run(recipe, RunOptions(0, False), work, truncate=False, limit=limit):
+            options = RunOptions(0, False, rule=own.linked_rule)
+            for trace, _ in engine.run(recipe, options, work, truncate=False, limit=limit):
                 own.remember(trace, recipe)
     except (SubllmError, AnalysisError) as error:
         show_error(error)

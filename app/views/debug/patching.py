@@ -57,10 +57,13 @@ def _form(trace: Trace, token: int) -> tuple[Place, bool]:
         piece = repr(str(trace.prompt.pieces[token]))
         st.markdown(f"**{plain(say('patch_token', n=f'{token:,}', piece=piece))}**")
         left, right = st.columns([4, 1])
-        other = left.text_area(say("patch_other"), key="patch other", height=80, help=say("patch_other_help"))
-        source = right.number_input(
-            say("patch_source"), 0, None, token, key=f"patch source {token}", help=say("patch_source_help")
+        other = left.text_area(
+            say("patch_other"), key="patch other", height=80, help=say("patch_other_help"), persist_state="session"
         )
+        source = right.number_input(
+            say("patch_source"), 0, None, token, key=f"patch source {token}", help=say("patch_source_help"),
+            persist_state="session",
+        )  # fmt: skip
         pressed = st.form_submit_button(say("patch_run"), type="primary", icon=":material/healing:")
     return Place(token, other, int(source)), pressed
 

@@ -100,14 +100,19 @@ def _ended(texts: Sequence[Text], settings: Settings, progress: ProgressBar) -> 
 
 def _sampling() -> Sampling:
     with st.expander(say("sampling"), icon=":material/tune:"):
-        columns = st.columns(5)
+        one, two, three, four, five = st.columns(5)
         return Sampling(
-            columns[0].slider(say("temperature"), 0.0, 2.0, 0.0, 0.05, help=say("temperature_help")),
-            columns[1].slider(say("top_p"), 0.05, 1.0, 1.0, 0.05),
-            columns[2].number_input(say("top_k"), 0, 1000, 0, help=say("top_k_help")),
-            columns[3].slider(say("repetition"), 1.0, 2.0, 1.0, 0.05),
-            columns[4].number_input(say("seed"), 0, 2**31, 0),
-        )
+            one.slider(
+                say("temperature"), 0.0, 2.0, 0.0, 0.05, key="temperature", help=say("temperature_help"),
+                persist_state="session",
+            ),
+            two.slider(say("top_p"), 0.05, 1.0, 1.0, 0.05, key="top p", persist_state="session"),
+            three.number_input(
+                say("top_k"), 0, 1000, 0, key="top k", help=say("top_k_help"), persist_state="session"
+            ),
+            four.slider(say("repetition"), 1.0, 2.0, 1.0, 0.05, key="repetition", persist_state="session"),
+            five.number_input(say("seed"), 0, 2**31, 0, key="seed", persist_state="session"),
+        )  # fmt: skip
 
 
 def _texts(run: Run, sampling: Sampling, settings: Settings, progress: ProgressBar) -> list[Text]:

@@ -205,10 +205,13 @@ def _controls(trace: Trace, known: EditList, shown: Shown) -> None:
         columns = st.columns([3, 2, 2, 2, 2], vertical_alignment="bottom")
         one_of(say("edit_kind"), _ORDER, lambda each: say(f"edit_kind_{each}"), "new edit kind", place=columns[0])
         one_of(say("edit_level"), list(names), names.__getitem__, "new edit level", place=columns[1])
-        columns[2].number_input(say("edit_number"), value=0.5, step=0.05, format="%.2f", key="new edit number")
-        columns[3].text_input(
-            say("edit_tokens"), help=say("edit_tokens_help", classes=", ".join(NAMES)), key="new edit tokens"
+        columns[2].number_input(
+            say("edit_number"), value=0.5, step=0.05, format="%.2f", key="new edit number", persist_state="session"
         )
+        columns[3].text_input(
+            say("edit_tokens"), help=say("edit_tokens_help", classes=", ".join(NAMES)), key="new edit tokens",
+            persist_state="session",
+        )  # fmt: skip
         columns[4].form_submit_button(say("edit_add"), width="stretch", on_click=_add, args=(trace, known))
     if known.mistake is not None:
         show_error(known.mistake)

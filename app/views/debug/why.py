@@ -87,8 +87,12 @@ def _form(
             score = level_words(trace, level, words)["why_score"]
             names[level] = score.format(level=level_name(trace, level, words))
     asked = one_of(say("why_what"), list(names), names.__getitem__, "why what", place=left)
-    answer = middle.text_input(say("why_answer"), help=say("why_answer_help"), key="why answer")
-    instead = right.text_input(say("why_instead"), help=say("why_instead_help"), key="why instead")
+    answer = middle.text_input(
+        say("why_answer"), help=say("why_answer_help"), key="why answer", persist_state="session"
+    )
+    instead = right.text_input(
+        say("why_instead"), help=say("why_instead_help"), key="why instead", persist_state="session"
+    )
     slow = Feature.ABLATION in settings.limits.features
     methods = [each for each in Method if slow or each not in _SLOW]
     method = one_of(say("why_method"), methods, lambda name: say(f"method_{name}"), "why method", place=left)
@@ -99,8 +103,10 @@ def _form(
         say("why_baseline"), list(Baseline), lambda name: say(f"start_{name}"), "why baseline", place=right,
         help=say("why_baseline_help"),
     )  # fmt: skip
-    merged = left.toggle(say("why_words"), help=say("why_words_help"))
-    steps = middle.slider(say("why_steps"), 8, 128, 32, step=8, help=say("why_steps_help"))
+    merged = left.toggle(say("why_words"), help=say("why_words_help"), key="why words", persist_state="session")
+    steps = middle.slider(
+        say("why_steps"), 8, 128, 32, step=8, help=say("why_steps_help"), key="why steps", persist_state="session"
+    )
     groups = words_of(prompt) if merged else None
     options = {"method": method, "held": held, "baseline": baseline, "groups": groups, "steps": steps}
     return (token, asked or None), (answer if asked == _NEXT else "", instead), options

@@ -19,7 +19,7 @@ from app.limits import Feature
 from app.messages import ProgressBar, plain, plot, show_error
 from app.settings import Settings
 from app.state import session
-from app.strings import language, say, table
+from app.strings import language, name_of, say, table
 from app.views import again
 from app.views.boxes import one_of, several_of
 from app.views.chooser import Choice
@@ -109,7 +109,7 @@ def _opening(settings: Settings) -> bool:
 
 
 def _measuring(settings: Settings, choice: Choice) -> bool:
-    """What to measure, and what was measured; whether anything was."""
+    """What to measure, and what was measured with these choices or else last; whether anything was."""
     left, right = st.columns(2)
     allowed = [length for length in LENGTHS if length <= settings.limits.tokens]
     lengths = left.multiselect(say("lengths"), allowed, allowed[:2], key="lengths", persist_state="session")
@@ -131,17 +131,35 @@ def _measuring(settings: Settings, choice: Choice) -> bool:
     sweeps: dict[Measured, Sweep] = session().found.setdefault("measured", (None, {}))[1]
     if pressed:
         _measure(settings, measured, asked, sweeps)
-    sweep = sweeps.get(measured)
-    if sweep is not None:
-        rows = sweep.sorted()
-        report(sweep.facts, rows, "")
-        if Feature.CALIBRATION in settings.limits.features:
-            _check(sweep.config, choice, rows, settings)
-        st.download_button(
-            say("save_measured"), lambda: to_parquet(sweep.facts, rows), "efficiency.parquet",
-            icon=":material/download:", on_click="ignore",
-        )  # fmt: skip
-    return bool(sweeps)
+    if not sweeps:
+        return False
+    shown = measured if measured in sweeps else next(reversed(sweeps))
+    if shown != measured:
+        st.info(plain(say("measured_before", choices=_choices(shown))), icon=":material/info:")
+    sweep = sweeps[shown]
+    rows = sweep.sorted()
+    report(sweep.facts, rows, "")
+    of_this_size = shown.baseline in [*Baseline]  # what is predicted is the dense model of the checkpoint's size
+    if of_this_size and Feature.CALIBRATION in settings.limits.features:
+        _check(sweep.config, shown.choice, rows, settings)
+    st.download_button(
+        say("save_measured"), lambda: to_parquet(sweep.facts, rows), "efficiency.parquet",
+        icon=":material/download:", on_click="ignore",
+    )  # fmt: skip
+    return True
+
+
+def _choices(measured: Measured) -> str:
+    """What was chosen for a sweep, with the labels of the selectors."""
+    choice = measured.choice
+    chosen = {
+        "checkpoint": name_of(choice.checkpoint),
+        "device": engine.device_label(choice.device),
+        "dtype": choice.dtype,
+        "baseline": _baseline(measured.baseline),
+        "repeats": measured.repeats,
+    }
+    return say("semicolon").join(say("labelled", label=say(key), value=value) for key, value in chosen.items())
 
 
 def _opened(
@@ -209,6 +227,7 @@ def _measure(settings: Settings, measured: Measured, asked: Sequence[Setting], s
             rows = known.rows if known is not None and known.facts == facts else {}
             for setting in [one for one in asked if one not in rows] or asked:
                 rows[setting] = engine.compare_setting(model, setting, baseline, measured.repeats, work)
+                sweeps.pop(measured, None)  # the last one of the table is what was measured last
                 sweeps[measured] = Sweep(facts, checkpoint.model.config, rows)
     except (SubllmError, AnalysisError) as error:
         show_error(error)

@@ -51,9 +51,11 @@ def show(config: SubllmConfig, checkpoint: str, settings: Settings) -> None:
     left, middle, right = st.columns(3)
     hardware = rows[left.selectbox(say("hardware"), list(rows), key="hardware", persist_state="session")]
     dtype = left.selectbox(say("dtype"), list(hardware.operations), key="hardware dtype", persist_state="session")
+    own_structure = str(config.structure)  # in the key: a field that is there already would keep another model's
     structure = middle.text_input(
-        say("structure"), str(config.structure), key="structure", persist_state="session", help=say("structure_help")
-    )
+        say("structure"), own_structure, key=f"structure {own_structure} of {checkpoint}", persist_state="session",
+        help=say("structure_help"),
+    )  # fmt: skip
     percent = middle.slider(say("retention_slider"), 5, 100, 64, format="%d%%", key="share", persist_state="session")
     tokens = right.select_slider(
         say("context"), _LENGTHS, 8192, key="context", persist_state="session", format_func=lambda n: f"{n:,}"

@@ -35,7 +35,9 @@ def offer(run: Run, prompt: Prompt, ids: Sequence[int], edits: Sequence[Edit], s
         return
     try:
         with working("answer", settings, progress) as work:
-            trace, recipe = engine.run_with_answer(run.recipe, run.trace, prompt, ids, edits, work)
+            trace, recipe = engine.run_with_answer(
+                run.recipe, run.trace, prompt, ids, edits, work, limit=settings.limits.tokens
+            )
     except (SubllmError, AnalysisError) as error:
         show_error(error)
         return

@@ -44,7 +44,10 @@ def show(run: Run, shown: Shown, settings: Settings) -> None:
     count, further = passes(trace), oracle_passes(trace)
     oracle = False
     if further and Feature.ABLATION in settings.limits.features:
-        oracle = st.toggle(say("rivals_oracle", n=further), key="rivals oracle", help=say("rivals_oracle_help"))
+        oracle = st.toggle(
+            say("rivals_oracle", n=further), key="rivals oracle", help=say("rivals_oracle_help"),
+            persist_state="session",
+        )  # fmt: skip
     else:
         st.caption(say("rivals_oracle_none"))
     pressed = st.button(
@@ -78,6 +81,7 @@ def _answer(run: Run) -> str:
         known.get(run.recipe.text) or own.answer,
         key=f"rivals answer {run.trace.subject}",
         help=say("rivals_answer_help"),
+        persist_state="session",
     )
 
 

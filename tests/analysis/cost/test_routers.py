@@ -35,7 +35,11 @@ def test_a_trained_run_is_named_after_its_router_and_has_its_loss_and_a_measured
 ):
     folder = tmp_path / "tiny-run"
     shutil.copytree(tiny_checkpoint, folder / "final")
-    entries = [{"step": 2, "loss": 2.0, "tokens": 1_000_000}, {"step": 2, "eval_loss": 5.5}, {"step": 3, "eval_loss": 5.25}]
+    entries = [
+        {"step": 2, "loss": 2.0, "tokens": 1_000_000},
+        {"step": 2, "eval_loss": 5.5},
+        {"step": 3, "eval_loss": 5.25},
+    ]
     (folder / "log.jsonl").write_text("".join(json.dumps(entry) + "\n" for entry in entries))
     done = run_command(main, "--runs", folder, "--lengths", "32", "--repeats", "1")
     assert done.returncode == 0, done.stderr

@@ -160,7 +160,7 @@ def test_the_commands_name_the_run():
     assert second == "subllm report trace.npz --out report.html"
     edited = replace(where, checkpoint="shipped:demo", edits=("drop 1-2@*", "threshold -0.5@1", "dense@2"))
     first, _ = again.commands(replace(trace, provenance=edited))
-    assert first.startswith("subllm edit --dtype float32 '--prompt")
+    assert first.startswith("subllm trace --dtype float32 '--prompt")
     assert first.endswith("'--drop=1-2@*' --threshold=-0.5@1 --dense=2 --out trace.npz")
     small = replace(where, checkpoint="shipped:small")
     assert "--checkpoint assets/small/final" in again.commands(replace(trace, provenance=small))[0]

@@ -47,6 +47,9 @@ def test_options_that_cannot_be_are_refused():
         ({"precision": "int8"}, "float32, bf16"),
         ({"average": 1.0}, "less than 1"),
         ({"inner_rank": -1}, "inner_rank is -1"),
+        ({"rank": 0}, "rank is 0"),
+        ({"start_retention": 1.5}, "start_retention is 1.5; it is a share"),
+        ({"start_retention": 0.0}, "start_retention is 0.0"),
     ]:
         with pytest.raises(TrainingError, match=said):
             AdaptOptions(**changes)
@@ -79,6 +82,16 @@ def test_a_run_ends_with_the_running_average_of_its_weights_also_after_it_was_re
     for value in steps[1:]:
         expected = decay * expected + (1 - decay) * value
     torch.testing.assert_close(scale.detach(), torch.full_like(scale, expected))
+
+
+def test_a_checkpoint_of_other_parameters_is_refused(distillation):
+    from subllm import TrainingError
+
+    state = distillation.trained()
+    scale = next(name for name in state if name.endswith("bypasses.0.scale"))
+    for wrong in ({name: state[name] for name in state if name != scale}, state | {"routers.0.bias": state[scale]}):
+        with pytest.raises(TrainingError, match=r"another conversion: 1 of its tensors differ.*(routers|scale)"):
+            distillation.restore(wrong)
 
 
 def test_without_an_average_a_run_ends_with_its_last_weights(distillation):

@@ -1,9 +1,12 @@
 """Conversions, run as a user runs them: through the command line, in processes of their own where that matters."""
 
+import contextlib
+import io
 import json
 import os
 import re
 import shlex
+import shutil
 import subprocess
 import sys
 import time
@@ -18,6 +21,7 @@ from analysis.training.run import load_snapshots, read_run
 from subllm import CheckpointError, Closed, Probe, SubllmForCausalLM
 from subllm.checkpoints.base import from_llama, load_base
 from subllm.checkpoints.load import load_checkpoint
+from subllm.convert.__main__ import main
 from subllm.convert.distillation import add_adapters
 from subllm.convert.learned import merge_learned, save_learned
 from subllm.convert.merging import fit_bypasses
@@ -219,10 +223,20 @@ def test_another_conversion_in_the_same_folder_is_refused(tiny_llama):
         "llama", "--model", tiny_llama / "llama", "--text", tiny_llama / "text.jsonl",
         "--length", 48, "--held-out-blocks", 4, "--out", tiny_llama / "out",
     ]  # fmt: skip
+    other = shutil.copytree(tiny_llama / "llama", tiny_llama / "other")
+    weights = load_file(other / "model.safetensors")
+    save_file(weights | {"model.norm.weight": 2 * weights["model.norm.weight"]}, other / "model.safetensors")
     assert convert(*common, "--structure", "T(TT)T", "--steps", 4).returncode == 0
+    run = json.loads((tiny_llama / "out/training/run.json").read_text())
+    older = {name: value for name, value in run.items() if name not in ("base", "routers", "window")}
+    (tiny_llama / "out/training/run.json").write_text(json.dumps(older))
+    assert convert(*common, "--structure", "T(TT)T", "--steps", 4).returncode == 0
+    assert json.loads((tiny_llama / "out/training/run.json").read_text()) == run
     for changed, said in [
         (["--structure", "TT(T)T", "--steps", 4], "differs in its structure"),
         (["--structure", "T(TT)T", "--steps", 4, "--rank", 8], "differs in rank"),
+        (["--structure", "T(TT)T", "--steps", 4, "--router", "mod"], "differs in its routers"),
+        (["--structure", "T(TT)T", "--steps", 4, "--model", other], "differs in its base"),
         (["--structure", "T(TT)T", "--steps", 2], "has gone 4 steps, more than the 2 asked for"),
     ]:
         done = convert(*common, *changed)
@@ -232,6 +246,20 @@ def test_another_conversion_in_the_same_folder_is_refused(tiny_llama):
     assert [entry["step"] for entry in read_log(tiny_llama / "out" / "training" / "log.jsonl") if "loss" in entry] == [
         1, 2, 3, 4, 5, 6,
     ]  # fmt: skip
+
+
+def test_a_conversion_with_other_light_and_heavy_blocks_is_refused(tiny_llama):
+    common = [
+        "llama", "--model", tiny_llama / "llama", "--text", tiny_llama / "text.jsonl", "--structure", "TCTT",
+        "--length", 48, "--held-out-blocks", 4, "--out", tiny_llama / "out", "--steps", 2,
+    ]  # fmt: skip
+    assert convert(*common, "--window", 8).returncode == 0
+    for changed, said in [
+        (["--window", 16], "differs in its window)"),
+        (["--window", 8, "--light-heads", 2], "differs in its light_heads)"),
+    ]:
+        done = convert(*common, *changed)
+        assert done.returncode == 1 and said in done.stderr, done.stderr
 
 
 def test_a_conversion_goes_on_from_what_another_learned(tiny_llama):
@@ -272,8 +300,33 @@ def test_chats_are_written_in_the_models_template(tiny_llama):
     chats = [json.loads(line)["text"] for line in out.read_text().splitlines()]
     assert len(chats) == 3
     assert all(chat.startswith("cat ") and "The old tree" in chat and "<eos>" in chat for chat in chats)
+    assert convert(*arguments).returncode == 0
+    lines = out.read_text().splitlines()
+    assert len(lines) == 6 and not {*lines[:3]} & {*lines[3:]}, "chats that are there are not written again"
+    assert convert(*arguments, "--out", tiny_llama / "again.jsonl").returncode == 0
+    assert (tiny_llama / "again.jsonl").read_text().splitlines() == lines[:3]
     (tiny_llama / "topics.jsonl").write_text(json.dumps({"text": "Nothing to see."}) + "\n")
     assert "error: No document begins with" in convert(*arguments).stderr
+
+
+@pytest.mark.parametrize(
+    ("template", "said"),
+    [
+        ("{% for a in range(10**9) %}{% for b in range(10**9) %}{% endfor %}{% endfor %}", "OverflowError|seconds"),
+        ("{{ messages[0]['content'] * 10000 }}", "20,000 are allowed"),
+        ("{{ raise_exception('only tools') }}", "only tools"),
+    ],
+    ids=["endless", "long", "refusing"],
+)
+def test_a_chat_template_that_does_harm_is_stopped(tiny_llama, template, said):
+    tokenizer = AutoTokenizer.from_pretrained(tiny_llama / "llama")
+    tokenizer.chat_template = template
+    tokenizer.save_pretrained(tiny_llama / "llama")
+    (tiny_llama / "topics.jsonl").write_text(json.dumps({"text": "The old tree is under the mat."}) + "\n")
+    done = convert("chats", "--model", tiny_llama / "llama", "--topics", tiny_llama / "topics.jsonl",
+                   "--out", tiny_llama / "chats.jsonl", "--count", 1, "--new-tokens", 5)  # fmt: skip
+    assert done.returncode == 1 and done.stderr.startswith("error: The chat template"), done.stderr
+    assert re.search(said, done.stderr) and not (tiny_llama / "chats.jsonl").exists()
 
 
 def test_text_that_repeats_itself_is_written_from_documents_that_are_not_held_out(tmp_path):
@@ -301,7 +354,7 @@ def test_text_that_repeats_itself_is_written_from_documents_that_are_not_held_ou
         assert done.returncode == 1 and "more than 400 and at most 8,000" in done.stderr, done.stderr
     text.write_text(json.dumps({"text": documents[0]}) + "\n")
     done = convert(*arguments, "--out", tmp_path / "none")
-    assert done.returncode == 1 and "at least 1, 24 and 1 are needed" in done.stderr, done.stderr
+    assert done.returncode == 1 and "at least 1 and 24 are needed" in done.stderr, done.stderr
     assert not (tmp_path / "none").exists()
 
 
@@ -367,3 +420,24 @@ def test_mistakes_are_one_line_and_a_non_zero_exit(tiny_llama):
         assert done.returncode == 1
         assert done.stderr.strip().splitlines()[-1].startswith("error: ")
         assert message in done.stderr
+
+
+@pytest.mark.parametrize(
+    ("arguments", "said"),
+    [
+        (["llama", "--structure", "TTTT"], "error: The structure 'TTTT' drops no token"),
+        (["llama", "--structure", "T(TT)T", "--rank", 0], "error: rank is 0"),
+        (["llama", "--structure", "T(TT)T", "--start-retention", 1.5], "error: start_retention is 1.5"),
+        (["llama", "--structure", "T(TT)T", "--seed", -1], "error: seed is -1"),
+        (["llama", "--structure", "T(TT)T", "--held-out-blocks", 0], "argument --held-out-blocks: it is '0'; give"),
+        (["chats", "--topics", "x", "--batch-size", 0], "argument --batch-size: it is '0'"),
+        (["chats", "--topics", "x", "--new-tokens", "many"], "argument --new-tokens: it is 'many'"),
+        (["repeats", "--topics", "x", "--text", "x", "--count", -1], "argument --count: it is '-1'"),
+    ],
+    ids=str,
+)
+def test_options_that_cannot_be_are_said_before_anything_is_read(tmp_path, capsys, arguments, said):
+    more = {"llama": ["--model", "x", "--text", "x"], "chats": ["--model", "x"], "repeats": []}[arguments[0]]
+    with contextlib.redirect_stderr(io.StringIO()) as complained, contextlib.suppress(SystemExit):
+        assert main([*map(str, arguments), *more, "--out", str(tmp_path / "out")]) == 1
+    assert said in complained.getvalue().splitlines()[-1]

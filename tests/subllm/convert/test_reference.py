@@ -2,6 +2,7 @@
 
 import json
 import pickle
+import re
 import subprocess
 import sys
 
@@ -50,6 +51,25 @@ def test_reference_weights_that_do_not_fit_are_named():
         from_reference(config, {})
     with pytest.raises(ConfigurationError, match="structure"):
         from_reference({k: v for k, v in config.items() if k != "structure"}, {})
+
+
+@pytest.mark.parametrize(
+    ("changed", "said"),
+    [
+        (lambda config: [config], "of type list; it must be a JSON object"),
+        (lambda config: config | {"structure": ["T"]}, r"is \['T'\]; it must be a string"),
+        (lambda config: config | {"structure": 5}, "is 5; it must be a string"),
+        (lambda config: config | {"decoder_embed_dim": "32"}, "'hidden_size' expected int, got str"),
+    ],
+)
+def test_a_configuration_of_another_form_is_said_in_one_line(tmp_path, changed, said):
+    config = changed(json.loads((GOLDEN / "one_level.json").read_text())["config"])
+    (tmp_path / "C.json").write_text(json.dumps(config))
+    save_file({"a": torch.ones(1)}, tmp_path / "W.safetensors")
+    done = convert(
+        "reference", "--config", tmp_path / "C.json", "--weights", tmp_path / "W.safetensors", "--out", tmp_path / "out"
+    )
+    assert done.returncode == 1 and len(done.stderr.splitlines()) == 1 and re.search(said, done.stderr), done.stderr
 
 
 def test_unsafe_and_damaged_weights_are_refused(tmp_path):

@@ -306,6 +306,22 @@ def test_an_adapter_learns():
     assert all(p.grad.abs().sum() > 0 for name, p in adapted.named_parameters() if "lora_B" in name)
 
 
+@pytest.mark.parametrize(
+    ("settings", "said"), [({"use_dora": True}, "DoraLinearVariant"), ({"lora_bias": True}, "LoRA that has a bias")]
+)
+@torch.no_grad()
+def test_adapters_whose_effect_is_more_than_a_matrix_are_refused_until_they_are_merged(settings, said):
+    names, ids = ["q_proj", "down_proj"], ids_of(2, 20)
+    adapted = get_peft_model(
+        divided("C", attention_bias=True, mlp_bias=True), LoraConfig(r=4, target_modules=names, **settings)
+    )
+    with pytest.raises(TypeError, match=f"cannot do so with a {said}; use adapters of the kind LoRA"):
+        adapted(ids)
+    with adapted.disable_adapter():
+        adapted(ids)
+    adapted.merge_and_unload()(ids)
+
+
 def _shard():
     linear = nn.Linear(32, 48, bias=False)
     linear.weight = nn.Parameter(linear.weight[:24].detach())

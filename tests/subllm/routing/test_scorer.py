@@ -128,3 +128,15 @@ def test_the_lower_limit_falls_with_every_optimisation_step_whatever_loop_trains
     other.load_state_dict(bypass.state_dict())
     other(torch.ones(1, 3)).sum().backward()  # it goes on where the other one stopped
     assert (other.scale.grad > 0).all()
+
+
+def test_only_passes_that_train_the_router_begin_a_step():
+    router, tokens = scorer(balancer_steps=4), tokens_of(torch.randn(2, 8))
+    with torch.no_grad():
+        router.select(tokens, training=True)
+    router.weight.requires_grad_(False)
+    router.select(tokens, training=True)
+    assert int(router.balancing.step) == 0
+    router.weight.requires_grad_(True)
+    router.select(tokens, training=True)
+    assert int(router.balancing.step) == 1

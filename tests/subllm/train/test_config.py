@@ -2,10 +2,11 @@
 
 import pytest
 
-from subllm import TrainingError
+from subllm import ConfigurationError, TrainingError
 from subllm.train.__main__ import main
 from subllm.train.config import TrainConfig
-from tests.conftest import run_command
+from subllm.train.loop import build_model
+from tests.conftest import byte_tokenizer, run_command
 
 SMALL = {"model": {"structure": "T(T)T"}, "steps": 8, "batch_size": 4, "micro_batch_size": 2}
 
@@ -19,11 +20,42 @@ SMALL = {"model": {"structure": "T(T)T"}, "steps": 8, "batch_size": 4, "micro_ba
         ({"ablation": "sideways"}, "no-bypass, stride, random"),
         ({"ablation": "stride", "dense": True}, "of a dense model"),
         ({"stepps": 3}, "unknown fields stepps"),
+        ({"steps": 2.5}, "steps is 2.5; it must be a whole number"),
+        ({"clip": "x"}, "clip is 'x'; it must be a number"),
+        ({"seed": -1}, "seed is -1; it must not be less than 0"),
+        ({"warmup_steps": -1}, "warmup_steps is -1"),
+        ({"prompts": "a text"}, "prompts is 'a text'; it must be a list"),
+        ({"model": 3}, "model is 3; it must name at least the structure"),
+        ({"model": {"hidden_size": 32}, "dense": True}, "must name at least the structure"),
+        ({"model.bypass_steps": 100}, "model has bypass_steps, which the training determines"),
     ],
 )
 def test_configurations_that_cannot_be_are_refused(changes, said):
     with pytest.raises(TrainingError, match=said):
         TrainConfig.of(SMALL, **changes)
+
+
+@pytest.mark.parametrize(
+    ("changes", "error", "said"),
+    [
+        ({"model.retention": 0.5}, ConfigurationError, "unknown fields retention; allowed are .*, retention_ratio,"),
+        ({"model.hidden_size": "large"}, ConfigurationError, "'hidden_size' expected int, got str"),
+        ({"model.hidden_size": 30}, ConfigurationError, r"hidden size \(30\) is not a multiple"),
+        ({"model.hidden_size": 30, "dense": True}, ConfigurationError, r"hidden size \(30\) is not a multiple"),
+        ({"ablation": "stride", "model.structure": "TCT"}, TrainingError, "but the structure 'TCT' has no brackets"),
+        ({"ablation": "random", "model.structure": "TT"}, TrainingError, "but the structure 'TT' has no brackets"),
+    ],
+)
+def test_models_that_cannot_be_are_refused(changes, error, said):
+    with pytest.raises(error, match=said):
+        build_model(TrainConfig.of(SMALL, **changes), byte_tokenizer())
+
+
+def test_a_llama_may_have_its_number_of_blocks_written_out():
+    small = {"model.hidden_size": 32, "model.intermediate_size": 48, "model.num_attention_heads": 4}
+    changes = {"model.num_hidden_layers": 3, "model.rope_theta": 500.0, "dense": True, **small}
+    config = build_model(TrainConfig.of(SMALL, **changes), byte_tokenizer()).config
+    assert (config.num_hidden_layers, config.rope_parameters["rope_theta"]) == (3, 500.0)
 
 
 def test_one_field_of_the_model_is_changed_by_its_name():

@@ -11,6 +11,7 @@ import time
 from pathlib import Path
 
 import numpy as np
+import psutil
 import pytest
 import torch
 from transformers import AutoModelForCausalLM, Trainer, TrainingArguments
@@ -20,7 +21,7 @@ from subllm import DataError, SubllmForCausalLM, TrainingError
 from subllm.checkpoints.load import load_checkpoint
 from subllm.routing import ROUTERS, Lengths, LevelTokens
 from subllm.routing.schedule import LinearSchedule
-from subllm.runs.checkpoints import last_checkpoint
+from subllm.runs.checkpoints import checkpoints, damage, last_checkpoint, step_of
 from subllm.runs.folder import read_log
 from subllm.runs.routing_snapshot import RoutingSnapshot
 from subllm.runs.trainer import fast_attention
@@ -103,6 +104,27 @@ def test_two_processes_take_the_same_steps_as_one(data, finished, tmp_path):
     done = run(command(data, out, launcher=launcher), timeout=PATIENCE)
     assert done.returncode == 0, done.stderr
     assert losses(out) == pytest.approx(losses(finished), abs=2e-4)
+
+
+def test_a_signal_to_one_of_two_processes_stops_both(data, tmp_path):
+    out = tmp_path / "two"
+    slow = SMALL | {"steps": 100_000, "save_every": 100_000, "evaluate_every": 100_000}
+    launcher = ("-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2", "-m")
+    environment = os.environ | {"OMP_NUM_THREADS": "1", "CUDA_VISIBLE_DEVICES": ""}
+    process = subprocess.Popen(
+        command(data, out, slow, launcher), cwd=ROOT, env=environment, stdout=subprocess.DEVNULL,
+        stderr=subprocess.PIPE, text=True,
+    )  # fmt: skip
+    deadline = time.monotonic() + PATIENCE
+    while not (out / "log.jsonl").exists() or not losses(out):
+        assert process.poll() is None and time.monotonic() < deadline
+        time.sleep(0.02)
+    (other,) = (each for each in psutil.Process(process.pid).children() if each.environ().get("RANK") == "1")
+    other.send_signal(signal.SIGTERM)
+    _, said = process.communicate(timeout=PATIENCE)
+    assert process.returncode == 1 and "run the same command again" in said, said
+    (checkpoint,) = checkpoints(out)
+    assert damage(checkpoint) is None and step_of(checkpoint) >= max(losses(out)) > 0
 
 
 @pytest.mark.parametrize("attention", [{}, {"attn_implementation": "sdpa"}])
