@@ -5,7 +5,7 @@ else.
 """
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from urllib.parse import urlencode
 
 import streamlit as st
@@ -83,21 +83,37 @@ def open_link(settings: Settings) -> None:
         own.linked_edits.edits = parse_edits(fields.get("edits", ""), first)
     except AnalysisError as error:
         own.linked_edits.unread = error
+    if "made" in fields or "rule" in fields:
+        _take_rule(fields, first)
+    own.asked = True
+
+
+def _take_rule(fields: Mapping[str, str], first: int) -> None:
+    """Take the edits that the run of a link was made with, under the name of their rule if that can be offered."""
+    own = session()
     try:
-        if "made" in fields or "rule" in fields:
-            made = parse_edits(fields.get("made", fields.get("edits", "")), first)
-            own.linked_rule = Rule(fields.get("rule", ""), "", tuple(made))
-            if own.linked_rule.name:  # the next runs are made with it, too
-                own.chosen["rule"] = own.keep_rule(own.linked_rule)
+        own.linked_rule = Rule("", "", tuple(parse_edits(fields.get("made", fields.get("edits", "")), first)))
     except AnalysisError as error:
-        own.linked_rule = None
         own.refused.append(
             AnalysisError(
-                "The run of this link was made with edits that cannot be read, so it is made without them. {why}",
+                "The run of this link was made with edits that cannot be used, so it is made without them. {why}",
                 why=error,
             )
         )
-    own.asked = True
+        return
+    if "rule" not in fields:
+        return
+    try:
+        named = replace(own.linked_rule, name=fields["rule"])
+        own.chosen["rule"] = own.keep_rule(named)  # the next runs are made with it, too
+    except AnalysisError as error:
+        own.refused.append(
+            AnalysisError(
+                "The run of this link is made with its edits, but not under the name of its rule. {why}", why=error
+            )
+        )
+        return
+    own.linked_rule = named
 
 
 def _choose(settings: Settings, name: str | None) -> bool:
@@ -157,8 +173,7 @@ def link_of(run: Run) -> Link | None:
     """The address that opens a run, with its edits, in another browser. That of the shipped run is the app's.
 
     Edits are in it twice if those that the run was made with are not those that stand in What if. A run has no address
-    if its prompt or edits are too long, if a state of another prompt was put into it, or if its model is absent: its
-    file is to be sent.
+    if its prompt or edits are too long, or if its model is absent: its file is to be sent.
 
     Args:
         run: of the session.
@@ -169,7 +184,7 @@ def link_of(run: Run) -> Link | None:
         usual = vars(Shown.parse({}, run.trace))
         return _link({key: str(value) for key, value in shown.items() if value != usual[key]})
     where = run.trace.provenance
-    if recipe is Elsewhere.FILE or not recipe.again or where.patch:
+    if recipe is Elsewhere.FILE or not recipe.again:
         return None
     fields = {"v": _LINK, "checkpoint": recipe.model.checkpoint}
     short = len(recipe.text) <= _LONGEST

@@ -12,6 +12,7 @@ from analysis.cost.roofline import Scenario
 from analysis.debug.edits import Edit, write_edits
 from analysis.debug.generation import Sampling
 from analysis.report.again import checkpoint_options, edit_options
+from analysis.trace.parts import UNTOUCHED
 from app.engine import Place, Recipe
 from app.settings import DEMO, DEMOS, checkpoint_option, checkpoint_path
 from subllm.assets import ASSETS
@@ -45,6 +46,8 @@ def traced(recipe: Recipe, trace: Trace) -> Code:
         trace: what came of it.
     """
     edits = [Edit.parse(edit) for edit in trace.provenance.edits]
+    if trace.agreement is not None and trace.agreement.reference == UNTOUCHED:
+        return edited(recipe, edits, "")
     new = 0 if trace.continuation is None else len(trace.continuation.ids)
     compared = trace.costs is not None
     command = [*_asked("trace", recipe), *(["--new-tokens", str(new)] if new else [])]

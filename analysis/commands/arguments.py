@@ -12,7 +12,7 @@ from subllm.checkpoints.load import Checkpoint, load_checkpoint
 from subllm.command import command
 
 from ..debug.edit_override import kinds_of
-from ..debug.edits import Edit, EditKind, read_edits
+from ..debug.edits import Edit, EditKind, check, read_edits
 from ..debug.rules import Rule, load_rule
 from ..errors import AnalysisError
 from ..trace.chat_text import MOST_BYTES, FilePrompt, prompt_in_file
@@ -95,12 +95,17 @@ class AskedEdits(NamedTuple):
         first = () if self.rule is None else self.rule.on(prompt, kinds_of(checkpoint.model))
         return (*first, *self.edits)
 
-    @property
-    def whole(self) -> Rule | None:
-        """All of them as one rule, which has the name of the rule if nothing was added; None if there are none."""
+    def as_rule(self, prompt: Prompt, checkpoint: Checkpoint) -> Rule | None:
+        """The same as one rule, which has the name of the rule if nothing was added; None if there are none.
+
+        Raises:
+            AnalysisError: if an edit beside the rule does not fit the prompt or the model.
+        """
         if not self.edits:
             return self.rule
-        return Rule("", "", (*(() if self.rule is None else self.rule.edits), *self.edits))
+        edits = self.on(prompt, checkpoint)
+        check(edits, kinds_of(checkpoint.model), prompt)
+        return Rule("", "", edits)
 
 
 def edits_of(arguments: argparse.Namespace) -> AskedEdits:

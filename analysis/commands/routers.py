@@ -17,6 +17,7 @@ from subllm.command import Arguments
 from subllm.runs.folder import LOG_FILE, read_log
 
 from ..cost.benchmark_text import prompt_of
+from ..cost.comparison import DECODE_AGAINST, WRITING
 from ..cost.routers import (
     NAMES,
     RouterRow,
@@ -55,7 +56,7 @@ def main(arguments: Arguments) -> None:
     chosen = parser.parse_args(arguments)
     if min(*chosen.lengths, chosen.repeats, 1) < 1:
         raise AnalysisError("Lengths and repeats must be 1 or more.")
-    facts = machine("cpu") | {"dtype": "float32", "repeats": str(chosen.repeats)}
+    facts = machine("cpu") | {"dtype": "float32", DECODE_AGAINST: WRITING, "repeats": str(chosen.repeats)}
     file = chosen.out / f"routers-{'trained' if chosen.runs else 'random'}.json" if chosen.out else None
     rows = load_table(file, facts) if file else []
     digests = {run: _digest(run / FINAL) for run in chosen.runs}

@@ -40,10 +40,12 @@ def main(arguments: Arguments) -> None:
     add_edits(parser)
     parser.add_argument("--out", type=Path, metavar="FILE.npz", help="save the trace")
     chosen = parser.parse_args(arguments)
-    options = RunOptions(chosen.new_tokens, chosen.compare, rule=edits_of(chosen).whole)
+    asked = edits_of(chosen)  # before there is a model
     checkpoint = load(chosen)
+    prompt = prompt_of(chosen, checkpoint)
+    options = RunOptions(chosen.new_tokens, chosen.compare, rule=asked.as_rule(prompt, checkpoint))
     dense = load_dense(checkpoint) if chosen.compare else None
-    trace = record_trace(checkpoint, prompt_of(chosen, checkpoint), options, dense=dense, name=checkpoint.folder.name)
+    trace = record_trace(checkpoint, prompt, options, dense=dense, name=checkpoint.folder.name)
     print(report(trace))  # noqa: T201
     if chosen.out:
         save_trace(trace, chosen.out)

@@ -27,6 +27,8 @@ from .measure import Took, alternate, anatomy, energy, free_bytes, peak_bytes, r
 from .operations import decode_operations, prefill_operations
 from .sizes import cache_bytes, level_tokens, prefill_bytes, without_levels
 
+DECODE_AGAINST, WRITING = "decode against", "our model without brackets; means over the new tokens"
+"""How decoding is measured, as a fact that is kept with the measurements."""
 DISTURBED = 1.5  # slowest pass over the fastest, beyond which a measurement says that it was disturbed
 Overhead = Callable[[SubllmForCausalLM, Tensor, SubllmCache, Probe], object]  # reads the prompts once more
 
@@ -50,7 +52,7 @@ class Timed(StrEnum):
     DENSE_STRUCTURE = "dense structure"
 
 
-_WRITING = (Timed.SUBLLM_DECODE, Timed.DENSE_DECODE)  # one new token, which may run more or fewer blocks than the next
+_DECODED = (Timed.SUBLLM_DECODE, Timed.DENSE_DECODE)  # one new token, which may run more or fewer blocks than the next
 
 
 class Setting(NamedTuple):
@@ -150,12 +152,12 @@ class Comparison:
 
     def time(self, name: str) -> float:
         """Seconds of a pass: the median of those that read, the mean of new tokens, which are not alike."""
-        typical = fmean if name in _WRITING else median
+        typical = fmean if name in _DECODED else median
         return typical(self.seconds[name])
 
     def ratio(self, slow: str, fast: str) -> float:
         """Ratio of the wall clock: the median over passes that ran in turn, or of the mean times of new tokens."""
-        if slow in _WRITING:
+        if slow in _DECODED:
             return self.time(slow) / self.time(fast)
         return median(a / b for a, b in zip(self.seconds[slow], self.seconds[fast], strict=True))
 
@@ -165,7 +167,7 @@ class Comparison:
 
     def throughput(self, name: str) -> float:
         """Tokens per second, all prompts together, of a pass that reads or that writes one new token."""
-        each = 1 if name in _WRITING else self.tokens
+        each = 1 if name in _DECODED else self.tokens
         return self.batch * each / self.time(name)
 
     def spread(self, name: str) -> float:
@@ -377,6 +379,7 @@ def _decode(
     """
     config, places = model.config, model.config.parsed_structure.block_levels
     operations: list[tuple[float, float]] = []
+    captures: list[int] = []  # graphs that were captured with each token, which takes several passes
     took: dict[str, list[Took]] = {Timed.SUBLLM_DECODE: [], Timed.DENSE_DECODE: []}
     blocks: list[int] = []
     growth: list[list[int]] = []
@@ -385,6 +388,7 @@ def _decode(
         report()
         token = rest[:, index, None]
         before = _rows(cache, rest.shape[0])
+        captured = cache.graphs.captures + dense_cache.graphs.captures
         passes: dict[str, Callable[[], object]] = {
             Timed.SUBLLM_DECODE: partial(model, token, past_key_values=cache, probe=probe),
             Timed.DENSE_DECODE: partial(dense, token, past_key_values=dense_cache),
@@ -398,15 +402,19 @@ def _decode(
             cache.graphs.refuse(why)
             dense_cache.graphs.refuse(why)
         after = _rows(cache, rest.shape[0])
+        captures.append(cache.graphs.captures + dense_cache.graphs.captures - captured)
         growth.append([cache.used_bytes, dense_cache.used_bytes])
         blocks.append(sum(after[place] != before[place] for place in places))
+        ours = theirs = 0.0
         for cached, earlier in zip(zip(*after, strict=True), zip(*before, strict=True), strict=True):
             present = [new > old for new, old in zip(cached, earlier, strict=True)]
-            ours = decode_operations(config, cached, present)
-            operations.append((ours, decode_operations(dense.config, cached[:1], [True])))
-    ours, theirs = map(sum, zip(*operations[first * rest.shape[0] :], strict=True))
-    limit = theirs / ours
-    return {n: each[first:] for n, each in took.items()}, blocks[first:], limit, growth
+            ours += decode_operations(config, cached, present)
+            theirs += decode_operations(dense.config, cached[:1], [True])
+        operations.append((ours, theirs))
+    timed = [index for index in range(first, len(blocks)) if not captures[index]] or [len(blocks) - 1]
+    ours, theirs = (sum(operations[index][which] for index in timed) for which in (0, 1))
+    chosen = {name: [each[index] for index in timed] for name, each in took.items()}
+    return chosen, [blocks[index] for index in timed], theirs / ours, growth
 
 
 def _read_once_more(overhead: Overhead, model: SubllmForCausalLM, prompt: Tensor, probe: Probe) -> object:

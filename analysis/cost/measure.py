@@ -287,7 +287,9 @@ class _Clock:
 @contextmanager
 def _hooked(model: Any, clock: _Clock) -> Iterator[None]:
     """A clock that runs inside of the model's modules while the context is open; events tell of whole steps only."""
-    divided = [layer for layer in model.model.layers if isinstance(layer, LightHeavyBlock)]  # they call no module
+    divided = [
+        layer for layer in model.model.layers if isinstance(layer, LightHeavyBlock)
+    ]  # these two are divided, and not called
     plain = [layer for layer in model.model.layers if not isinstance(layer, LightHeavyBlock)]
     kinds: dict[str, list[nn.Module]] = {
         "attention": [layer.self_attn for layer in plain],

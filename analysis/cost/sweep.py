@@ -24,7 +24,7 @@ from subllm.checkpoints.load import Checkpoint
 from subllm.errors import first_line
 
 from ..errors import AnalysisError
-from .comparison import Comparison, Setting
+from .comparison import DECODE_AGAINST, WRITING, Comparison, Setting
 from .page import page
 
 LENGTHS = (512, 2048, 4096, 8192)
@@ -87,6 +87,7 @@ def facts_of(checkpoint: Checkpoint, against: str, repeats: int) -> dict[str, st
         "structure": str(model.config.structure),
         "checkpoint": checkpoint.digest,
         "baseline": against,
+        DECODE_AGAINST: WRITING,
         "repeats": str(repeats),
     }
 

@@ -65,7 +65,7 @@ class Rule:
                 edits=len(self.edits),
                 most=MOST_EDITS,
             )
-        for edit in self.edits:
+        for edit in self.edits if self.name else ():  # a rule is for prompts of which something is left
             if edit.kind is EditKind.RETENTION and not edit.value:
                 raise AnalysisError(
                     "The edit '{edit}' of the rule {name!r} leaves nothing. Give a share above 0, up to 1.",
@@ -92,6 +92,8 @@ class Rule:
         try:
             check(edits, levels, prompt)
         except AnalysisError as error:
+            if not self.name:
+                raise
             raise AnalysisError(
                 "The rule {name!r} does not fit this model. {why}", name=self.name, why=error
             ) from error

@@ -9,6 +9,7 @@ from subllm.runs.folder import FINAL
 
 from ..debug.edits import Edit, EditKind
 from ..trace.chat_turns import turns_of
+from ..trace.parts import UNTOUCHED
 from ..trace.trace import Trace
 
 MOST_CHARACTERS = 600  # of a prompt that stands in the command itself
@@ -30,7 +31,9 @@ def commands(trace: Trace) -> list[str]:
     if where.patch:
         return [report]
     edits = [Edit.parse(edit) for edit in where.edits]
-    parts = ["subllm", "trace", *checkpoint_options(where.checkpoint), "--dtype", where.dtype]
+    beside_itself = trace.agreement is not None and trace.agreement.reference == UNTOUCHED
+    name = "edit" if beside_itself else "trace"
+    parts = ["subllm", name, *checkpoint_options(where.checkpoint), "--dtype", where.dtype]
     text = trace.prompt.text
     parts += ["--prompt-file", "prompt.txt"] if needs_file(trace) else [f"--prompt={text}"]
     parts += ["--new-tokens", str(len(trace.continuation.ids))] if trace.continuation is not None else []

@@ -109,13 +109,15 @@ def _drawn(model: ModelSpec, stages: Iterator[Trace], tokens: int, progress: Pro
 
 
 def recipe_of_cut(recipe: Recipe, prompt: Prompt, progress: Progress) -> Recipe:
-    """What makes the run of a prompt again that was cut.
+    """What makes the run of a prompt again that may have been cut; nothing does if its chat template was cut.
 
     Args:
         recipe: of the whole prompt.
         prompt: what was left of it.
         progress: receives what is being done.
     """
+    if prompt.text == recipe.text or recipe.chat:
+        return replace(recipe, again=not recipe.chat)
     checkpoint, _ = recipe.model.load(progress)
     try:
         read = read_prompt(prompt.text, checkpoint.tokenizer, len(prompt))

@@ -94,9 +94,8 @@ def _run(request: _Request, message: Any, *, truncate: bool) -> Generator[bool]:
             recipe = engine.Recipe(request.form.text, request.form.chat, model)
             limit = request.settings.limits.tokens
             for trace, whole in engine.run(recipe, request.options, work, truncate=truncate, limit=limit):
-                if truncate and recipe.text == request.form.text:
-                    recipe = engine.recipe_of_cut(recipe, trace.prompt, work)
-                session().remember(trace, recipe)
+                made = engine.recipe_of_cut(recipe, trace.prompt, work) if truncate else recipe
+                session().remember(trace, made)
                 yield not whole
     except (SubllmError, AnalysisError) as error:
         session().failure = (request.form, error)
@@ -173,6 +172,8 @@ def _results(run: Run, settings: Settings, *, whole: bool) -> None:
     st.caption(plain(f"{name_of(where.checkpoint)} · {where.structure} · {device} · {where.dtype} · {where.attention}"))
     if where.rule:
         st.caption(plain(say("rule_in_force", name=rule_name(where.rule), edits="; ".join(where.edits) or "–")))
+    elif where.edits:
+        st.caption(plain(say("steps_edits", edits="; ".join(where.edits))))
     if where.patch:
         st.caption(plain(say("labelled", label=say("report_patch"), value=where.patch)))
     costs.headline(trace)

@@ -178,10 +178,11 @@ class Graphs:
         allowed: whether graphs may be used; set it to False to launch every kernel by itself.
         refusal: why they are not used although they are allowed; empty if they are, or if nothing speaks against them.
         replays: runs of blocks that were launched as one graph.
+        captures: graphs that were captured.
     """
 
     def __init__(self, structure: Structure, layers: Sequence["LevelLayer"]) -> None:
-        self.allowed, self.refusal, self.replays = True, "", 0
+        self.allowed, self.refusal, self.replays, self.captures = True, "", 0, 0
         self._runs, self._layers = structure.runs, layers
         self._forget()
 
@@ -241,6 +242,7 @@ class Graphs:
             self._captured.pop(block, None)  # its memory first
             try:
                 self._captured[block] = _Run(blocks, self._layers, own, tokens)
+                self.captures += 1
             except RuntimeError as error:  # such as a block that reads from the device, or too little memory
                 _refused[blocks] = self.refusal = first_line(error.__context__ or error)
                 self._usable = False

@@ -23,7 +23,7 @@ class RunConfig:
         seed: seed of everything random, the order of the text included.
 
     Raises:
-        TrainingError: if a number is none or out of its range, or the precision is unknown.
+        TrainingError: if a value is not a number, or out of its range, or the precision is unknown.
     """
 
     _positive: ClassVar[tuple[str, ...]] = (

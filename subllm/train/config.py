@@ -84,7 +84,7 @@ class TrainConfig(RunConfig):
         doubtful = [name for name in _SCHEDULES if name in self.model]
         if doubtful:
             raise TrainingError(
-                f"model has {', '.join(doubtful)}, which the training determines; give it as a field of the training, "
+                f"model has {', '.join(doubtful)}, which the training determines; give fields of the training, "
                 f"without {_MODEL!r} before the name."
             )
         if not isinstance(self.prompts, list) or not all(isinstance(prompt, str) for prompt in self.prompts):

@@ -195,6 +195,22 @@ def test_a_text_goes_on_from_its_recipe_whoever_wrote_it_before(folders):
     assert not engine.finished(again, silent)
 
 
+def test_a_cut_prompt_has_a_recipe_of_its_own_unless_its_template_was_cut(folders):
+    recipe = recipe_of(folders[0])
+    checkpoint, _ = recipe.model.load()
+    for asked, most, expected in (
+        (recipe, 512, recipe),
+        (recipe, 9, replace(recipe, text=recipe.text[:9])),
+        (replace(recipe, chat=True), 9, replace(recipe, chat=True, again=False)),
+    ):
+        prompt = read_prompt(asked.text, checkpoint.tokenizer, most, chat=asked.chat, truncate=True)
+        found = engine.recipe_of_cut(asked, prompt, silent)
+        assert found == replace(expected, text=expected.text if asked.chat else prompt.text)
+        if found.again:
+            read = read_prompt(found.text, checkpoint.tokenizer, 512, chat=found.chat)
+            assert read.token_ids.tolist() == prompt.token_ids.tolist()
+
+
 def test_prompt_and_answer_have_the_limit_of_every_prompt(folders):
     recipe = recipe_of(folders[0])
     *_, (trace, _) = engine.run(recipe, RunOptions(0, False), silent, truncate=False, limit=512)

@@ -114,7 +114,8 @@ def test_a_run_is_compared_again_if_it_was(recipe, checkpoint, tmp_path):
 @pytest.mark.parametrize("name", ["", "It's mine"])
 def test_a_run_under_a_rule_is_made_again_with_all_that_was_measured(name, recipe, checkpoint, tmp_path):
     text = TEXTS["plain"][0]
-    options = RunOptions(3, True, rule=Rule(name, "", tuple(parse_edits('drop 2-4@1; keep "dog"@*'))))
+    unnamed = [] if name else parse_edits("retention 0@2")  # which no rule has
+    options = RunOptions(3, True, rule=Rule(name, "", tuple(parse_edits('drop 2-4@1; keep "dog"@*') + unnamed)))
     prompt = prompt_of(checkpoint, text, False)
     trace = record_trace(checkpoint, prompt, options, dense=load_dense(checkpoint), name="tiny")
     code = reproduce.traced(recipe(text), trace)

@@ -8,7 +8,7 @@ import pandas as pd
 import streamlit as st
 
 from analysis import AnalysisError
-from analysis.cost.comparison import Baseline, Comparison, Setting
+from analysis.cost.comparison import DECODE_AGAINST, WRITING, Baseline, Comparison, Setting
 from analysis.cost.hardware import Hardware
 from analysis.cost.roofline import Scenario, speedup
 from analysis.cost.sizes import level_tokens, prefill_bytes
@@ -209,7 +209,9 @@ def report(facts: dict[str, str], rows: Sequence[Comparison], key: str) -> None:
         say("decode_cell", n=blocks, time=f"{time:.2f}", share=f"{share:.2f}")
         for blocks, (time, share) in row.decode_by_blocks().items()
     ]
-    right.caption(say("decode_help", cells=say("semicolon").join(cells)) + (say("decode_graphs") if row.graphs else ""))
+    said = say("decode_help", cells=say("semicolon").join(cells))
+    said += say("decode_writer") if facts.get(DECODE_AGAINST) == WRITING else ""  # files of earlier versions lack it
+    right.caption(said + (say("decode_graphs") if row.graphs else ""))
     st.caption(plain(" · ".join(f"{name}: {value}" for name, value in facts.items())))
 
 
