@@ -62,8 +62,8 @@ def test_the_line_in_the_documents_is_one_that_an_action_leaves(tiny_checkpoint,
     monkeypatch.setenv("SUBLLM_ROOTS", str(tiny_checkpoint.parent))
     caplog.set_level(logging.INFO, "app")
     page = AppTest.from_string(script("explore"), default_timeout=60)
-    page.query_params.update({"v": "2", "checkpoint": "tiny", "prompt": "the cat sat on the mat"})
-    page.run()
+    page.query_params.update({"v": "2", "checkpoint": "tiny", "prompt": "no other test runs this cat"})
+    page.run()  # a run that was made before would count no tokens
     assert not page.exception and not page.error
     left = [record.getMessage() for record in caplog.records if record.name == "app"]
     counted = [re.sub(r"\d+", "N", line) for line in left if not re.search(r"\b0 tokens", line)]

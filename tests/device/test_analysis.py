@@ -162,9 +162,17 @@ def test_the_comparison_counts_what_the_cpu_counts(checkpoints):
         return compare(each.model, load_dense(each).model, ids.to(each.model.device), 1)
 
     here, there = (run(each) for each in checkpoints)
-    for name in ("retention", "prefill_limit", "decode_limit", "cache_bytes", "level_bytes", "growth", "decode_blocks"):
+    for name in ("retention", "prefill_limit", "cache_bytes", "level_bytes", "growth"):
         same(getattr(here, name), getattr(there, name), name)
     assert there.graphs is GRAPHS and not here.graphs
+    timed = iter(here.decode_blocks)
+    assert all(blocks in timed for blocks in there.decode_blocks), "without tokens with which graphs are captured"
+    assert (
+        len(here.decode_blocks) - 2 * len(there.level_bytes)
+        <= len(there.decode_blocks)
+        == len(there.seconds["dense decode"])
+    )
+    assert there.decode_limit == pytest.approx(here.decode_limit, rel=0.02)
 
 
 def test_retention_needles_and_fidelity(checkpoints):
