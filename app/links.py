@@ -183,7 +183,6 @@ def link_of(run: Run) -> Link | None:
     if recipe is Elsewhere.SHIPPED:
         usual = vars(Shown.parse({}, run.trace))
         return _link({key: str(value) for key, value in shown.items() if value != usual[key]})
-    where = run.trace.provenance
     if recipe is Elsewhere.FILE or not recipe.again:
         return None
     fields = {"v": _LINK, "checkpoint": recipe.model.checkpoint}
@@ -194,7 +193,7 @@ def link_of(run: Run) -> Link | None:
     fields |= {"prompt": recipe.text} if short else {"long": "1"}
     fields["chat"] = str(int(recipe.chat))
     fields |= {key: str(value) for key, value in shown.items() if value is not None}
-    edits = own.edits_of(run.trace).edits
+    edits, where = own.edits_of(run.trace).edits, run.trace.provenance
     if edits:
         fields["edits"] = write_edits(edits)
     if where.edits:

@@ -379,7 +379,7 @@ def _decode(
     """
     config, places = model.config, model.config.parsed_structure.block_levels
     operations: list[tuple[float, float]] = []
-    captures: list[int] = []  # graphs that were captured with each token, which takes several passes
+    steady: list[int] = []  # tokens with which no graph was captured, which takes several passes
     took: dict[str, list[Took]] = {Timed.SUBLLM_DECODE: [], Timed.DENSE_DECODE: []}
     blocks: list[int] = []
     growth: list[list[int]] = []
@@ -402,7 +402,8 @@ def _decode(
             cache.graphs.refuse(why)
             dense_cache.graphs.refuse(why)
         after = _rows(cache, rest.shape[0])
-        captures.append(cache.graphs.captures + dense_cache.graphs.captures - captured)
+        if cache.graphs.captures + dense_cache.graphs.captures == captured:
+            steady.append(index)
         growth.append([cache.used_bytes, dense_cache.used_bytes])
         blocks.append(sum(after[place] != before[place] for place in places))
         ours = theirs = 0.0
@@ -411,7 +412,7 @@ def _decode(
             ours += decode_operations(config, cached, present)
             theirs += decode_operations(dense.config, cached[:1], [True])
         operations.append((ours, theirs))
-    timed = [index for index in range(first, len(blocks)) if not captures[index]] or [len(blocks) - 1]
+    timed = [index for index in steady if index >= first] or [len(blocks) - 1]
     ours, theirs = (sum(operations[index][which] for index in timed) for which in (0, 1))
     chosen = {name: [each[index] for index in timed] for name, each in took.items()}
     return chosen, [blocks[index] for index in timed], theirs / ours, growth

@@ -238,8 +238,9 @@ def anatomy(
     for kind, start, stop in clock.spans:
         modules[kind] += times[stop] - times[start]
     routing = sum(step for step, bracket in zip(steps, brackets, strict=True) if bracket)
-    parts = [(start, stop) for _, start, stop in clock.spans if [*brackets, False][bisect(ends, start)]]
-    modules["gather and scatter"] = max(routing - sum(times[stop] - times[start] for start, stop in parts), 0.0)
+    in_bracket = [*brackets, False]  # what follows the last step is in none
+    parts = sum(times[stop] - times[start] for _, start, stop in clock.spans if in_bracket[bisect(ends, start)])
+    modules["gather and scatter"] = max(routing - parts, 0.0)
     modules["rest"] = max(total - sum(modules.values()), 0.0)
     return Anatomy([*steps, max(total - sum(steps), 0.0)], modules)
 
@@ -287,9 +288,7 @@ class _Clock:
 @contextmanager
 def _hooked(model: Any, clock: _Clock) -> Iterator[None]:
     """A clock that runs inside of the model's modules while the context is open; events tell of whole steps only."""
-    divided = [
-        layer for layer in model.model.layers if isinstance(layer, LightHeavyBlock)
-    ]  # these two are divided, and not called
+    divided = [layer for layer in model.model.layers if isinstance(layer, LightHeavyBlock)]  # call neither of the two
     plain = [layer for layer in model.model.layers if not isinstance(layer, LightHeavyBlock)]
     kinds: dict[str, list[nn.Module]] = {
         "attention": [layer.self_attn for layer in plain],

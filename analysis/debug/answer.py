@@ -11,11 +11,9 @@ from typing import NamedTuple
 import numpy as np
 from transformers import PreTrainedTokenizerBase
 
-from subllm.errors import PromptError
-
 from ..errors import AnalysisError
 from ..trace.parts import Prompt
-from ..trace.tokenize import decode_pieces, read_prompt
+from ..trace.tokenize import decode_pieces, read_again
 from .edits import Edit
 from .named_tokens import find_tokens, last_ones, ranges
 
@@ -49,11 +47,8 @@ def with_answer(prompt: Prompt, ids: Sequence[int], tokenizer: PreTrainedTokeniz
     before, after = (
         str(tokenizer.decode(each, clean_up_tokenization_spaces=False)) for each in (prompt.token_ids, whole)
     )
-    try:
-        read = read_prompt(prompt.text + after[len(before) :], tokenizer, len(whole))
-    except PromptError:  # longer, when it is read again
-        read = None
-    if read is not None and np.array_equal(read.token_ids, whole):
+    read = read_again(prompt.text + after[len(before) :], whole, tokenizer)
+    if read is not None:
         return Answered(read, True)
     pieces = decode_pieces(np.array(ids, dtype=np.int64), tokenizer)
     ends = len(prompt.text) + np.cumsum([len(piece) for piece in pieces.tolist()])

@@ -89,6 +89,15 @@ def read_prompt(
     return Prompt(text, ids, offsets[:, 0], offsets[:, 1], _pieces(text, ids, offsets, tokenizer))
 
 
+def read_again(text: str, ids: np.ndarray, tokenizer: PreTrainedTokenizerBase) -> Prompt | None:
+    """The prompt of a text if the tokenizer makes the tokens (T,) of it, so that the text alone stands for them."""
+    try:
+        read = read_prompt(text, tokenizer, len(ids))
+    except PromptError:  # such as one of more tokens
+        return None
+    return read if np.array_equal(read.token_ids, ids) else None
+
+
 def prompt_of_ids(ids: np.ndarray, tokenizer: PreTrainedTokenizerBase) -> Prompt:
     """A prompt that is known by its token ids (T,) alone; its text is that of the tokens, one after another."""
     pieces = decode_pieces(ids, tokenizer)

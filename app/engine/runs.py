@@ -21,9 +21,8 @@ from analysis.debug.target import Question
 from analysis.guard import Progress
 from analysis.run import RunOptions, answer_stages, trace_stages
 from analysis.trace.parts import Prompt
-from analysis.trace.tokenize import decode_pieces, read_prompt
+from analysis.trace.tokenize import decode_pieces, read_again, read_prompt
 from subllm.checkpoints.load import Checkpoint
-from subllm.errors import PromptError
 from subllm.routing import Replay
 
 from .last_used import LastUsed
@@ -119,11 +118,8 @@ def recipe_of_cut(recipe: Recipe, prompt: Prompt, progress: Progress) -> Recipe:
     if prompt.text == recipe.text or recipe.chat:
         return replace(recipe, again=not recipe.chat)
     checkpoint, _ = recipe.model.load(progress)
-    try:
-        read = read_prompt(prompt.text, checkpoint.tokenizer, len(prompt))
-    except PromptError:  # longer, when it is read again
-        return replace(recipe, again=False)
-    return Recipe(prompt.text, False, recipe.model, np.array_equal(read.token_ids, prompt.token_ids))
+    read = read_again(prompt.text, prompt.token_ids, checkpoint.tokenizer)
+    return Recipe(prompt.text, False, recipe.model, read is not None)
 
 
 def run_with_answer(

@@ -172,7 +172,9 @@ def test_the_comparison_counts_what_the_cpu_counts(checkpoints):
         <= len(there.decode_blocks)
         == len(there.seconds["dense decode"])
     )
-    assert there.decode_limit == pytest.approx(here.decode_limit, rel=0.02)
+    all_timed = len(there.decode_blocks) == len(here.decode_blocks)
+    assert all_timed or GRAPHS
+    assert there.decode_limit == pytest.approx(here.decode_limit, rel=2e-3 if all_timed else 0.02)
 
 
 def test_retention_needles_and_fidelity(checkpoints):
