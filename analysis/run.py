@@ -167,7 +167,7 @@ def answer_stages(
         prompt: the prompt alone.
         answered: of `analysis.debug.answer.with_answer`.
         edits: to the routing of the prompt.
-        rule: name of the rule that came to these edits; "" if a person made them.
+        rule: name of the rule that these edits come from; "" if a person made them.
         dense: a dense model to compare with.
         name: display name of the checkpoint.
         progress: receives the progress of the run.

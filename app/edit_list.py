@@ -27,7 +27,7 @@ class EditList:
         self.mistake = None
         if len(edits) > MOST_EDITS:
             self.mistake = AnalysisError(
-                "There are {most} edits in force, and no more fit into a link.", most=MOST_EDITS
+                "There are {most} edits in force, and no more fit into a link; remove one first.", most=MOST_EDITS
             )
         elif edits != self.edits:
             self._before.append(self.edits)

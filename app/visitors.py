@@ -49,7 +49,7 @@ class _Visitors:
             busy = [each for each in self._here if each.seen > time.monotonic() - _IDLE]
             if visitor not in busy and len(busy) >= most:
                 raise RunStopped(
-                    "{most:,.0f} people are using the app, and there is no room for more. Try again in some minutes.",
+                    "{most:,.0f} people are using the app, and there is no room for more. Try again in a few minutes.",
                     most=most,
                 )
             if visitor is None:

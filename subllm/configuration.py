@@ -10,7 +10,7 @@ from huggingface_hub.dataclasses import strict
 from huggingface_hub.errors import StrictDataclassError
 from transformers import LlamaConfig
 
-from .errors import ConfigurationError, first_line
+from .errors import ConfigurationError, SubllmError, first_line
 from .routing import LIGHT_HEAVY_ROUTER, ROUTERS, Router, router_class
 from .routing.mod import ROUTER_WEIGHTS
 from .routing.stride import stride_of
@@ -26,6 +26,10 @@ OWN_FIELDS = (
 )  # fmt: skip
 """Fields that a LLaMA's configuration does not have."""
 
+_SIZES = (
+    "vocab_size", "hidden_size", "intermediate_size", "num_attention_heads", "num_key_value_heads", "head_dim",
+    "max_position_embeddings",
+)  # fmt: skip
 _WINDOW = 128  # a token and those before it; the paper's 127 on either side, as far as they are known
 _ROUTED = {"query": 1 / 8, "key_value": 1 / 4, "mlp": 1 / 8}
 _EPSILON = 1.0
@@ -122,9 +126,24 @@ class SubllmConfig(LlamaConfig):
                 raise ConfigurationError(
                     "{name} is {value}; it must be 0 or more.", name=name, value=getattr(self, name)
                 )
+        self._check_sizes()
         super().__post_init__(**kwargs)
         self._check_light_heavy(parsed)  # of numbers that the configuration of a LLaMA fills in
         _ = self.strides  # which refuses groups of no whole number of tokens
+
+    def _check_sizes(self) -> None:
+        for name in _SIZES:
+            size = getattr(self, name)
+            if size is not None and size < 1:
+                raise ConfigurationError("{name} is {value}; it must be 1 or more.", name=name, value=size)
+        heads, groups = self.num_attention_heads, self.num_key_value_heads
+        if groups is not None and heads % groups:
+            raise ConfigurationError(
+                "The number of attention heads is {heads} and that of key/value heads {groups}; the second must "
+                "divide the first.",
+                heads=heads,
+                groups=groups,
+            )
 
     def _check_light_heavy(self, structure: Structure) -> None:
         """Check the fields of light/heavy blocks, and fill in those that were left out."""
@@ -275,11 +294,11 @@ class SubllmConfig(LlamaConfig):
         Raises:
             ConfigurationError: if it names no structure, so that the model would silently be another one.
         """
-        if "structure" not in config_dict:
+        if config_dict.get("structure") is None:
             raise ConfigurationError(
                 "The configuration has no 'structure'; a SUBLLM checkpoint needs one, such as 'TT(TT)TT'. "
                 "Found the fields {fields}.",
-                fields=sorted(config_dict),
+                fields=sorted(name for name in config_dict if name != "structure"),
             )
         missing = {name: 0 for name in ("balancer_steps", "bypass_steps") if name not in config_dict}
         return super().from_dict(config_dict | missing, **kwargs)
@@ -291,17 +310,19 @@ class SubllmConfig(LlamaConfig):
 
 @contextmanager
 def misfits_reported() -> Iterator[None]:
-    """Report fields of a type or size that a configuration cannot have, as its base classes find them.
+    """Report fields that a configuration, or the model built of it, cannot have, as transformers finds them.
 
     Raises:
         ConfigurationError: if there is one.
     """
     try:
         yield
-    except StrictDataclassError as error:
+    except SubllmError:
+        raise
+    except (StrictDataclassError, ValueError, KeyError, ImportError) as error:  # the last of kernels
+        reason = f"there is no {error}" if isinstance(error, KeyError) else first_line(error.__cause__ or error)
         raise ConfigurationError(
-            "The fields of the model do not fit: {reason}. Correct the configuration.",
-            reason=first_line(error.__cause__ or error).rstrip("."),
+            "The fields of the model do not fit: {reason}. Correct the configuration.", reason=reason.rstrip(".")
         ) from error
 
 

@@ -40,7 +40,9 @@ def add_prompt(parser: argparse.ArgumentParser) -> None:
 
 def add_edits(parser: argparse.ArgumentParser) -> None:
     """An option for every kind of edit; their order on the command line is kept."""
-    group = parser.add_argument_group("edits", "They are made in this order. LEVEL counts from 1; * is every level.")
+    group = parser.add_argument_group(
+        "edits", "They are made in this order. LEVEL is numbered from 1; * is every level."
+    )
     for kind in EditKind:
         what = "LEVEL" if kind is EditKind.DENSE else "TOKENS@LEVEL" if kind.names_tokens else "NUMBER@LEVEL"
         form = "dense@" if kind is EditKind.DENSE else f"{kind} "
@@ -51,7 +53,9 @@ def add_edits(parser: argparse.ArgumentParser) -> None:
 
 def add_rule(parser: argparse.ArgumentParser) -> None:
     """Option `--rule`."""
-    parser.add_argument("--rule", type=Path, metavar="FILE", help="edits under a name (docs/formats.md)")
+    parser.add_argument(
+        "--rule", type=Path, metavar="FILE", help="file with a rule: edits under a name (docs/formats.md)"
+    )
 
 
 def rule_of(arguments: argparse.Namespace) -> Rule | None:

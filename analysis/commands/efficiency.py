@@ -38,7 +38,7 @@ def main(arguments: Arguments) -> None:
     )
     parser.add_argument("--baseline", default="llama", help=f"{', '.join(Baseline)}, or the folder of a LLaMA")
     parser.add_argument("--repeats", type=int, default=5, help="timed passes of each model per setting (default: 5)")
-    parser.add_argument("--overheads", action="store_true", help="measure also what recording costs")
+    parser.add_argument("--overheads", action="store_true", help="also measure what recording costs")
     parser.add_argument("--out", type=Path, help="folder for the table and the Parquet file")
     parser.add_argument("--resume", action="store_true", help="keep the settings that are in --out already")
     add_rule(parser)

@@ -28,7 +28,7 @@ def main(arguments: Arguments) -> None:
     parser = argparse.ArgumentParser(
         prog="subllm predict", description="Predict time and memory against the dense model, on any hardware."
     )
-    parser.add_argument("--checkpoint", type=Path, help="folder of the checkpoint (default: the demo)")
+    parser.add_argument("--checkpoint", type=Path, help="folder of the checkpoint, or demo or deep (default: demo)")
     parser.add_argument("--hardware", default=HERE, help="a name in the table (default: this machine, measured)")
     parser.add_argument("--table", type=Path, default=HARDWARE, help="hardware table, JSON")
     parser.add_argument("--dtype", default="bfloat16", choices=sorted(BYTES), help="default: bfloat16")
@@ -60,7 +60,7 @@ def main(arguments: Arguments) -> None:
         )
     for phase in PHASES:
         length = break_even(config, phase, scenario)
-        print(f"{phase} pays from {f'{length:,} tokens on' if length else 'no length on'}")  # noqa: T201
+        print(f"{phase} breaks even {f'at {length:,} tokens' if length else 'at no length'}")  # noqa: T201
     for found in launch_bound(config, scenario):
         print(_too_small(found))  # noqa: T201
 

@@ -42,7 +42,13 @@ def main(arguments: Arguments) -> None:
     parser.add_argument(
         "--runs", type=Path, nargs="+", default=[], help="folders of trainings, with final (default: random weights)"
     )
-    parser.add_argument("--routers", nargs="+", choices=sorted(NAMES), default=list(NAMES), help="of random weights")
+    parser.add_argument(
+        "--routers",
+        nargs="+",
+        choices=sorted(NAMES),
+        default=list(NAMES),
+        help="routers to measure with random weights",
+    )
     parser.add_argument(
         "--lengths", type=int, nargs="+", default=[512, 2048, 8192], help="in tokens (default: 512 2048 8192)"
     )

@@ -111,7 +111,8 @@ def corpus_rivals(
     run = CorpusRun.read(folder)
     if run.digest != checkpoint.digest:
         raise CorpusError(
-            "The result {folder} was made with the checkpoint {name}, and this is another one: their weights differ.",
+            "The result {folder} was made with the checkpoint {name}, and this is another one: their weights differ. "
+            "Name that one with --checkpoint.",
             folder=folder.name,
             name=run.checkpoint,
         )

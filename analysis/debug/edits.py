@@ -149,7 +149,7 @@ class Edit:
         level = None if number is None else number + 1 - first
         if level is not None and level < 1:
             raise AnalysisError(
-                "The edit {text!r} is for level {level}; levels count from 1.", text=shortened(text), level=level
+                "The edit {text!r} is for level {level}; levels are numbered from 1.", text=shortened(text), level=level
             )
         if kind is EditKind.DENSE:
             return cls(kind, level)

@@ -175,7 +175,9 @@ class Lesson:
         try:
             found = json.loads(content)
         except (ValueError, RecursionError) as error:
-            raise AnalysisError("This file is not JSON, and so it is no lesson.") from error
+            raise AnalysisError(
+                "This file is not JSON, so it is not a lesson; choose the .json file of a lesson."
+            ) from error
         entry = _object(found, "lesson")
         if entry.get("format") != FORMAT:
             raise AnalysisError(

@@ -398,7 +398,7 @@ class Provenance:
             (the checkpoint's own weights with nothing dropped), or "" without a comparison.
         versions: versions of torch and transformers.
         edits: edits to the routing in the order they were made, as `analysis.debug.edits` writes them.
-        rule: name of the rule that came to these edits; "" where a person made them, or nobody.
+        rule: name of the rule that these edits come from; "" where a person made them, or nobody.
         predictor: whether predictors decide in place of the router weights of Mixture-of-Depths.
         answer_from: first token of the prompt that the model wrote itself, in an earlier run; 0 where it wrote none.
         patch: state of another prompt that was put into the run, in words; "" where none was.

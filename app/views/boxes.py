@@ -1,11 +1,11 @@
-"""Selectors whose labels are in the visitor's language.
+"""Selectors and tabs whose labels are in the visitor's language.
 
 A browser sends the label of what is chosen and not its value, so after a switch of the language it would send a label
 that is not among the options. Each language therefore has selectors of its own, which begin with what was chosen in the
 language before. What is chosen also stays while another page is visited.
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any, TypeVar
 
 import streamlit as st
@@ -69,6 +69,24 @@ def several_of(
     chosen: list[T] = place.multiselect(label, options, key=_own(key), format_func=names, help=help)
     session().chosen[key] = chosen
     return chosen
+
+
+def in_tabs(views: Mapping[str, tuple[str, Callable[[], None]]], key: str) -> None:
+    """Views in tabs, of which the open one only is drawn; it stays open in another language and after other pages.
+
+    Args:
+        views: label of the tab and the view that draws it, by a name that is the same in all languages.
+        key: key of the tabs.
+    """
+    labels = [label for label, _ in views.values()]
+    known = session().chosen.get(key, "")
+    if st.session_state.get(key) not in labels and known in views:
+        st.session_state[key] = views[known][0]
+    for tab, (name, (_, view)) in zip(st.tabs(labels, on_change="rerun", key=key), views.items(), strict=True):
+        if tab.open:
+            session().chosen[key] = name
+            with tab:
+                view()
 
 
 def chosen_in(key: str) -> Any:

@@ -5,7 +5,7 @@ loaded: transformers gets tensors, and chooses no files.
 """
 
 import hashlib
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
@@ -26,6 +26,7 @@ _WEIGHTS, _INDEX, _GENERATION = "model.safetensors", "model.safetensors.index.js
 _SUFFIX = ".safetensors"
 _PICKLES = ("*.bin", "*.pt", "*.pth", "*.ckpt", "*.pkl")
 _LARGEST_HEADER = 16 << 20  # bytes of names and shapes in a file of weights
+_FREQUENCIES = "rotary_emb.inv_freq"  # in old checkpoints; they follow from the configuration
 _NAMED = 3  # tensors that a message names
 
 
@@ -178,17 +179,18 @@ def _check_shapes(kind: Any, folder: Path, config: Any, shapes: Mapping[str, tup
     """Compare a model without memory with the headers of the weight files; returns the number of its parameters."""
     blocks = config.num_hidden_layers
     if blocks > len(shapes):  # building even an empty model of so many takes long
-        raise _unfit(folder, [f"those of {blocks:,} blocks, and the files have {len(shapes):,} tensors"], [])
+        raise _unfit(folder, [f"those of {blocks:,} blocks, and the files have {len(shapes):,} tensors"])
     with refusing(folder, "its config.json"), torch.device("meta"):
         model = kind(config)
         expected = {name: tuple(tensor.shape) for name, tensor in model.named_parameters(remove_duplicate=False)}
         tied = set(model.all_tied_weights_keys or ()) if config.tie_word_embeddings else set()
+        unused = sorted(name for name in shapes.keys() - model.state_dict() - tied if not name.endswith(_FREQUENCIES))
         frequencies = model.model.rotary_emb.inv_freq.numel()
     missing = sorted(expected.keys() - shapes.keys() - tied)
     mismatched = sorted(name for name in expected.keys() & shapes.keys() if expected[name] != shapes[name])
-    if missing or mismatched:
-        refuse_foreign_tensors(folder, shapes.keys() - expected.keys())
-        raise _unfit(folder, missing, mismatched)
+    if missing or mismatched or unused:
+        refuse_foreign_tensors(folder, unused)
+        raise _unfit(folder, missing, mismatched, unused)
     if frequencies > config.head_dim:
         raise CheckpointError(
             "The rotary embedding of {folder} has {frequencies:,} frequencies, and its heads have {size:,} numbers; "
@@ -200,14 +202,19 @@ def _check_shapes(kind: Any, folder: Path, config: Any, shapes: Mapping[str, tup
     return sum(parameter.numel() for parameter in model.parameters())
 
 
-def _unfit(folder: Path, missing: list[str], mismatched: list[str]) -> CheckpointError:
+def _unfit(
+    folder: Path, missing: Sequence[str], mismatched: Sequence[str] = (), unused: Sequence[str] = ()
+) -> CheckpointError:
+    """Error of weights that are not those of the configuration; left out, unused ones would make another model."""
     return CheckpointError(
         "The weights in {place} do not fit its config.json. Missing tensors: {missing}. Tensors of another shape: "
-        "{mismatched}. All in all: {count:,}. Check structure, num_hidden_layers and hidden_size.",
+        "{mismatched}. Tensors without a place in the model: {unused}. All in all: {count:,}. Check structure, "
+        "num_hidden_layers and hidden_size.",
         place=place_of(folder),
         missing=", ".join(missing[:_NAMED]) or "none",
         mismatched=", ".join(mismatched[:_NAMED]) or "none",
-        count=len(missing) + len(mismatched),
+        unused=", ".join(map(printable, unused[:_NAMED])) or "none",
+        count=len(missing) + len(mismatched) + len(unused),
     )
 
 

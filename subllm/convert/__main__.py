@@ -152,6 +152,13 @@ def _repeats(arguments: argparse.Namespace) -> None:
     print(f"Wrote {arguments.out}")  # noqa: T201
 
 
+class _Defaults(argparse.ArgumentDefaultsHelpFormatter):
+    """Defaults behind the help, where there are any."""
+
+    def _get_help_string(self, action: argparse.Action) -> str | None:
+        return action.help if action.default is None else super()._get_help_string(action)
+
+
 @command(SubllmError)
 def main(arguments: Arguments) -> None:
     """Command line."""
@@ -162,7 +169,7 @@ def main(arguments: Arguments) -> None:
     reference.add_argument("--weights", type=Path, required=True, help=".safetensors, .pt or .bin with its weights")
     reference.add_argument("--out", type=Path, required=True, help="folder for the checkpoint")
     reference.set_defaults(run=_reference)
-    llama = commands.add_parser("llama", help="from any LLaMA", formatter_class=argparse.ArgumentDefaultsHelpFormatter)
+    llama = commands.add_parser("llama", help="from any LLaMA", formatter_class=_Defaults)
     llama.add_argument("--model", required=True, help="checkpoint folder, GGUF file or hub name of the LLaMA")
     llama.add_argument(
         "--structure",
@@ -257,7 +264,7 @@ def main(arguments: Arguments) -> None:
         "--distance",
         type=int,
         default=DISTANCE,
-        help="passages that come twice, or stand before numbers that come again, are shorter than this many characters",
+        help="limit in characters on passages that come twice and on those between a number and its repetition",
     )
     repeats.add_argument("--seed", type=int, default=0, help="random seed (default: 0)")
     repeats.set_defaults(run=_repeats)

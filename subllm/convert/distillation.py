@@ -172,7 +172,7 @@ class Distillation(nn.Module):
         return {number: router.weight for number, router in routers if router.scores_tokens}
 
     def train(self, mode: bool = True) -> "Distillation":
-        """Set the mode of this module only: the SUBLLM selects by the rule of inference throughout."""
+        """Set the mode of this module only: the SUBLLM selects by the inference rule throughout."""
         self.training = mode
         self.adapted.eval()
         return self

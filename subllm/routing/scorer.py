@@ -78,7 +78,7 @@ def select_top(
 
     The weight of the i-th highest kept token is its a = clamp(s, 0, 1) minus the a of the i-th highest discarded
     token (0 where there is none). That difference is what gives the scorer a gradient: it pushes kept scores up and
-    discarded ones below zero, so that the threshold rule of inference ends up keeping the same tokens.
+    discarded ones below zero, so that the threshold rule used in inference ends up keeping the same tokens.
 
     Args:
         tokens: tokens of the level outside.

@@ -62,7 +62,7 @@ def build_model(config: TrainConfig, tokenizer: PreTrainedTokenizerBase) -> PreT
     asked = config.model.get("vocab_size", len(tokenizer))
     if asked != len(tokenizer):
         raise TrainingError(
-            f"The model has a vocabulary of {asked:,} tokens, and the text was packed with one of {len(tokenizer):,}; "
+            f"The model has a vocabulary of {asked!r} tokens, and the text was packed with one of {len(tokenizer):,}; "
             "leave vocab_size out, or pack the text with the model's tokenizer."
         )
     known = {field.name for field in fields(SubllmConfig)} | {*_ALSO_MODEL}
@@ -86,7 +86,8 @@ def build_model(config: TrainConfig, tokenizer: PreTrainedTokenizerBase) -> PreT
         )
     set_seed(config.seed)
     if not config.dense:
-        model = SubllmForCausalLM(whole)
+        with misfits_reported():
+            model = SubllmForCausalLM(whole)
         for subsampler in model.model.subsamplers:
             if isinstance(subsampler, Subsampler):
                 subsampler.weight.data *= _SCORER_SPREAD
@@ -100,7 +101,8 @@ def build_model(config: TrainConfig, tokenizer: PreTrainedTokenizerBase) -> PreT
                 nn.init.ones_(scale).requires_grad_(False)
         return model
     llama = {name: value for name, value in own.items() if name not in OWN_FIELDS}
-    return LlamaForCausalLM(LlamaConfig(**llama | {"num_hidden_layers": whole.num_hidden_layers}))
+    with misfits_reported():
+        return LlamaForCausalLM(LlamaConfig(**llama | {"num_hidden_layers": whole.num_hidden_layers}))
 
 
 def train(config: TrainConfig, data: Path, out: Path) -> Path:

@@ -1,4 +1,4 @@
-"""Selectors with labels in the visitor's language: a choice survives a switch of the language, also in a form."""
+"""Selectors and tabs with labels in the visitor's language: a choice survives a switch of it, also in a form."""
 
 import pytest
 from streamlit.testing.v1 import AppTest
@@ -7,7 +7,7 @@ PAGE = """
 import streamlit as st
 
 from app.strings import language
-from app.views.boxes import chosen_in, one_of, several_of
+from app.views.boxes import chosen_in, in_tabs, one_of, several_of
 from app.views.chooser import language_switch
 
 NAMES = {"en": {1: "one", 2: "two", 3: "three"}, "zh": {1: "一", 2: "二", 3: "三"}}
@@ -25,6 +25,7 @@ if st.checkbox("here", True):
         one_of("number", [1, 2, 3], names, "number", default=1)
         st.form_submit_button("send", on_click=sent)
     st.session_state["found"] = several_of("several", [1, 2, 3], names, "several", default=[1])
+    in_tabs({name: (names(name), lambda name=name: st.write(f"view {name}")) for name in NAMES["en"]}, "tabs")
 """
 
 
@@ -62,3 +63,18 @@ def test_a_choice_stays_while_another_page_is_visited(page):
     page.checkbox[0].set_value(False).run()
     page.checkbox[0].set_value(True).run()
     assert page.selectbox(key="plain").value == 3
+
+
+def test_the_open_tab_stays_open_in_another_language_and_after_another_page(page):
+    def drawn():
+        return [each.value for each in page.markdown]
+
+    assert drawn() == ["view 1"]
+    page.session_state["tabs"] = "two"
+    page.run()
+    assert drawn() == ["view 2"]
+    switch(page, "zh")
+    assert drawn() == ["view 2"] and page.session_state["tabs"] == "二"
+    page.checkbox[0].set_value(False).run()
+    page.checkbox[0].set_value(True).run()
+    assert drawn() == ["view 2"]

@@ -38,7 +38,7 @@ _USED = 0.7  # share of the time limit that the steps may take; fitting, evaluat
 _CORES_EACH, _MOST_AT_ONCE = 3, 4  # of members that share the card: one alone leaves most of it idle
 _FULL, _SHORT = 60_000_000, 20_000_000  # tokens
 _ONE_BLOCK_EACH = {"model.structure": "T(T)T(T)T(T)T(T)T(T)T(T)", "model.retention_ratio": 0.5}
-_HALVED = {"model.structure": "TTT(TT)(TT)(TT)TTT", "model.retention_ratio": 0.5}
+_HALVED = {"model.structure": "TTT(TT)(TT)(TT)TTT", "model.retention_ratio": 0.5, "model.bypass_minimum": [0.0, 0.0]}
 _DIVIDED = {
     "model.structure": "CCCCCCCCCCCC",
     "model.light_heads": 2,

@@ -1,5 +1,7 @@
 """The page Debug: what if, why, step by step, patching, and side by side."""
 
+from functools import partial
+
 import streamlit as st
 
 from analysis import AnalysisError
@@ -9,7 +11,7 @@ from app.messages import ProgressBar, show_error
 from app.settings import Settings
 from app.state import Form, Run, session
 from app.strings import say
-from app.views import chooser, elsewhere, history, prompt_parts, share, sidebar
+from app.views import boxes, chooser, elsewhere, history, prompt_parts, share, sidebar
 from app.views.chooser import Choice
 from app.views.debug import patching, steps, whatif, why
 from app.views.trace import answers, text_and_map
@@ -39,16 +41,11 @@ def show() -> None:
         return
     elsewhere.label(run)
     answers.show(run.trace)
-    tabs = st.tabs(
-        [say(f"tab_{name}") for name in ("whatif", "why", "steps", "patching", "beside")],
-        on_change="rerun",
-        key="debug",
-    )
-    views = (whatif.show, why.show, steps.show, patching.show) if run.has_model else (_without_model,) * 4
-    for tab, view in zip(tabs, (*views, beside.show), strict=True):
-        if tab.open:
-            with tab:
-                view(run, settings)
+    views = {"whatif": whatif.show, "why": why.show, "steps": steps.show, "patching": patching.show}
+    if not run.has_model:
+        views = dict.fromkeys(views, _without_model)
+    views["beside"] = beside.show
+    boxes.in_tabs({name: (say(f"tab_{name}"), partial(view, run, settings)) for name, view in views.items()}, "debug")
     links.write_link(run)
     if st.context.is_embedded:
         share.whole_page(run)
@@ -56,7 +53,7 @@ def show() -> None:
         share.show(run)
 
 
-def _without_model(run: Run, _: Settings) -> None:
+def _without_model(run: Run, settings: Settings) -> None:
     """What a tab shows of a run whose model is absent."""
     text_and_map.show(run.trace, key="measured view")
     elsewhere.model_absent(run)

@@ -1,12 +1,15 @@
 """What dropped tokens save, measured on this machine and predicted for others; the two are never mixed."""
 
+from functools import partial
+
 import streamlit as st
 
 from analysis import AnalysisError
 from app.messages import ProgressBar, plain, show_error
 from app.settings import Settings
 from app.strings import say
-from app.views import chooser
+from app.views import boxes, chooser
+from app.views.chooser import Choice
 from app.views.efficiency import measured, predicted
 from app.visitors import working
 from subllm import SubllmConfig, SubllmError
@@ -18,15 +21,16 @@ def show() -> None:
     st.title(say("efficiency_title"))
     st.write(say("efficiency_intro"))
     choice = chooser.chosen(settings)
-    here, what_if = st.tabs([say("measured_tab"), say("predicted_tab")], on_change="rerun", key="efficiency")
-    if here.open:
-        with here:
-            measured.show(settings, choice)
-    if what_if.open:
-        with what_if:
-            config = _configuration(settings, choice.checkpoint)
-            if config is not None:
-                predicted.show(config, choice.checkpoint, settings)
+    tabs = {"measured": (say("measured_tab"), measured.show), "predicted": (say("predicted_tab"), _predicted)}
+    boxes.in_tabs(
+        {name: (label, partial(view, settings, choice)) for name, (label, view) in tabs.items()}, "efficiency"
+    )
+
+
+def _predicted(settings: Settings, choice: Choice) -> None:
+    config = _configuration(settings, choice.checkpoint)
+    if config is not None:
+        predicted.show(config, choice.checkpoint, settings)
 
 
 def _configuration(settings: Settings, checkpoint: str) -> SubllmConfig | None:

@@ -15,6 +15,7 @@ from analysis.figures.terms import level_name, level_words, router_name
 from analysis.trace.statistics import rule_overlap
 from app.messages import plain, plot
 from app.strings import language, say, table
+from app.views import boxes
 
 
 def show(trace: Trace, shown: Shown) -> None:
@@ -42,11 +43,7 @@ def show(trace: Trace, shown: Shown) -> None:
         views["scales"] = lambda: _figure(figures.bypass_scales(trace, words), "scales", say("scales_help"))
     if not routing.bypassed[level - 1]:
         st.caption(plain(no_bypass(trace, level)))
-    tabs = st.tabs([own[f"tab_{name}"] for name in views], on_change="rerun", key="statistics")
-    for tab, view in zip(tabs, views.values(), strict=True):
-        if tab.open:  # only the open one is drawn
-            with tab:
-                view()
+    boxes.in_tabs({name: (own[f"tab_{name}"], view) for name, view in views.items()}, "statistics")
 
 
 def _figure(figure: go.Figure, name: str, explained: str) -> None:

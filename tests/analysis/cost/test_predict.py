@@ -137,7 +137,7 @@ def test_the_command_predicts_for_the_table_and_for_this_machine(tiny_checkpoint
     here = run_command(main, *command, "--dtype", "float32")
     assert here.returncode == 0, here.stderr
     assert "measured here" in here.stdout
-    assert "prefill pays from" in here.stdout
+    assert "prefill breaks even" in here.stdout
     small = run_command(main, *command, "--hardware", "NVIDIA H100 SXM", "--graphs")
     assert "prefill is launch-bound: launching its kernels takes" in small.stdout
     refused = run_command(main, *command, "--hardware", "abacus")

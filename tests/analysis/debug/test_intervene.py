@@ -297,7 +297,7 @@ def test_a_class_and_a_text_are_looked_for_in_the_prompt_that_the_edit_is_applie
 
 def test_links_of_the_old_numbering_are_converted():
     assert parse_edits("drop 3@0;dense@1;bypass 0@*", first=0) == parse_edits("drop 3@1;dense@2;bypass 0@*")
-    with pytest.raises(AnalysisError, match="levels count from 1"):
+    with pytest.raises(AnalysisError, match="levels are numbered from 1"):
         parse_edits("drop 3@0")
 
 

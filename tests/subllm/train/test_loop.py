@@ -167,7 +167,7 @@ def test_a_model_learns(data, tmp_path):
     found = losses(tmp_path / "run")
     assert found[300] < 0.6 * found[10]
     (evaluated,) = [e["eval_loss"] for e in read_log(tmp_path / "run" / "log.jsonl") if "eval_loss" in e]
-    assert evaluated < 0.6 * found[10]  # by the rule of inference
+    assert evaluated < 0.6 * found[10]  # by the inference rule
 
 
 def test_every_level_comes_to_keep_its_nominal_share_of_english(tmp_path):
