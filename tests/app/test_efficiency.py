@@ -38,6 +38,11 @@ def structure(page):
     return next(box for box in page.text_input if box.label == table("en")["structure"])
 
 
+def retention(page):
+    """The slider of the retention."""
+    return next(slider for slider in page.slider if slider.label == table("en")["retention_slider"])
+
+
 def predicted(page):
     """The page with its other tab open."""
     page.session_state["efficiency"] = "Predicted"
@@ -166,7 +171,7 @@ def test_a_prediction_is_worked_out_once_for_the_same_choices(opened, monkeypatc
     first = len(asked)
     opened.run()
     assert first and len(asked) == first
-    opened.slider(key="share").set_value(50).run()
+    retention(opened).set_value(50).run()
     assert len(asked) == 2 * first
 
 
@@ -189,6 +194,16 @@ def test_a_prediction_begins_with_the_structure_of_the_chosen_checkpoint(opened,
     opened.selectbox(key="checkpoint").set_value("tiny").run()
     assert structure(opened).value == "T(TT)T", "what was typed for a checkpoint stays"
     assert not opened.exception and not opened.error
+
+
+def test_a_prediction_begins_with_the_retention_of_the_chosen_checkpoint(monkeypatch):
+    monkeypatch.setenv("SUBLLM_ROOTS", str(ASSETS))
+    page = AppTest.from_string(script("efficiency"), default_timeout=120)
+    for name, percent in (("small/final", 64), ("routers/mixture-of-depths/final", 50)):
+        page.session_state["checkpoint"] = name
+        page.run()
+        predicted(page)
+        assert retention(page).value == percent and not page.exception and not page.error
 
 
 def test_a_hub_model_is_fetched_for_a_prediction_when_a_person_asks_for_it(opened, tiny_checkpoint, monkeypatch):

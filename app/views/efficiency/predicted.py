@@ -4,6 +4,7 @@ import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cache
+from statistics import fmean
 from typing import Any
 
 import pandas as pd
@@ -26,6 +27,7 @@ from app.visitors import working
 from subllm import SubllmConfig, SubllmError
 
 _LENGTHS = [2**n for n in range(4, 21)]
+_USUAL = 0.64  # retention of a structure that is typed in place of one without levels
 _NAMES = {
     "weights": "weights_bytes",
     "cache": "cache_bytes",
@@ -51,12 +53,16 @@ def show(config: SubllmConfig, checkpoint: str, settings: Settings) -> None:
     left, middle, right = st.columns(3)
     hardware = rows[left.selectbox(say("hardware"), list(rows), key="hardware", persist_state="session")]
     dtype = left.selectbox(say("dtype"), list(hardware.operations), key="hardware dtype", persist_state="session")
-    own_structure = str(config.structure)  # in the key: a field that is there already would keep another model's
+    own_structure = str(config.structure)  # in the keys: a field that is there already would keep another model's
+    own_shares = [config.retention_ratios[level - 1] for level in config.parsed_structure.brackets] or [_USUAL]
     structure = middle.text_input(
         say("structure"), own_structure, key=f"structure {own_structure} of {checkpoint}", persist_state="session",
         help=say("structure_help"),
     )  # fmt: skip
-    percent = middle.slider(say("retention_slider"), 5, 100, 64, format="%d%%", key="share", persist_state="session")
+    percent = middle.slider(
+        say("retention_slider"), 5, 100, round(100 * fmean(own_shares)), format="%d%%",
+        key=f"share of {checkpoint}", persist_state="session",
+    )  # fmt: skip
     tokens = right.select_slider(
         say("context"), _LENGTHS, 8192, key="context", persist_state="session", format_func=lambda n: f"{n:,}"
     )
