@@ -196,7 +196,7 @@ def baseline(checkpoint: Checkpoint, which: str) -> Any:
     if which == Baseline.LLAMA:
         return routing_off(model)
     if which == Baseline.ROUTING_OFF:
-        return _dense_structure(routing_off(model), model.config)
+        return dense_structure(routing_off(model), model.config)
     folder = checkpoint.folder / DENSE_TWIN if which == Baseline.TWIN else Path(which)
     if which == Baseline.TWIN and not folder.is_dir():
         raise AnalysisError(
@@ -270,7 +270,7 @@ def compare(
         Timed.DENSE: lambda: read(dense, _cache(dense)),
     }
     if overheads is not None:
-        bare = _dense_structure(routing_off(model), config)
+        bare = dense_structure(routing_off(model), config)
         passes |= {
             Timed.RECORDING: lambda: read(model, SubllmCache(config), probe=recording),
             Timed.DENSE_STRUCTURE: lambda: read(bare, SubllmCache(bare.config)),
@@ -299,7 +299,7 @@ def compare(
             anatomy(model, lambda probe: read(model, SubllmCache(config), probe=probe), device, override)
             for _ in range(min(repeats, 3))
         ]
-        writer = _dense_structure(dense, dense.config)
+        writer = dense_structure(dense, dense.config)
         cache, dense_cache = SubllmCache(config), SubllmCache(writer.config)
         records = read(model, cache, probe=recording).routing
         read(writer, dense_cache)
@@ -445,7 +445,7 @@ def _check_baseline(dense: Any, ids: Tensor) -> None:
         )
 
 
-def _dense_structure(dense: Any, config: LlamaConfig) -> SubllmForCausalLM:
+def dense_structure(dense: Any, config: LlamaConfig) -> SubllmForCausalLM:
     """Our model with a structure without brackets, sharing the dense model's weights."""
     plain_config = without_levels(config)
     plain_config._attn_implementation = config._attn_implementation

@@ -8,12 +8,11 @@ import torch
 from torch import Tensor
 from torch.profiler import ProfilerActivity
 from torch.profiler import profile as profiler
-from transformers import DynamicCache
 
 from analysis.commands import efficiency as efficiency_command
 from analysis.cost.benchmark_text import NEW_TOKENS, prompt_of
 from analysis.cost.calibration import this_machine
-from analysis.cost.comparison import Comparison, compare
+from analysis.cost.comparison import Comparison, compare, dense_structure
 from analysis.cost.measure import timed
 from analysis.cost.paper import STRUCTURE, paper_config
 from analysis.cost.roofline import Scenario
@@ -134,14 +133,14 @@ def profile(where: Where) -> Found:
     model, tokens = checkpoint.model, where.sized(20, 2)
     cuda = where.device.startswith("cuda")
     ids = prompt_of(checkpoint, where.sized(512, 24))
-    dense, plain = routing_off(model), SubllmCache(model.config)
+    dense, plain = dense_structure(routing_off(model), model.config), SubllmCache(model.config)
     plain.graphs.allowed = False
     found: dict[str, Any] = {}
     lines = ["| model | ms a token | launches | kernels | idle | most frequent |", f"| --- {'| ---: ' * 4}| --- |"]
     written: dict[str, tuple[Any, Any]] = {
         "": (model, SubllmCache(model.config)),
         ", without graphs": (model, plain),
-        ", dense": (dense, DynamicCache(config=dense.config)),
+        ", dense": (dense, SubllmCache(dense.config)),
     }
     for name, (each, cache) in written.items():
 
