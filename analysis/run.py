@@ -98,8 +98,11 @@ def trace_stages(
     dense: DenseModel | None = None,
     name: str = "",
     progress: Progress = silent,
+    so_far: Callable[[Trace], object] | None = None,
 ) -> Iterator[Trace]:
     """`record_trace` stage by stage, with the same arguments and errors.
+
+    `so_far` receives the trace with the continuation so far, after every new token: what stops the run loses none.
 
     Yields:
         The trace after the prefill; then with the continuation, unless it is empty; then with costs and agreement, if
@@ -130,7 +133,10 @@ def trace_stages(
         yield trace
         if options.new_tokens and len(prompt) < model.config.max_position_embeddings:
             text = Generation(model, prompt, edits=edits, prefilled=(cache, logits, override))
-            continuation = _continue(text, checkpoint, options.new_tokens, progress)
+            for _ in _continue(text, options.new_tokens, progress):
+                if so_far is not None:
+                    so_far(replace(trace, continuation=_continuation(text.tokens, checkpoint)))
+            continuation = _continuation(text.tokens, checkpoint) if text.tokens else None
             del text
             if continuation is not None:
                 trace = replace(trace, continuation=continuation)
@@ -185,23 +191,24 @@ def answer_stages(
         yield replace(found, provenance=replace(found.provenance, answer_from=len(prompt)))
 
 
-def _continue(text: Generation, checkpoint: Checkpoint, length: int, progress: Progress) -> Continuation | None:
-    """Greedy continuation up to an end-of-text token, which is left out; None if it is empty."""
-    ends = end_tokens(checkpoint.model)
+def _continue(text: Generation, length: int, progress: Progress) -> Iterator[NewToken]:
+    """Greedy continuation, token by token, up to an end-of-text token, which is left out."""
+    ends = end_tokens(text.model)
     while len(text.tokens) < length and not text.finished and text.likeliest not in ends:
         progress(0.4 + 0.2 * len(text.tokens) / length, "continuing", done=len(text.tokens), length=length)
-        text.step()
-    if not text.tokens:
-        return None
-    ids = np.asarray([token.id for token in text.tokens], dtype=np.int64)
+        yield text.step()
+
+
+def _continuation(tokens: list[NewToken], checkpoint: Checkpoint) -> Continuation:
+    ids = np.asarray([token.id for token in tokens], dtype=np.int64)
     return Continuation(
         text=str(checkpoint.tokenizer.decode(ids)),
         ids=ids,
         pieces=decode_pieces(ids, checkpoint.tokenizer),
-        reached=_by_level(text.tokens, "reached", np.bool_),
-        kept=_by_level(text.tokens, "kept", np.bool_),
-        weights=_by_level(text.tokens, "weights", np.float32),
-        scores=_by_level(text.tokens, "scores", np.float32),
+        reached=_by_level(tokens, "reached", np.bool_),
+        kept=_by_level(tokens, "kept", np.bool_),
+        weights=_by_level(tokens, "weights", np.float32),
+        scores=_by_level(tokens, "scores", np.float32),
     )
 
 

@@ -3,6 +3,7 @@
 import importlib
 import sys
 from difflib import get_close_matches
+from importlib.util import find_spec
 
 COMMANDS = {
     "app": ("app.serve", "open the app in a browser"),
@@ -31,18 +32,17 @@ COMMANDS = {
     "demo": ("subllm.demo", "build the demo checkpoint"),
 }
 
-_EXTRAS = {
-    "accelerate": "train",
-    "captum": "app",
-    "datasets": "train",
-    "gguf": "train",
-    "peft": "train",
-    "plotly": "app",
-    "pyarrow": "app",
-    "ray": "corpus",
-    "streamlit": "app",
-    "tensorboard": "train",
+_EXTRAS = {  # the one with all that a command may need; for other commands, it is app
+    "evaluate": "train",
+    "tradeoff": "train",
+    "corpus": "corpus",
+    "train": "train",
+    "training-step": "train",
+    "convert": "train",
+    "data": "train",
 }
+_OPTIONAL = {"captum", "datasets", "gguf", "peft", "plotly", "pyarrow", "ray", "streamlit", "tensorboard"}
+_LATE = {"convert": "tensorboard", "train": "tensorboard"}  # transformers would miss it when the training begins
 
 
 def usage() -> str:
@@ -79,12 +79,16 @@ def main(arguments: list[str] | None = None) -> int:
         print(f"error: there is no command {name!r}.{hint} Run subllm --help for a list.", file=sys.stderr)  # noqa: T201
         return 2
     try:
+        late = _LATE.get(name)
+        if late and find_spec(late) is None:
+            raise ModuleNotFoundError(name=late)
         code: int = importlib.import_module(COMMANDS[name][0]).main(rest)
     except ModuleNotFoundError as error:
         package = (error.name or "").partition(".")[0]
-        if package not in _EXTRAS:
+        if package not in _OPTIONAL:
             raise
-        install = f"pip install 'subllm[{_EXTRAS[package]}]'"
+        extra = _EXTRAS.get(name, "app")
+        install = f"pip install 'subllm[{extra}]'"
         print(f"error: subllm {name} needs {package}; install it with: {install}", file=sys.stderr)  # noqa: T201
         return 1
     return code

@@ -33,7 +33,7 @@ pages = [
 pinned = {"lesson", "pin"} <= {*st.query_params}  # a teacher's link shows the lesson and nothing else
 page = st.navigation(pages, position="hidden" if pinned or st.context.is_embedded else "sidebar")
 contrast.show()
-stop.show()
+stop.show(visitors.note_stop)
 frame_link.open_named(pages, page)
 with boundary():
     settings = Settings.read()
@@ -43,4 +43,5 @@ with boundary():
     if not (pinned or st.context.is_embedded):
         orientation.offer(page.url_path)
     sidebar.show(settings, page.url_path)
-    page.run()
+    with visitors.interruption_said():
+        page.run()

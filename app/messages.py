@@ -1,17 +1,19 @@
-"""Messages, progress bars and figures in Streamlit's elements, which read Markdown."""
+"""Messages, progress bars, figures and tables in Streamlit's elements, which read Markdown."""
 
 import logging
 import os
 import re
 import sys
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager, suppress
 from functools import cache, wraps
 from pathlib import Path
 from typing import Any, ParamSpec
 
+import pandas as pd
 import streamlit as st
+from pandas.io.formats.style import Styler
 
 from analysis import AnalysisError
 from app.strings import explain, say
@@ -90,6 +92,23 @@ def plot(where: Any, figure: Any, key: str) -> None:
     name = re.sub(r"\W+", "-", key)
     buttons = {"modeBarButtons": [["toImage"]], "toImageButtonOptions": {"filename": name, "scale": 2}}
     where.plotly_chart(figure, key=key, config={"displaylogo": False, **buttons})
+
+
+def sortable(rows: pd.DataFrame, forms: Mapping[str, str | Iterable[str]]) -> Styler:
+    """A table that a click on a header sorts by numbers, and not by how they are written. Give it a placeholder.
+
+    Args:
+        rows: with numbers in the columns of `forms`.
+        forms: format of the numbers of a column, such as ".1%", or what is written in each of its cells.
+    """
+    shown = rows.style
+    for column, form in forms.items():
+        if isinstance(form, str):
+            shown.format(f"{{:{form}}}", subset=[column])
+            continue
+        for row, text in zip(rows.index, form, strict=True):
+            shown.format(lambda _, text=text: text, subset=pd.IndexSlice[[row], [column]])
+    return shown
 
 
 class ProgressBar:

@@ -28,6 +28,7 @@ from subllm import CheckpointError, ConfigurationError, SubllmConfig, assets, de
 from subllm.assets import ASSETS
 from subllm.checkpoints.files import read_start
 from subllm.checkpoints.load import fetch_checkpoint
+from subllm.checkpoints.weights import has_weights
 from subllm.errors import shortened
 from subllm.runs.folder import FINAL, RUN_FILE
 
@@ -192,10 +193,12 @@ def _find(roots: tuple[Path, ...], demos: tuple[Path, ...], when: tuple[int, ...
         for folder in _folders_below(root):
             offered = any(_resolved(folder).is_relative_to(built) for built in demos)
             name = str(folder.relative_to(root))
-            config = _marks(folder / "config.json", root)
-            if _SUBLLM in config and not offered:
+            config = () if offered else _marks(folder / "config.json", root)
+            if config and not has_weights(folder):  # what a conversion or a trainer keeps has a configuration, too
+                config = ()
+            if _SUBLLM in config:
                 subllms.append(name)
-            if _LLAMA in config and not offered:
+            if _LLAMA in config:
                 llamas.append(name)
             if _OBJECT in _marks(folder / RUN_FILE, root):
                 runs.setdefault(name, folder)

@@ -58,11 +58,13 @@ class Run:
         trace: what was measured.
         origin: what was run; or where the trace comes from, if its model is absent.
         number: number in the session, from 1.
+        unfinished: whether the run ended before its continuation did.
     """
 
     trace: Trace
     origin: Recipe | Elsewhere
     number: int
+    unfinished: bool = False
 
     @property
     def recipe(self) -> Recipe:
@@ -188,7 +190,9 @@ class Session:
         """The run whose trace has a name, `Trace.run`; None if there is none."""
         return next((run for run in self.runs if run.trace.run == name), None)
 
-    def remember(self, trace: Trace, origin: Recipe | Elsewhere, *, shown: bool = True) -> None:
+    def remember(
+        self, trace: Trace, origin: Recipe | Elsewhere, *, shown: bool = True, unfinished: bool = False
+    ) -> None:
         """Keep a run; the oldest one goes if there are too many, and the shipped one as soon as there is another.
 
         A run whose model is here stays as it is when it is opened from a file, whose note it takes if it has none.
@@ -197,6 +201,7 @@ class Session:
             trace: of the run.
             origin: of the run, as in `Run`.
             shown: whether it is shown from now on.
+            unfinished: whether more of its continuation is to come.
         """
         self.runs = [run for run in self.runs if run.origin is not Elsewhere.SHIPPED]
         known = next((run for run in self.runs if run.trace.run == trace.run), None)
@@ -206,7 +211,9 @@ class Session:
             trace = trace.completed(known.trace)  # what is known of it stays known
         elif known.has_model:
             trace, origin = replace(known.trace, note=known.trace.note or trace.note), known.origin
-        run = Run(trace, origin, self.made if known is None else known.number)
+        if known is not None and trace.continuation is known.trace.continuation:
+            unfinished = known.unfinished
+        run = Run(trace, origin, self.made if known is None else known.number, unfinished)
         if shown and self.shown_run != trace.run:
             self.shown_run = trace.run
             self.changes += 1

@@ -16,10 +16,24 @@ from app.engine import Account, Work
 from app.limits import Feature
 from app.messages import ProgressBar
 from app.settings import Settings
+from app.strings import say
 from subllm import SubllmError
 
 _IDLE = 600.0  # seconds after which a visitor who does nothing takes no place
 _log = logging.getLogger("app")
+
+
+@dataclass(eq=False)
+class Action:
+    """What a visitor has asked for.
+
+    Attributes:
+        name: what the log calls it.
+        over: whether it came to an end, or the visitor stopped it.
+    """
+
+    name: str
+    over: bool = False
 
 
 @dataclass(eq=False)
@@ -30,11 +44,13 @@ class Visitor:
         number: in the order of arrival, for the log.
         account: what was used.
         seen: when something was clicked last.
+        last: what was asked for last.
     """
 
     number: int
     account: Account = field(default_factory=Account)
     seen: float = field(default_factory=time.monotonic)
+    last: Action | None = None
 
 
 class _Visitors:
@@ -89,7 +105,7 @@ def working(
         settings: what the operator allows.
         bar: shows the progress.
         feature: that has to be switched on.
-        drawn: whether the bar is drawn at once, and cleared at the end.
+        drawn: whether the bar is drawn at once, and cleared at the end; not for what a page begins without being asked.
 
     Raises:
         RunStopped: if there is no room, or the feature is switched off; inside, at a limit.
@@ -97,7 +113,9 @@ def working(
     visitor = enter(settings)
     if feature is not None:
         check(feature, settings)
-    work, outcome = Work(settings.limits, visitor.account, bar), "stopped"
+    work, outcome, asked = Work(settings.limits, visitor.account, bar), "stopped", Action(action)
+    if drawn:
+        visitor.last = asked
     try:
         with bar if drawn else nullcontext():
             yield work
@@ -109,7 +127,30 @@ def working(
         outcome = f"failed ({type(error).__name__})"
         raise
     finally:
+        asked.over = asked.over or outcome != "stopped"
         _log.info("visitor %d: %s, %d tokens, %.1f s, %s", visitor.number, action, work.tokens, work.clock(), outcome)
+
+
+@contextmanager
+def interruption_said() -> Iterator[None]:
+    """Say above a page that a change interrupted what the visitor had asked for, unless the page begins it again.
+
+    Streamlit runs the script anew at every change, which ends the run before: maybe later than the new one begins, so
+    what is not over by now is what counts.
+    """
+    visitor: Visitor = st.session_state["visitor"]
+    before, place = visitor.last, st.empty()
+    yield
+    last = visitor.last
+    if before and last and not before.over and (last is before or last.name != before.name):
+        place.warning(say("interrupted"), icon=":material/warning:")
+
+
+def note_stop() -> None:
+    """Note that the visitor stops what was asked for, which nothing interrupts then."""
+    visitor: Visitor | None = st.session_state.get("visitor")
+    if visitor is not None and visitor.last is not None:
+        visitor.last.over = True
 
 
 def check(feature: Feature, settings: Settings) -> None:

@@ -1,7 +1,7 @@
 """Configuration of a SUBLLM: LLaMA's fields, the structure, and how tokens are selected."""
 
 import math
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import field
 from typing import Any
@@ -128,10 +128,20 @@ class SubllmConfig(LlamaConfig):
                 )
         self._check_sizes()
         super().__post_init__(**kwargs)
+        if self.head_dim is not None and self.head_dim % 2:
+            raise ConfigurationError(
+                "The size of a head is {size}; it must be even, as rotary positions turn pairs of numbers.",
+                size=self.head_dim,
+            )
         self._check_light_heavy(parsed)  # of numbers that the configuration of a LLaMA fills in
         _ = self.strides  # which refuses groups of no whole number of tokens
 
     def _check_sizes(self) -> None:
+        if not 0 <= (self.attention_dropout or 0.0) < 1:
+            raise ConfigurationError(
+                "attention_dropout is {value}; it must lie in [0, 1), where 0 drops nothing.",
+                value=self.attention_dropout,
+            )
         for name in _SIZES:
             size = getattr(self, name)
             if size is not None and size < 1:
@@ -238,52 +248,31 @@ class SubllmConfig(LlamaConfig):
 
         That of a router that merges s tokens is 1/s, however many digits of it are written.
         """
-        routed = self.routed or {}
-        written = [
-            float(self._of_brackets(self.retention_ratio, site.level) if site.kind == BRACKETS else routed[site.kind])
-            for site in self.parsed_structure.sites
-        ]
+        written = [float(share) for share in self._by_level(self.retention_ratio, self.routed or {})]
         routers = zip(self.router_classes, written, strict=True)
         return [1 / stride_of(ratio) if router.merges_tokens else ratio for router, ratio in routers]
 
     @property
     def routers(self) -> list[str]:
         """Name of the router of each level, in order of the levels."""
-        return [
-            self._of_brackets(self.router, site.level) if site.kind == BRACKETS else LIGHT_HEAVY_ROUTER
-            for site in self.parsed_structure.sites
-        ]
+        return self._by_level(self.router, dict.fromkeys(LIGHT_HEAVY_SITES, LIGHT_HEAVY_ROUTER))
 
     @property
     def router_classes(self) -> list[type[Router]]:
         """Class of the router of each level, in order of the levels."""
         return [router_class(name) for name in self.routers]
 
-    def _of_brackets(self, field: Any, level: int) -> Any:
-        """What a field that has one value, or one per bracket pair, says about a level."""
-        return field[self.parsed_structure.brackets[level]] if isinstance(field, list) else field
+    def _by_level(self, field: Any, light_heavy: Mapping[str, Any]) -> list[Any]:
+        """A value for each level: of bracket pairs from a field with one for all or one for each, else by the kind."""
+        structure = self.parsed_structure
+        of_pairs = iter(field if isinstance(field, list) else [field] * len(structure.brackets))
+        return [next(of_pairs) if site.kind == BRACKETS else light_heavy[site.kind] for site in structure.sites]
 
     @property
     def strides(self) -> list[int]:
         """Number of tokens that each level's router merges into one, in order of the levels; 1 if it does not merge."""
         routers = zip(self.router_classes, self.retention_ratios, strict=True)
         return [stride_of(ratio) if router.merges_tokens else 1 for router, ratio in routers]
-
-    def with_structure(self, structure: str, **fields: Any) -> "SubllmConfig":
-        """The same sizes with another structure, and without the fields of blocks "C" if it has none.
-
-        Args:
-            structure: the structure.
-            **fields: other fields to change.
-
-        Raises:
-            StructureError: if the structure cannot be read.
-            ConfigurationError: if the fields contradict each other.
-        """
-        parsed, changed = parse_structure(structure), self.to_dict() | fields
-        if not parsed.light_heavy:
-            changed |= {name: getattr(type(self), name) for name in LIGHT_HEAVY_FIELDS}
-        return self.from_dict(changed | {"structure": structure, "num_hidden_layers": parsed.num_blocks})
 
     @classmethod
     def from_dict(cls, config_dict: dict[str, Any], **kwargs: Any) -> "SubllmConfig":

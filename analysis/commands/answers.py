@@ -10,7 +10,7 @@ from subllm.atomic import written_whole
 from subllm.command import Arguments
 
 from ..lesson.answers import joined
-from .arguments import analysis_command
+from .arguments import analysis_command, check_file
 
 
 @analysis_command()
@@ -22,6 +22,7 @@ def main(arguments: Arguments) -> None:
     parser.add_argument("files", type=Path, nargs="+", metavar="FILE.csv", help="a learner's answers")
     parser.add_argument("--out", type=Path, metavar="FILE.csv", help="where to write them (default: print them)")
     chosen = parser.parse_args(arguments)
+    check_file(chosen.out)
     text = io.StringIO()
     csv.writer(text, lineterminator="\n").writerows(joined((file.name, file.read_bytes()) for file in chosen.files))
     if chosen.out is None:

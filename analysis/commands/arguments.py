@@ -117,6 +117,33 @@ def edits_of(arguments: argparse.Namespace) -> AskedEdits:
     return AskedEdits(rule_of(arguments), tuple(read_edits(arguments.edits)))
 
 
+def check_file(path: Path | None) -> None:
+    """Check that a file can be written where an option says, before hours of work.
+
+    Raises:
+        AnalysisError: if its folder does not exist, or it is a folder itself.
+    """
+    if path is None:
+        return
+    if path.is_dir():
+        raise AnalysisError(f"{path} cannot be written: it is a folder. Name a file.")
+    if not path.absolute().parent.is_dir():
+        raise AnalysisError(f"{path} cannot be written: its folder does not exist. Create it, or name another file.")
+
+
+def check_folder(path: Path | None) -> None:
+    """Check that files can be written into a folder, which need not exist, before hours of work.
+
+    Raises:
+        AnalysisError: if a file is in its place, or in that of a folder above it.
+    """
+    if path is None:
+        return
+    there = next(each for each in (path.absolute(), *path.absolute().parents) if each.exists())
+    if not there.is_dir():
+        raise AnalysisError(f"{path} cannot be a folder: {there} is a file. Name another folder.")
+
+
 def save_trace(trace: Trace, path: Path) -> None:
     """Save a trace where `--out` says; a file that is there is replaced once the new one is whole."""
     with full_disk_reported(path), written_whole(path) as partial, partial.open("wb") as file:

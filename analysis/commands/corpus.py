@@ -7,7 +7,7 @@ from pathlib import Path
 
 from tqdm import tqdm
 
-from subllm.command import Arguments
+from subllm.command import Arguments, positive
 from subllm.runs.signals import stop_on_signal
 
 from ..corpus.run import Engine, options_for, run_corpus
@@ -29,7 +29,9 @@ def main(arguments: Arguments) -> None:
     add_checkpoint(parser)
     parser.add_argument("--text", nargs="+", required=True, help="files, folders or names of hub datasets")
     parser.add_argument("--out", type=Path, required=True, metavar="DIR", help="folder of the result")
-    parser.add_argument("--tokens", type=int, metavar="N", help="stop after this many tokens of text (default: all)")
+    parser.add_argument(
+        "--tokens", type=positive, metavar="N", help="stop after this many tokens of text (default: all)"
+    )
     parser.add_argument(
         "--window",
         type=int,
@@ -42,15 +44,15 @@ def main(arguments: Arguments) -> None:
     group = parser.add_argument_group("workers")
     group.add_argument("--engine", choices=[Engine.LOCAL.value, Engine.RAY.value], default=Engine.LOCAL.value)
     group.add_argument("--workers", type=int, default=0, help="how many (default: one for each GPU, or each core)")
-    group.add_argument("--threads", type=int, default=1, help="of each worker on a CPU (default: 1)")
+    group.add_argument("--threads", type=positive, default=1, help="of each worker on a CPU (default: 1)")
     group.add_argument(
         "--ray-address", default="", help="of a Ray cluster, such as auto (default: one on this machine)"
     )
-    group.add_argument("--rows", type=int, help="rows of a batch (default: 1 on a CPU, 8 on a GPU)")
-    group.add_argument("--row-tokens", type=int, help="tokens of a row (default: 512 on a CPU, 2048 on a GPU)")
+    group.add_argument("--rows", type=positive, help="rows of a batch (default: 1 on a CPU, 8 on a GPU)")
+    group.add_argument("--row-tokens", type=positive, help="tokens of a row (default: 512 on a CPU, 2048 on a GPU)")
     group.add_argument(
         "--shard-characters",
-        type=int,
+        type=positive,
         default=Options.shard_characters,
         metavar="N",
         help="text of a shard, which a killed worker reads again (default: 1,000,000)",

@@ -7,7 +7,7 @@ from pathlib import Path
 from tqdm import tqdm
 
 from subllm.checkpoints.dense import load_dense
-from subllm.command import Arguments
+from subllm.command import Arguments, positive
 
 from ..corpus.rivals import corpus_rivals
 from ..quality.selection_rules import SelectionRule
@@ -27,7 +27,7 @@ def main(arguments: Arguments) -> None:
     parser.add_argument("result", type=Path, metavar="DIR", help="folder that subllm corpus wrote")
     add_checkpoint(parser)
     parser.add_argument(
-        "--documents", type=int, default=32, metavar="N", help="in the sample, at least 1 (default: 32)"
+        "--documents", type=positive, default=32, metavar="N", help="in the sample, at least 1 (default: 32)"
     )
     parser.add_argument(
         "--tokens", type=int, default=256, metavar="N", help="from the beginning of each, at least 33 (default: 256)"

@@ -10,14 +10,14 @@ from pathlib import Path
 from torch import Tensor
 
 from subllm import Probe, SubllmCache, SubllmForCausalLM
-from subllm.command import Arguments
+from subllm.command import Arguments, positive
 
 from ..cost.benchmark_text import NEW_TOKENS, prompt_of
 from ..cost.comparison import Baseline, baseline, compare
 from ..cost.sweep import LENGTHS, facts_of, load_rows, report, save, settings_of
 from ..errors import AnalysisError
 from ..trace.prefill import prefill
-from .arguments import add_checkpoint, add_rule, analysis_command, load, rule_of
+from .arguments import add_checkpoint, add_rule, analysis_command, check_folder, load, rule_of
 
 
 @analysis_command()
@@ -27,8 +27,8 @@ def main(arguments: Arguments) -> None:
         prog="subllm efficiency", description="Measure a checkpoint against a dense model on this machine."
     )
     add_checkpoint(parser)
-    parser.add_argument("--lengths", type=int, nargs="+", default=list(LENGTHS), help="prompt lengths, in tokens")
-    parser.add_argument("--batches", type=int, nargs="+", default=[1], help="prompts read together (default: 1)")
+    parser.add_argument("--lengths", type=positive, nargs="+", default=list(LENGTHS), help="prompt lengths, in tokens")
+    parser.add_argument("--batches", type=positive, nargs="+", default=[1], help="prompts read together (default: 1)")
     parser.add_argument(
         "--retentions",
         type=float,
@@ -37,7 +37,9 @@ def main(arguments: Arguments) -> None:
         help="share that each level must keep (default: its own)",
     )
     parser.add_argument("--baseline", default="llama", help=f"{', '.join(Baseline)}, or the folder of a LLaMA")
-    parser.add_argument("--repeats", type=int, default=5, help="timed passes of each model per setting (default: 5)")
+    parser.add_argument(
+        "--repeats", type=positive, default=5, help="timed passes of each model per setting (default: 5)"
+    )
     parser.add_argument("--overheads", action="store_true", help="also measure what recording costs")
     parser.add_argument("--out", type=Path, help="folder for the table and the Parquet file")
     parser.add_argument("--resume", action="store_true", help="keep the settings that are in --out already")
@@ -47,6 +49,7 @@ def main(arguments: Arguments) -> None:
     if rule is not None and any(chosen.retentions):
         raise AnalysisError("A rule says what every level keeps; leave out --rule or --retentions.")
     settings = settings_of(chosen.lengths, chosen.batches, chosen.retentions)
+    check_folder(chosen.out)
     checkpoint = load(chosen)
     prompts = {setting: prompt_of(checkpoint, setting.tokens, setting.batch) for setting in settings}
     facts = facts_of(checkpoint, chosen.baseline, chosen.repeats)

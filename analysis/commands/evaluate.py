@@ -16,7 +16,7 @@ from pathlib import Path
 from subllm.atomic import full_disk_reported, written_whole
 from subllm.checkpoints.dense import load_dense
 from subllm.checkpoints.device import dtype_name
-from subllm.command import Arguments
+from subllm.command import Arguments, positive
 from subllm.convert.fidelity import measure_fidelity
 from subllm.errors import first_line
 
@@ -27,7 +27,7 @@ from ..guard import out_of_memory_reported
 from ..quality.chats import NEW_TOKENS, Answer, answer_questions
 from ..quality.evaluate import at_retention, held_out_blocks, in_a_cell, report, run_tasks
 from ..quality.needles import NeedleResult, needles
-from .arguments import add_checkpoint, add_rule, analysis_command, load, rule_of
+from .arguments import add_checkpoint, add_rule, analysis_command, check_file, load, rule_of
 
 _BEGIN, _END = "<!-- subllm evaluate -->", "<!-- end of subllm evaluate -->"  # around its tables in a card
 
@@ -48,14 +48,14 @@ def main(arguments: Arguments) -> None:
         default=[0.0],
         help="share that each level must keep (default: its own)",
     )
-    parser.add_argument("--blocks", type=int, default=32, help="sequences per length at most (default: 32)")
-    parser.add_argument("--needles", type=int, nargs="+", default=[], help="prompt lengths to hide numbers in")
+    parser.add_argument("--blocks", type=positive, default=32, help="sequences per length at most (default: 32)")
+    parser.add_argument("--needles", type=positive, nargs="+", default=[], help="prompt lengths to hide numbers in")
     parser.add_argument("--depths", type=float, nargs="+", default=[0.1, 0.5, 0.9], help="where, as shares")
-    parser.add_argument("--trials", type=int, default=10, help="needles per length and depth (default: 10)")
+    parser.add_argument("--trials", type=positive, default=10, help="needles per length and depth (default: 10)")
     parser.add_argument("--chats", action="store_true", help="ask ten everyday questions, and count repetitions")
     parser.add_argument("--tasks", nargs="+", default=[], help="tasks of the lm-evaluation-harness")
     parser.add_argument("--own-tasks", type=Path, help="folder with tasks of your own")
-    parser.add_argument("--limit", type=int, help="examples per task at most")
+    parser.add_argument("--limit", type=positive, help="examples per task at most")
     parser.add_argument("--out", type=Path, help="JSON file to write")
     parser.add_argument(
         "--card", type=Path, metavar="FILE.md", help="put the tables into a card, in place of those of an earlier run"
@@ -69,13 +69,16 @@ def main(arguments: Arguments) -> None:
         raise AnalysisError(
             "A rule is evaluated with --data and --needles; leave out --retentions, --chats and --tasks."
         )
+    check_file(chosen.out)
+    check_file(chosen.card)
     if chosen.card:
         _card(chosen.card)  # before hours of measuring
     checkpoint = load(chosen)
     dense = load_dense(checkpoint)
+    read = chosen.lengths if chosen.data else ()
+    texts = {length: held_out_blocks(checkpoint, chosen.data, length, chosen.blocks) for length in read}
     evaluations = {}
-    for length in chosen.lengths if chosen.data else ():
-        blocks = held_out_blocks(checkpoint, chosen.data, length, chosen.blocks)
+    for length, blocks in texts.items():
         for retention in chosen.retentions:
             with out_of_memory_reported(length, checkpoint.model):
                 override = at_retention(checkpoint.model, blocks, retention)
@@ -122,14 +125,12 @@ def _card(path: Path) -> tuple[str, str]:
     """What stands in a card before and after the tables of an earlier run; with none, they come at its end.
 
     Raises:
-        AnalysisError: if it cannot be read, or written to.
+        AnalysisError: if it cannot be read, or the mark of their end is missing.
     """
     try:
         old = path.read_text(encoding="utf-8") if path.exists() else ""
     except (OSError, UnicodeDecodeError) as error:
         raise AnalysisError(f"The card {path} cannot be read as UTF-8 text ({first_line(error)}).") from error
-    if not path.absolute().parent.is_dir():
-        raise AnalysisError(f"The card {path} cannot be written: its folder does not exist.")
     before, begin, rest = old.partition(_BEGIN)
     if not begin:
         return f"{old.rstrip()}\n\n## Evaluation\n\n{_BEGIN}\n\n".lstrip(), f"\n\n{_END}\n"

@@ -6,9 +6,10 @@ import sys
 import numpy as np
 
 from subllm.checkpoints.dense import load_dense
-from subllm.command import Arguments
+from subllm.command import Arguments, positive
 
 from ..debug.generation import Generation, Sampling
+from ..errors import AnalysisError
 from ..trace.tokenize import decode_pieces
 from .arguments import add_checkpoint, add_edits, add_prompt, add_rule, analysis_command, edits_of, load, prompt_of
 
@@ -21,7 +22,7 @@ def main(arguments: Arguments) -> None:
     )
     add_checkpoint(parser)
     add_prompt(parser)
-    parser.add_argument("--new-tokens", type=int, default=40, help="tokens to write at most (default: 40)")
+    parser.add_argument("--new-tokens", type=positive, default=40, help="tokens to write at most (default: 40)")
     parser.add_argument("--model", choices=("subllm", "dense"), default="subllm", help="who writes (default: subllm)")
     parser.add_argument("--temperature", type=float, default=Sampling.temperature, help="default: 0, greedy")
     parser.add_argument("--top-p", type=float, default=Sampling.top_p, help="nucleus sampling (default: 1, off)")
@@ -34,6 +35,11 @@ def main(arguments: Arguments) -> None:
     add_edits(parser)
     chosen = parser.parse_args(arguments)
     edits = edits_of(chosen)
+    if chosen.model == "dense" and (edits.rule or edits.edits):
+        raise AnalysisError(
+            "The dense model has no levels, so edits and rules cannot change it; leave them out, or leave out "
+            "--model dense."
+        )
     checkpoint = load(chosen)
     model = load_dense(checkpoint).model if chosen.model == "dense" else checkpoint.model
     sampling = Sampling(chosen.temperature, chosen.top_p, chosen.top_k, chosen.repetition_penalty, chosen.seed)

@@ -15,7 +15,7 @@ from ..debug.intervene import UneditedRun, run_unedited
 from ..debug.patching import Patch, Patched, patch_levels, run_patched
 from ..errors import AnalysisError
 from ..trace.tokenize import read_answer, read_prompt
-from .arguments import add_checkpoint, add_prompt, analysis_command, load, prompt_of, save_trace
+from .arguments import add_checkpoint, add_prompt, analysis_command, check_file, load, prompt_of, save_trace
 
 _FLIPS = 20  # decisions that a line names
 
@@ -38,6 +38,7 @@ def main(arguments: Arguments) -> None:
     chosen = parser.parse_args(arguments)
     if chosen.out and chosen.level is None:
         raise AnalysisError("--out saves one run; say with --level before which level the state is put in.")
+    check_file(chosen.out)
     checkpoint = load(chosen)
     prompt = prompt_of(chosen, checkpoint)
     most = checkpoint.model.config.max_position_embeddings

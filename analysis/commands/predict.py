@@ -11,7 +11,7 @@ from pathlib import Path
 
 from subllm.checkpoints.config import read_config
 from subllm.checkpoints.device import pick_device
-from subllm.command import Arguments
+from subllm.command import Arguments, positive
 
 from ..cost.calibration import this_machine
 from ..cost.hardware import HARDWARE, Hardware, find_hardware, load_hardware
@@ -32,8 +32,8 @@ def main(arguments: Arguments) -> None:
     parser.add_argument("--hardware", default=HERE, help="a name in the table (default: this machine, measured)")
     parser.add_argument("--table", type=Path, default=HARDWARE, help="hardware table, JSON")
     parser.add_argument("--dtype", default="bfloat16", choices=sorted(BYTES), help="default: bfloat16")
-    parser.add_argument("--tokens", type=int, default=8192, help="per sequence (default: 8192)")
-    parser.add_argument("--batch", type=int, default=1, help="sequences (default: 1)")
+    parser.add_argument("--tokens", type=positive, default=8192, help="per sequence (default: 8192)")
+    parser.add_argument("--batch", type=positive, default=1, help="sequences (default: 1)")
     parser.add_argument("--structure", help="in place of the checkpoint's")
     parser.add_argument("--retention", type=float, help="share that every level keeps, in place of the checkpoint's")
     parser.add_argument("--graphs", action="store_true", help="decode with CUDA graphs, both models")

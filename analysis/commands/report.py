@@ -14,7 +14,7 @@ from ..report.corpus import corpus_report
 from ..report.html import report
 from ..report.site import Page, write_site
 from ..trace.trace import Trace
-from .arguments import analysis_command
+from .arguments import analysis_command, check_file, check_folder
 
 _BESIDE = "+"  # joins the files of one page
 _SUFFIX = ".html"
@@ -38,9 +38,11 @@ def main(arguments: Arguments) -> None:
     parser.add_argument("--note", default="", help="text in front of the report of traces, or of the index")
     parser.add_argument("--app", default="", metavar="URL", help="address of the app, which the index links to")
     chosen = parser.parse_args(arguments)
+    one = chosen.out.suffix.lower() == _SUFFIX
+    (check_file if one else check_folder)(chosen.out)
     corpora = [folder for text in chosen.traces for folder in _corpora(text)]
     if corpora:
-        if len(chosen.traces) > 1 or len(corpora) > 2 or chosen.out.suffix.lower() != _SUFFIX:
+        if len(chosen.traces) > 1 or len(corpora) > 2 or not one:
             raise AnalysisError(
                 "A corpus result is shown in one .html file of its own, beside at most one other; write DIR or "
                 "DIR+DIR, and --out FILE.html."
@@ -50,7 +52,7 @@ def main(arguments: Arguments) -> None:
         _write(chosen.out, corpus_report(*summaries, names=(called[0], called[-1]), language=chosen.language))
         return
     pages = [_page(text) for text in chosen.traces]
-    if chosen.out.suffix.lower() != _SUFFIX:
+    if not one:
         write_site(pages, chosen.out, language=chosen.language, note=chosen.note, app=chosen.app)
         print(chosen.out / "index.html")  # noqa: T201
         return

@@ -14,7 +14,7 @@ from ..quality.rivals import Comparison, Outcome, compare_rules
 from ..quality.selection_rules import SelectionRule
 from ..run import RunOptions, record_trace
 from ..trace.tokenize import read_answer
-from .arguments import add_checkpoint, add_prompt, analysis_command, load, prompt_of
+from .arguments import add_checkpoint, add_prompt, analysis_command, check_file, load, prompt_of
 
 NAMES = {
     SelectionRule.RECORDED: "this run's selection",
@@ -48,6 +48,7 @@ def main(arguments: Arguments) -> None:
     parser.add_argument("--seed", type=int, default=0, help="of the random draws (default: 0)")
     parser.add_argument("--out", type=Path, metavar="FILE.csv", help="save every token's surprisal under every rule")
     chosen = parser.parse_args(arguments)
+    check_file(chosen.out)
     checkpoint = load(chosen)
     prompt = prompt_of(chosen, checkpoint)
     answer = read_answer(

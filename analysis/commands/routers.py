@@ -13,7 +13,7 @@ from subllm.checkpoints.config import read_config
 from subllm.checkpoints.files import CONFIG
 from subllm.checkpoints.load import load_checkpoint
 from subllm.checkpoints.weights import digest, weight_files
-from subllm.command import Arguments
+from subllm.command import Arguments, positive
 from subllm.runs.folder import LOG_FILE, read_log
 
 from ..cost.benchmark_text import prompt_of
@@ -29,8 +29,7 @@ from ..cost.routers import (
     trained_name,
 )
 from ..cost.sweep import machine
-from ..errors import AnalysisError
-from .arguments import analysis_command
+from .arguments import analysis_command, check_folder
 
 FINAL = "final"
 
@@ -50,9 +49,9 @@ def main(arguments: Arguments) -> None:
         help="routers to measure with random weights",
     )
     parser.add_argument(
-        "--lengths", type=int, nargs="+", default=[512, 2048, 8192], help="in tokens (default: 512 2048 8192)"
+        "--lengths", type=positive, nargs="+", default=[512, 2048, 8192], help="in tokens (default: 512 2048 8192)"
     )
-    parser.add_argument("--repeats", type=int, default=3, help="timed passes of each model (default: 3)")
+    parser.add_argument("--repeats", type=positive, default=3, help="timed passes of each model (default: 3)")
     parser.add_argument(
         "--out",
         type=Path,
@@ -60,8 +59,7 @@ def main(arguments: Arguments) -> None:
         "these versions and as many repeats, and of trainings that have not changed",
     )
     chosen = parser.parse_args(arguments)
-    if min(*chosen.lengths, chosen.repeats, 1) < 1:
-        raise AnalysisError("Lengths and repeats must be 1 or more.")
+    check_folder(chosen.out)
     facts = machine("cpu") | {"dtype": "float32", DECODE_AGAINST: WRITING, "repeats": str(chosen.repeats)}
     file = chosen.out / f"routers-{'trained' if chosen.runs else 'random'}.json" if chosen.out else None
     rows = load_table(file, facts) if file else []

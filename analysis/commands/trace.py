@@ -17,6 +17,7 @@ from .arguments import (
     add_prompt,
     add_rule,
     analysis_command,
+    check_file,
     edits_of,
     load,
     prompt_of,
@@ -40,6 +41,7 @@ def main(arguments: Arguments) -> None:
     add_edits(parser)
     parser.add_argument("--out", type=Path, metavar="FILE.npz", help="save the trace")
     chosen = parser.parse_args(arguments)
+    check_file(chosen.out)
     asked = edits_of(chosen)  # before there is a model
     checkpoint = load(chosen)
     prompt = prompt_of(chosen, checkpoint)

@@ -13,17 +13,16 @@ import torch
 from subllm.atomic import full_disk_reported, written_whole
 from subllm.checkpoints.dense import load_dense
 from subllm.checkpoints.device import dtype_name
-from subllm.command import Arguments
+from subllm.command import Arguments, positive
 from subllm.text.blocks import DrawnBlocks
 from subllm.text.documents import Documents
 
 from ..cost.page import page
 from ..cost.sweep import machine
-from ..errors import AnalysisError
 from ..figures.tradeoff import tradeoff_svg
 from ..guard import check_ids, out_of_memory_reported
 from ..quality.tradeoff import Curve, Point, measure_points, read_curves, report, written
-from .arguments import add_checkpoint, analysis_command, load
+from .arguments import add_checkpoint, analysis_command, check_folder, load
 
 NAME = "tradeoff"
 _ABOUT = """Measured by `subllm tradeoff`: thresholds are moved so that every level keeps the share given. Quality is
@@ -40,9 +39,11 @@ def main(arguments: Arguments) -> None:
     add_checkpoint(parser)
     parser.add_argument("--name", required=True, help="of the checkpoint in table and picture")
     parser.add_argument("--data", type=Path, nargs="+", required=True, help="text; conversions hold a part of it out")
-    parser.add_argument("--length", type=int, default=512, help="tokens read at once for quality (default: 512)")
-    parser.add_argument("--blocks", type=int, default=24, help="sequences at most (default: 24)")
-    parser.add_argument("--prompt-tokens", type=int, default=2048, help="of the prompt that is timed (default: 2048)")
+    parser.add_argument("--length", type=positive, default=512, help="tokens read at once for quality (default: 512)")
+    parser.add_argument("--blocks", type=positive, default=24, help="sequences at most (default: 24)")
+    parser.add_argument(
+        "--prompt-tokens", type=positive, default=2048, help="of the prompt that is timed (default: 2048)"
+    )
     parser.add_argument(
         "--retentions",
         type=float,
@@ -50,11 +51,10 @@ def main(arguments: Arguments) -> None:
         default=[0.5, 0.64, 0.7, 0.8, 0.9],
         help="share that each level must keep (default: 0.5 0.64 0.7 0.8 0.9)",
     )
-    parser.add_argument("--repeats", type=int, default=5, help="timed passes of each model (default: 5)")
+    parser.add_argument("--repeats", type=positive, default=5, help="timed passes of each model (default: 5)")
     parser.add_argument("--out", type=Path, help="folder for table and picture; other checkpoints in it are kept")
     chosen = parser.parse_args(arguments)
-    if min(chosen.blocks, chosen.length, chosen.prompt_tokens, chosen.repeats) < 1:
-        raise AnalysisError("Blocks, lengths and repeats must be 1 or more.")
+    check_folder(chosen.out)
     file = chosen.out / f"{NAME}.json" if chosen.out else None
     others = [curve for curve in read_curves(file) if curve.name != chosen.name] if file else []
     checkpoint = load(chosen)

@@ -9,12 +9,11 @@ from pathlib import Path
 
 from subllm.atomic import full_disk_reported, written_whole
 from subllm.checkpoints.device import pick_device
-from subllm.command import Arguments
+from subllm.command import Arguments, positive
 from subllm.train.config import TrainConfig
 
-from ..cost.sweep import machine
-from ..cost.training_step import compare_steps, report
-from .arguments import analysis_command
+from ..cost.training_step import compare_steps, facts_of, report
+from .arguments import analysis_command, check_folder
 
 
 @analysis_command()
@@ -24,24 +23,20 @@ def main(arguments: Arguments) -> None:
         prog="subllm training-step", description="Measure training steps against the LLaMA of the same size."
     )
     parser.add_argument("--config", type=Path, required=True, help="JSON file of a training run")
-    parser.add_argument("--lengths", type=int, nargs="+", default=[512, 2048, 4096], help="tokens per sequence")
-    parser.add_argument("--tokens", type=int, default=4096, help="tokens per step, if a sequence is not longer")
-    parser.add_argument("--repeats", type=int, default=5, help="timed steps of each model (default: 5)")
+    parser.add_argument("--lengths", type=positive, nargs="+", default=[512, 2048, 4096], help="tokens per sequence")
+    parser.add_argument("--tokens", type=positive, default=4096, help="tokens per step, if a sequence is not longer")
+    parser.add_argument("--repeats", type=positive, default=5, help="timed steps of each model (default: 5)")
     parser.add_argument("--precision", default="float32", help="float32 (default) or bf16")
     parser.add_argument("--out", type=Path, help="folder for the table")
     chosen = parser.parse_args(arguments)
+    check_folder(chosen.out)
     device = pick_device()
     config = TrainConfig.read(chosen.config, precision=chosen.precision)
     rows = [
         compare_steps(config, length, max(chosen.tokens // length, 1), chosen.repeats, device)
         for length in chosen.lengths
     ]
-    facts = machine(device) | {
-        "model": f"{config.model['structure']}, width {config.model['hidden_size']}",
-        "precision": config.precision,
-        "repeats": str(chosen.repeats),
-    }
-    text = report(rows, facts)
+    text = report(rows, facts_of(config, chosen.repeats, device))
     print(text)  # noqa: T201
     if chosen.out:
         name = f"training-{'gpu' if device.startswith('cuda') else 'cpu'}-{config.precision}.md"

@@ -11,7 +11,7 @@ import numpy as np
 import torch
 
 from subllm import Probe
-from subllm.command import Arguments
+from subllm.command import Arguments, positive
 
 from ..debug.attribution import attribute
 from ..debug.attribution_methods import Method
@@ -50,7 +50,7 @@ def main(arguments: Arguments) -> None:
     parser.add_argument("--method", choices=methods, default=methods[0], help=f"default: {methods[0]}")
     parser.add_argument("--held", choices=held, default=held[0], help="what stays fixed (default: kept)")
     parser.add_argument("--baseline", choices=baselines, default=baselines[0], help="embedding of an absent word")
-    parser.add_argument("--most", type=int, default=12, help="words to print (default: 12)")
+    parser.add_argument("--most", type=positive, default=12, help="words to print (default: 12)")
     add_rule(parser)
     add_edits(parser)
     chosen = parser.parse_args(arguments)

@@ -347,14 +347,14 @@ class CorpusRun:
             CorpusError: if there is none, it is of another format, or it cannot be read.
         """
         path = folder / RUN
-        try:
-            content: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
-        except FileNotFoundError as error:
+        if not path.is_file():
             raise CorpusError(
                 "{folder} has no corpus.json, so it is no result of subllm corpus, or one that is not finished; in "
                 "that case run the same command again.",
                 folder=str(folder),
-            ) from error
+            )
+        try:
+            content: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
         except (OSError, ValueError, RecursionError) as error:
             raise CorpusError(
                 "{path} cannot be read ({error}); copy the folder again, or run subllm corpus again.",

@@ -100,6 +100,8 @@ def read_table(path: Path, columns: Sequence[str] | None = None) -> pa.Table:
     Raises:
         CorpusError: if it is missing or damaged, or lacks a column.
     """
+    if not path.is_file():  # a pipe would be waited for
+        raise unreadable(path, FileNotFoundError("there is no such file"))
     try:
         return pq.read_table(path, columns=None if columns is None else list(columns), memory_map=False)
     except (OSError, pa.ArrowException) as error:

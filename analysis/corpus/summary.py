@@ -16,6 +16,7 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from subllm.atomic import added_whole, full_disk_reported
+from subllm.checkpoints.files import read_json
 from subllm.errors import first_line
 
 from ..errors import CorpusError
@@ -169,7 +170,7 @@ class Summary:
         """
         run, place = CorpusRun.read(folder), folder / SUMMARY
         try:
-            content: dict[str, Any] = json.loads((place / _ABOUT).read_text(encoding="utf-8"))
+            content: dict[str, Any] = read_json(place / _ABOUT)
             found = content.pop("format", None)
             if found != FORMAT:
                 raise CorpusError(
@@ -184,7 +185,7 @@ class Summary:
                 "{folder} has no summary, so the run was stopped before its end. Run the same command again.",
                 folder=folder.name,
             ) from error
-        except (OSError, ValueError, TypeError, AttributeError, RecursionError) as error:
+        except (OSError, ValueError, TypeError, AttributeError) as error:
             raise CorpusError(
                 "The summary of {folder} cannot be read ({error}); run the same command again, which makes it anew.",
                 folder=folder.name,
@@ -345,7 +346,9 @@ def _opened(path: Path) -> pa.Table:
     Raises:
         CorpusError: if it is missing, damaged or larger.
     """
-    size = path.stat().st_size if path.is_file() else 0
+    if not path.is_file():  # a pipe would be waited for
+        raise unreadable(path, FileNotFoundError("there is no such file"))
+    size = path.stat().st_size
     parts: list[pa.RecordBatch] = []
     try:
         if size <= _LARGEST:

@@ -186,7 +186,7 @@ def baseline(checkpoint: Checkpoint, which: str) -> Any:
     Args:
         checkpoint: loaded.
         which: "llama" (LlamaForCausalLM with the checkpoint's weights), "routing off" (our model with the same
-            weights and no brackets), "twin" (the LLaMA that it was converted from), or the folder of another LLaMA.
+            weights and no brackets), "twin" (the LLaMA in its folder), or the folder of another LLaMA.
 
     Raises:
         AnalysisError: if there is no twin.

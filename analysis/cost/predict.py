@@ -72,7 +72,8 @@ def break_even(config: SubllmConfig, phase: str, scenario: Scenario) -> int | No
     Returns:
         Tokens, or None if it is slower at `LONGEST` still.
     """
-    return _least(LONGEST, lambda tokens: speedup(config, phase, scenario.at(tokens)) >= 1)
+    dense = without_levels(config)
+    return _least(LONGEST, lambda tokens: speedup(config, phase, scenario.at(tokens), dense) >= 1)
 
 
 @dataclass(frozen=True)

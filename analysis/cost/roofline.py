@@ -7,11 +7,12 @@ does: each reads its tensors from memory and writes its result there. `analysis.
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
-from typing import Self
+from functools import cache
+from typing import NamedTuple, Self
 
 from subllm import SubllmConfig
-from subllm.routing import LightHeavyRouter
-from subllm.structure import BLOCK, LIGHT_HEAVY, OPEN
+from subllm.routing import LightHeavyRouter, Router
+from subllm.structure import BLOCK, LIGHT_HEAVY, LIGHT_HEAVY_SITES, OPEN
 
 from .hardware import Hardware, Work
 from .launches import DIVIDED, GRAPH, IN_GRAPH, base_launches, level_launches
@@ -22,6 +23,14 @@ _TRAINING = 3  # a backward pass does the forward's products twice
 _RESIDUAL_PASSES = 6  # times that the two residual additions of a block read or write the stream
 _NORM_BYTES = {"float32": 2 * 28, "float16": 2 * 36, "bfloat16": 2 * 36}  # per number of the stream, in both norms
 _ROTARY_PASSES = 10  # times that queries and keys are read or written while they are turned
+
+
+class _Part(NamedTuple):
+    """What one module of a block does; blocks with the same tokens have theirs in common."""
+
+    module: str
+    operations: float
+    bytes: float
 
 
 def prefill_work(config: SubllmConfig, levels: Sequence[float], batch: int = 1, dtype: str = "bfloat16") -> list[Work]:
@@ -61,6 +70,11 @@ def decode_work(
     blocks, launches = [], []
     structure, each = config.parsed_structure, _block_launches(config, "decode", batch, dtype)
     shares, in_step = block_tokens(config, kept), _in_step(config, kept)
+
+    @cache
+    def parts(share: float, keys: float, runs: float) -> list[_Part]:
+        return _block(config, batch * share, batch * share * (keys + 1), batch * share * keys, dtype, runs)
+
     for block, (share, keys) in enumerate(zip(shares, block_tokens(config, cached), strict=True)):
         step = in_step[structure.block_levels[block]] or 1.0
         runs = step * (1 - (1 - share / step) ** batch)  # that any sequence's token needs the block, and its weights
@@ -68,8 +82,7 @@ def decode_work(
             blocks.append(_light_heavy_decoding(config, block, cached, kept, batch, runs, dtype))
             launches.append(runs * each[block])
             continue
-        pairs, past = batch * share * (keys + 1), batch * share * keys
-        blocks.append(_block(config, block, batch * share, pairs, past, dtype, runs))
+        blocks.append(parts(share, keys, runs))
         captured = IN_GRAPH * each[block] + (GRAPH if block in structure.runs else 0)
         launches.append(runs * (captured if graphs else each[block]))
     tokens, head = [batch * share for share in kept], _head(config, batch, dtype)
@@ -88,8 +101,7 @@ def training_work(config: SubllmConfig, levels: Sequence[float], batch: int = 1,
     blocks = _reading(config, levels, batch, dtype)
     launches = _block_launches(config, "training", batch, dtype)
     tokens, head = [batch * n for n in levels], _head(config, batch * levels[0], dtype)
-    forward = _in_order(config, "training", blocks, launches, tokens, head, batch, dtype)
-    return [replace(w, operations=_TRAINING * w.operations, bytes=_TRAINING * w.bytes) for w in forward]
+    return _in_order(config, "training", blocks, launches, tokens, head, batch, dtype)
 
 
 PHASES: tuple[str, ...] = ("prefill", "decode", "training")
@@ -156,9 +168,16 @@ class Scenario:
         return self.hardware.seconds(self.work(config, phase), self.dtype)
 
 
-def speedup(config: SubllmConfig, phase: str, scenario: Scenario) -> float:
-    """Predicted time of the dense model over that of the SUBLLM."""
-    return scenario.seconds(without_levels(config), phase) / scenario.seconds(config, phase)
+def speedup(config: SubllmConfig, phase: str, scenario: Scenario, dense: SubllmConfig | None = None) -> float:
+    """Predicted time of the dense model over that of the SUBLLM.
+
+    Args:
+        config: of the SUBLLM.
+        phase: one of `PHASES`.
+        scenario: machine and load.
+        dense: what `without_levels` makes of the configuration, for who asks often.
+    """
+    return scenario.seconds(dense or without_levels(config), phase) / scenario.seconds(config, phase)
 
 
 def _in_step(config: SubllmConfig, kept: Sequence[float]) -> list[float]:
@@ -173,18 +192,27 @@ def _in_step(config: SubllmConfig, kept: Sequence[float]) -> list[float]:
     return shares
 
 
-def _reading(config: SubllmConfig, levels: Sequence[float], batch: int, dtype: str) -> list[list[Work]]:
+def _reading(config: SubllmConfig, levels: Sequence[float], batch: int, dtype: str) -> list[list[_Part]]:
     """Every block on all tokens of its level."""
     divided, work = config.parsed_structure.light_heavy, []
+
+    @cache
+    def parts(n: float) -> list[_Part]:
+        return _block(config, batch * n, batch * n * (n + 1) / 2, 0, dtype)
+
+    @cache
+    def divided_parts(n: float, *kept: float) -> list[_Part]:
+        assert config.window is not None
+        routed = {kind: batch * each for kind, each in zip(LIGHT_HEAVY_SITES, kept, strict=True)}
+        light = batch * window_pairs(n, config.window)
+        heavy = routed["query"] * (routed["key_value"] / batch + 1) / 2
+        return _light_heavy(config, batch * n, routed, (light, heavy), (0, 0), dtype)
+
     for block, n in enumerate(block_tokens(config, levels)):
         if block in divided:
-            assert config.window is not None
-            routed = {site.kind: batch * levels[site.level] for site in divided[block]}
-            light = batch * window_pairs(n, config.window)
-            heavy = routed["query"] * (routed["key_value"] / batch + 1) / 2
-            work.append(_light_heavy(config, block, batch * n, routed, (light, heavy), (0, 0), dtype))
+            work.append(divided_parts(n, *(levels[site.level] for site in divided[block])))
         else:
-            work.append(_block(config, block, batch * n, batch * n * (n + 1) / 2, 0, dtype))
+            work.append(parts(n))
     return work
 
 
@@ -199,10 +227,10 @@ def _block_launches(config: SubllmConfig, phase: str, batch: int, dtype: str) ->
 def _in_order(
     config: SubllmConfig,
     phase: str,
-    blocks: Sequence[Sequence[Work]],
+    blocks: Sequence[Sequence[_Part]],
     launches: Sequence[float],
     tokens: Sequence[float],
-    head: Work,
+    head: _Part,
     batch: int,
     dtype: str,
 ) -> list[Work]:
@@ -214,45 +242,55 @@ def _in_order(
     """
     work: list[Work] = []
     structure, run = config.parsed_structure, 0
+    routers, classes = config.routers, config.router_classes
+    passes = _TRAINING if phase == "training" else 1
+
+    def add(part: _Part, block: int | None, launched: float) -> None:
+        work.append(Work(part.module, block, passes * part.operations, passes * part.bytes, launched, run))
+
+    @cache
+    def routing(router: type[Router], outside: float, inside: float, *kind: str) -> _Part:
+        own = router.work(config, outside, inside, *kind)
+        return _Part("routing", own.operations, BYTES[dtype] * own.moved)
+
+    launching = cache(lambda name: level_launches(config, name, phase, batch))
     for step in structure.steps:
         if step.symbol == OPEN:
-            site, name = structure.sites[step.index - 1], config.routers[step.index - 1]
-            router = config.router_classes[step.index - 1]
-            own = router.work(config, tokens[site.parent], tokens[site.level])
-            launched = level_launches(config, name, phase, batch)
-            work.append(Work("routing", None, own.operations, BYTES[dtype] * own.moved, launched, run))
+            site, router = structure.sites[step.index - 1], classes[step.index - 1]
+            own = routing(router, tokens[site.parent], tokens[site.level])
+            add(own, None, launching(routers[step.index - 1]))
             run += not router.merges_tokens
-        elif step.symbol == LIGHT_HEAVY:
-            parts = [replace(blocks[step.index][0], launches=launches[step.index]), *blocks[step.index][1:]]
+            continue
+        if step.symbol == LIGHT_HEAVY:
             for site in structure.light_heavy[step.index]:  # the host learns how many are routed, three times
-                own = LightHeavyRouter.work(config, tokens[site.parent], tokens[site.level], site.kind)
-                work.append(Work("routing", None, own.operations, BYTES[dtype] * own.moved, 0, run))
+                add(routing(LightHeavyRouter, tokens[site.parent], tokens[site.level], site.kind), None, 0)
                 run += 1
-            work += [replace(part, run=run) for part in parts]
-        elif step.symbol == BLOCK:
+        if step.symbol in (BLOCK, LIGHT_HEAVY):
             first, *rest = blocks[step.index]
-            work += [replace(first, launches=launches[step.index], run=run), *(replace(w, run=run) for w in rest)]
-    return [*work, replace(head, launches=base_launches(config, phase, dtype).once, run=run)]
+            add(first, step.index, launches[step.index])
+            for part in rest:
+                add(part, step.index, 0)
+    add(head, None, base_launches(config, phase, dtype).once)
+    return work
 
 
 def _block(
-    config: SubllmConfig, block: int, tokens: float, pairs: float, past: float, dtype: str, weights: float = 1
-) -> list[Work]:
+    config: SubllmConfig, tokens: float, pairs: float, past: float, dtype: str, weights: float = 1
+) -> list[_Part]:
     """One block on some tokens, which read `past` cached keys and values; its weights are read `weights` times."""
     width, size, inner = config.hidden_size, head_dim(config), config.intermediate_size
     heads, groups, each = config.num_attention_heads, key_value_heads(config), BYTES[dtype]
     projection, mlp = width * size * 2 * (heads + groups), 3 * width * inner
     moved = 4 * width + size * (2 * heads + 2 * groups) + _ROTARY_PASSES * size * (heads + groups)
     return [
-        Work("projections", block, 2 * tokens * projection, each * (weights * projection + tokens * moved)),
-        Work(
+        _Part("projections", 2 * tokens * projection, each * (weights * projection + tokens * moved)),
+        _Part(
             "attention",
-            block,
             attention_operations(config, 1) * pairs,
             each * size * (tokens * (2 * heads + 2 * groups) + past * 2 * groups),
         ),
-        Work("mlp", block, 2 * tokens * mlp, each * (weights * mlp + tokens * (3 * width + 8 * inner))),
-        Work("norms", block, 0, tokens * width * (each * _RESIDUAL_PASSES + _NORM_BYTES[dtype])),
+        _Part("mlp", 2 * tokens * mlp, each * (weights * mlp + tokens * (3 * width + 8 * inner))),
+        _Part("norms", 0, tokens * width * (each * _RESIDUAL_PASSES + _NORM_BYTES[dtype])),
     ]
 
 
@@ -264,7 +302,7 @@ def _light_heavy_decoding(
     batch: int,
     runs: float,
     dtype: str,
-) -> list[Work]:
+) -> list[_Part]:
     """One light/heavy block on a new token of every sequence; see `decode_work`."""
     assert config.window is not None
     sites = {site.kind: site for site in config.parsed_structure.light_heavy[block]}
@@ -275,24 +313,22 @@ def _light_heavy_decoding(
     pairs = tokens * (seen + 1), routed["query"] * (keys + 1)
     reads = {kind: 1 - (1 - kept[site.level]) ** batch for kind, site in sites.items()}
     past = tokens * seen, routed["query"] * keys
-    return _light_heavy(config, block, tokens, routed, pairs, past, dtype, reads | {"light": runs})
+    return _light_heavy(config, tokens, routed, pairs, past, dtype, reads | {"light": runs})
 
 
 def _light_heavy(
     config: SubllmConfig,
-    block: int,
     tokens: float,
     routed: Mapping[str, float],
     pairs: tuple[float, float],
     past: tuple[float, float],
     dtype: str,
     reads: Mapping[str, float] | None = None,
-) -> list[Work]:
+) -> list[_Part]:
     """One light/heavy block on some tokens.
 
     Args:
         config: of the model.
-        block: its number.
         tokens: that it processes.
         routed: tokens that its routers keep, by "query", "key_value" and "mlp".
         pairs: of queries and keys, in the light and in the heavy branch.
@@ -322,14 +358,14 @@ def _light_heavy(
     transformed += routed["mlp"] * (5 * width + 8 * (config.intermediate_size - units))
     operations = own.linear["light"] * (1 - of_light) + own.linear["query"] + own.linear["key_value"]
     return [
-        Work("projections", block, operations, each * projected),
-        Work("attention", block, own.light + own.heavy, each * attended),
-        Work("mlp", block, own.linear["light"] * of_light + own.linear["mlp"], each * transformed),
-        Work("norms", block, 0, tokens * width * (each * _RESIDUAL_PASSES + _NORM_BYTES[dtype])),
+        _Part("projections", operations, each * projected),
+        _Part("attention", own.light + own.heavy, each * attended),
+        _Part("mlp", own.linear["light"] * of_light + own.linear["mlp"], each * transformed),
+        _Part("norms", 0, tokens * width * (each * _RESIDUAL_PASSES + _NORM_BYTES[dtype])),
     ]
 
 
-def _head(config: SubllmConfig, tokens: float, dtype: str) -> Work:
+def _head(config: SubllmConfig, tokens: float, dtype: str) -> _Part:
     size = config.hidden_size * config.vocab_size
     moved = size + tokens * (config.hidden_size + config.vocab_size)
-    return Work("head", None, 2 * tokens * size, BYTES[dtype] * moved)
+    return _Part("head", 2 * tokens * size, BYTES[dtype] * moved)

@@ -3,6 +3,7 @@
 Letters: T tokens per sequence, B sequences, S levels inside of the whole sequence, L blocks.
 """
 
+from collections import Counter
 from collections.abc import Sequence
 
 import torch
@@ -65,9 +66,12 @@ def parameters(config: SubllmConfig) -> int:
     biases = blocks * size * (config.num_attention_heads + 2 * key_value_heads(config)) if config.attention_bias else 0
     biases += blocks * width if config.attention_bias else 0
     biases += blocks * (2 * config.intermediate_size + width) if config.mlp_bias else 0
-    with torch.device("meta"):
-        routers = [router(config, level) for level, router in enumerate(config.router_classes, start=1)]
-    routing = sum(width * router.has_bypass + sum(each.numel() for each in router.parameters()) for router in routers)
+    routing, site_kinds = 0, [site.kind for site in config.parsed_structure.sites]
+    kinds = list(zip(config.router_classes, site_kinds, config.strides, strict=True))
+    for kind, number in Counter(kinds).items():  # those of a kind have as many weights
+        with torch.device("meta"):
+            router = kind[0](config, kinds.index(kind) + 1)
+        routing += number * (width * router.has_bypass + sum(each.numel() for each in router.parameters()))
     return blocks * block + biases + embeddings + width + routing
 
 

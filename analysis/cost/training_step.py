@@ -14,6 +14,7 @@ import torch
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from subllm import SubllmConfig, SubllmForCausalLM
+from subllm.configuration import misfits_reported
 from subllm.text.tokenizer import train_tokenizer
 from subllm.train.config import TrainConfig
 from subllm.train.loop import build_model
@@ -25,6 +26,7 @@ from .measure import Took, alternate, peak_bytes
 from .page import page
 from .roofline import training_work
 from .sizes import level_tokens, without_levels
+from .sweep import machine
 
 _VOCABULARY = 8192
 
@@ -71,11 +73,11 @@ def compare_steps(config: TrainConfig, length: int, batch: int, repeats: int, de
         device: to run on.
 
     Raises:
-        AnalysisError: if the model does not have so many positions.
+        AnalysisError: if the model does not have so many positions, or the text that is read so many tokens.
         RunStopped: if the device's free memory does not suffice.
         SubllmError: if the models cannot be built.
     """
-    most = SubllmConfig(**config.model).max_position_embeddings
+    most = _sizes(config).max_position_embeddings
     if not 0 < length <= most or batch < 1 or repeats < 1:
         raise AnalysisError(
             f"{batch} sequences of {length:,} tokens, {repeats} times, cannot be measured; the model has {most:,} "
@@ -84,6 +86,11 @@ def compare_steps(config: TrainConfig, length: int, batch: int, repeats: int, de
     tokenizer = train_tokenizer([benchmark_text()], _VOCABULARY)
     config = replace(config, length=length)
     text = torch.tensor(tokenizer(benchmark_text(), verbose=False)["input_ids"])
+    if batch * length > len(text):
+        raise AnalysisError(
+            f"A step of {batch * length:,} tokens cannot be measured; the text that is read has {len(text):,}. Give "
+            "fewer tokens per step."
+        )
     with full_device_reported(torch.device(device)):
         model, dense = (_model(replace(config, dense=dense), tokenizer, device) for dense in (False, True))
         ids = text[: batch * length].reshape(batch, length).to(device)
@@ -117,6 +124,30 @@ def compare_models(
     return StepComparison(
         length, batch, took["subllm"], took["dense"], (operations[0], operations[1]), (peaks[0], peaks[1])
     )
+
+
+def facts_of(config: TrainConfig, repeats: int, device: str) -> dict[str, str]:
+    """What is written beside a table.
+
+    Args:
+        config: of the SUBLLM.
+        repeats: timed steps of each model.
+        device: that they ran on.
+
+    Raises:
+        SubllmError: if the model cannot be built.
+    """
+    sizes = _sizes(config)
+    return machine(device) | {
+        "model": f"{sizes.structure}, width {sizes.hidden_size}",
+        "precision": config.precision,
+        "repeats": str(repeats),
+    }
+
+
+def _sizes(config: TrainConfig) -> SubllmConfig:
+    with misfits_reported():
+        return SubllmConfig(**config.model)
 
 
 def _model(config: TrainConfig, tokenizer: PreTrainedTokenizerBase, device: str) -> Any:

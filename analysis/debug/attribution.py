@@ -50,11 +50,6 @@ class Attribution:
     seconds: float
     peak_bytes: int
 
-    @property
-    def by_token(self) -> np.ndarray:
-        """(T,) contribution of each token's feature, divided equally among its tokens."""
-        return (self.values / np.maximum(np.bincount(self.groups), 1))[self.groups]
-
 
 def attribute(
     model: SubllmForCausalLM,

@@ -10,10 +10,8 @@ import torch
 from torch import Tensor
 from transformers import (
     DynamicCache,
-    LogitsProcessorList,
     PreTrainedModel,
     RepetitionPenaltyLogitsProcessor,
-    TemperatureLogitsWarper,
     TopKLogitsWarper,
     TopPLogitsWarper,
 )
@@ -66,19 +64,18 @@ class Sampling:
 
         Also returns the probabilities (V,) that it was chosen by, on the CPU.
         """
-        processors = LogitsProcessorList()
-        if self.repetition_penalty != 1:
-            processors.append(RepetitionPenaltyLogitsProcessor(self.repetition_penalty))
-        if self.temperature:
-            processors.append(TemperatureLogitsWarper(self.temperature))
-            if self.top_k:
-                processors.append(TopKLogitsWarper(self.top_k))
-            if self.top_p < 1:
-                processors.append(TopPLogitsWarper(self.top_p))
         seen = list(ids) if self.repetition_penalty != 1 else []  # nothing else looks at them
-        row = torch.tensor([seen], dtype=torch.long, device=logits.device)
-        scores: Any = processors(row, logits[None].float())  # type: ignore[arg-type]
-        probabilities = scores[0].softmax(-1).cpu()  # what follows reads it several times
+        row: Any = torch.tensor([seen], dtype=torch.long, device=logits.device)
+        scores: Any = logits[None].double()
+        if self.repetition_penalty != 1:
+            scores = RepetitionPenaltyLogitsProcessor(self.repetition_penalty)(row, scores)
+        if self.temperature:
+            scores = (scores - scores.max()) / self.temperature  # the best stays 0, however small the temperature is
+            if self.top_k:
+                scores = TopKLogitsWarper(self.top_k)(row, scores)
+            if self.top_p < 1:
+                scores = TopPLogitsWarper(self.top_p)(row, scores)
+        probabilities = scores[0].softmax(-1).float().cpu()  # what follows reads it several times
         if not self.temperature:
             return int(probabilities.argmax()), probabilities
         generator = torch.Generator().manual_seed(hash((self.seed, len(ids))) % 2**63)

@@ -180,5 +180,7 @@ def _derivative(unedited: UneditedRun, at: int, progress: Progress, *, all_kept:
     with frozen(model), torch.enable_grad(), out_of_memory_reported(length, model):
         output = model.model(unedited.ids.clone(), use_cache=False, probe=probe)
         value = objective(unedited, output.last_hidden_state)[0]
+        if not value.requires_grad:  # keys of a block whose queries are all light are read by nobody
+            return own.detach().cpu().numpy(), np.zeros(length, dtype=np.float32)
         (derivative,) = torch.autograd.grad(value, own)
     return own.detach().cpu().numpy(), derivative.float().cpu().numpy()

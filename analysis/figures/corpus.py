@@ -9,6 +9,7 @@ from html import escape
 import pandas as pd
 import plotly.graph_objects as go
 
+from .quoted import quoted
 from .style import DROPPED, KEPT, LAYOUT, NEUTRAL
 from .words import Words
 
@@ -44,7 +45,7 @@ def cell_name(group: str, cell: str, words: Words, types: Mapping[str, str] | No
     kind = group.partition(" ")[0]
     if kind == "type":
         piece = (types or {}).get(cell)
-        return words["corpus_cell_id"].format(id=cell) if piece is None else repr(piece)
+        return words["corpus_cell_id"].format(id=cell) if piece is None else quoted(piece)
     if kind in ("correlation", "partial", "auc"):
         return words[f"corpus_variable_{cell}"]
     if kind == "path":
@@ -80,8 +81,10 @@ def shares(rows: pd.DataFrame, names: Sequence[str], overall: float, words: Word
         customdata=rows[["tokens", "documents"]],
         hovertemplate="%{x}: %{y:.1%}<br>" + words["corpus_hover"] + "<extra></extra>",
     )
-    figure.add_hline(overall, line={"color": NEUTRAL, "dash": "dash"}, annotation_text=words["corpus_overall"])
-    figure.update_layout(**LAYOUT, yaxis_title=words["figure_kept_share"], showlegend=False)
+    line = {"color": NEUTRAL, "dash": "dash"}
+    figure.add_hline(overall, line=line, annotation_text=words["corpus_overall"], annotation_position="right")
+    layout = LAYOUT | {"margin": LAYOUT["margin"] | {"r": 80}}  # type: ignore[operator] # beside the bars, for the text
+    figure.update_layout(**layout, yaxis_title=words["figure_kept_share"], showlegend=False)
     figure.update_yaxes(tickformat=".0%", range=[0, 1])
     figure.update_xaxes(type="category")
     return figure

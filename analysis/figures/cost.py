@@ -1,7 +1,7 @@
 """Plotly figures of time and memory, measured and predicted; the two are never in one figure."""
 
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 import plotly.graph_objects as go
 
@@ -9,7 +9,6 @@ from subllm import SubllmConfig
 from subllm.structure import CLOSE, OPEN
 
 from ..cost.comparison import Comparison
-from ..cost.predict import break_even
 from ..cost.roofline import PHASES, Scenario, phase_work, speedup
 from ..cost.sizes import cache_bytes, level_tokens, without_levels
 from .style import DROPPED, KEPT, LAYOUT, NEUTRAL
@@ -23,24 +22,39 @@ def measured_speedup(rows: Sequence[Comparison], words: Words = ENGLISH) -> go.F
     """Dense time over the checkpoint's, of prefill and decode, with the counted limit; a row per setting."""
     figure = go.Figure()
     lengths = [row.setting.words for row in rows]
-    for name, values, colour, pattern in (
-        (words["figure_prefill"], [row.ratio("dense", "subllm") for row in rows], KEPT, ""),
-        (words["figure_decode"], [row.ratio("dense decode", "subllm decode") for row in rows], DROPPED, "/"),
+    for name, values, colour, pattern, place in (  # a number on a pattern could not be read
+        (words["figure_prefill"], [row.ratio("dense", "subllm") for row in rows], KEPT, "", "inside"),
+        (words["figure_decode"], [row.ratio("dense decode", "subllm decode") for row in rows], DROPPED, "/", "outside"),
     ):
-        marker = {"color": colour, "pattern": {"shape": pattern}}
-        texts = [f"{value:.2f}×" for value in values]
-        figure.add_bar(x=lengths, y=values, name=name, marker=marker, text=texts, hoverinfo="skip")
+        figure.add_bar(
+            x=lengths,
+            y=values,
+            name=name,
+            offsetgroup=colour,
+            marker={"color": colour, "pattern": {"shape": pattern}},
+            text=[f"{value:.2f}×" for value in values],
+            textposition=place,
+            textangle=0,
+            insidetextanchor="middle",
+            hoverinfo="skip",
+        )
     figure.add_scatter(
         x=lengths,
         y=[row.prefill_limit for row in rows],
         mode="markers",
         name=words["figure_limit"],
-        marker={"symbol": "line-ew-open", "size": 40, "color": NEUTRAL, "line": {"width": 3}},
+        offsetgroup=KEPT,
+        marker={"symbol": "line-ew-open", "size": 24, "color": NEUTRAL, "line": {"width": 3}},
         hovertemplate="%{y:.2f}×<extra></extra>",
     )
     figure.add_hline(y=1, line={"color": NEUTRAL, "dash": "dash"})
     figure.update_layout(
-        **LAYOUT, barmode="group", xaxis_title=words["figure_tokens"], yaxis_title=words["figure_speedup"]
+        **LAYOUT,
+        barmode="group",
+        scattermode="group",
+        uniformtext={"minsize": 10, "mode": "hide"},  # in a narrow window; the table above has them, too
+        xaxis_title=words["figure_tokens"],
+        yaxis_title=words["figure_speedup"],
     )
     figure.update_xaxes(type="category")
     return figure
@@ -108,12 +122,13 @@ def measured_modules(row: Comparison, words: Words = ENGLISH) -> go.Figure:
         figure.add_bar(
             x=[1000 * seconds],
             y=["SUBLLM"],
+            width=0.5,
             orientation="h",
             name=f"{name} {seconds / total:.1%}",
             marker={"pattern": {"shape": pattern}},
             hovertemplate="%{x:,.2f} ms<extra>" + name + "</extra>",
         )
-    layout = LAYOUT | {"height": 230, "legend": {"orientation": "h", "y": 1.9, "x": 0}}
+    layout = LAYOUT | {"height": 340}  # in a narrow window, the legend has a line for each part
     figure.update_layout(**layout, barmode="stack", xaxis_title=words["figure_milliseconds"])
     figure.update_yaxes(visible=False)
     return figure
@@ -180,25 +195,37 @@ def predicted_cache(
     figure.add_hline(y=scenario.hardware.memory / 2**30, line={"color": DROPPED, "dash": "dot"})
     figure.update_layout(**LAYOUT, xaxis_title=words["figure_tokens"], yaxis_title="GiB")
     figure.update_xaxes(type="log")
-    figure.update_yaxes(type="log")
+    figure.update_yaxes(type="log", exponentformat="power")
     return figure
 
 
 def predicted_speedup(
-    config: SubllmConfig, scenario: Scenario, lengths: Sequence[int], words: Words = ENGLISH
+    config: SubllmConfig,
+    scenario: Scenario,
+    lengths: Sequence[int],
+    pays: Mapping[str, int | None],
+    words: Words = ENGLISH,
 ) -> go.Figure:
-    """Dense time over the checkpoint's by context length, for every phase, at nominal retention."""
-    figure = go.Figure()
+    """Dense time over the checkpoint's by context length, for every phase, at nominal retention.
+
+    Args:
+        config: of the SUBLLM.
+        scenario: machine and load.
+        lengths: contexts, in tokens.
+        pays: context from which the SUBLLM is at least as fast, by phase, as from `break_even`.
+        words: all labels on screen.
+    """
+    figure, dense = go.Figure(), without_levels(config)
     for phase in PHASES:
         figure.add_scatter(
             x=list(lengths),
-            y=[speedup(config, phase, scenario.at(n)) for n in lengths],
+            y=[speedup(config, phase, scenario.at(n), dense) for n in lengths],
             mode="lines+markers",
             name=words[f"figure_{phase}"],
             line={"color": KEPT, "dash": _DASHES[phase]},
             hovertemplate="%{x:,}: %{y:.2f}×<extra></extra>",
         )
-        even = break_even(config, phase, scenario)
+        even = pays[phase]
         if even is not None and even > lengths[0]:
             figure.add_vline(x=even, line={"color": DROPPED, "dash": _DASHES[phase]})
     figure.add_hline(y=1, line={"color": NEUTRAL, "dash": "dash"})
@@ -228,5 +255,5 @@ def module_times(config: SubllmConfig, scenario: Scenario, words: Words = ENGLIS
             marker={"pattern": {"shape": pattern}},
             hovertemplate="%{x:,.3f} ms<extra>" + words[f"figure_{module}"] + "</extra>",
         )
-    figure.update_layout(**(LAYOUT | {"height": 240}), barmode="stack", xaxis_title=words["figure_milliseconds"])
+    figure.update_layout(**LAYOUT, barmode="stack", xaxis_title=words["figure_milliseconds"])
     return figure

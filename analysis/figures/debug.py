@@ -240,5 +240,4 @@ def _labels(pieces: Sequence[str] | np.ndarray, *, numbered: bool = True) -> lis
 
 
 def _short(text: str) -> str:
-    shown = text.replace("\n", "⏎").replace("\t", "⇥")
-    return escape(quoted(shown[:_LONGEST] + "…" if len(shown) > _LONGEST else shown), quote=False)
+    return escape(quoted(text[:_LONGEST] + "…" if len(text) > _LONGEST else text), quote=False)

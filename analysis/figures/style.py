@@ -12,7 +12,7 @@ FROM_ZERO = {"rangemode": "tozero"}  # an axis of bars or of numbers from 0 on, 
 LAYOUT = {
     "margin": {"l": 55, "r": 15, "t": 40, "b": 45},
     "height": 320,
-    "legend": {"orientation": "h", "y": 1.14, "x": 0},
+    "legend": {"orientation": "h", "y": 1.02, "yanchor": "bottom", "x": 0},  # its lines grow upwards, off the data
     "hovermode": "closest",
 }
 

@@ -1,6 +1,6 @@
 """What a run keeps and costs, in words and numbers as pages and reports show them."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import NamedTuple
 
 import numpy as np
@@ -16,10 +16,9 @@ from .words import Words
 
 _LEVELS = 4  # that have a cell of their own
 _MEAN = (("keeps_mean", " / "), ("keeps_help", "\n\n"))
-_COSTS: tuple[tuple[str, Callable[[Cost], float]], ...] = (
-    ("cost_time", lambda cost: 1000 * cost.median_seconds),
-    ("cost_peak", lambda cost: cost.peak_bytes / 2**20),
-    ("cost_cache", lambda cost: cost.cache_bytes / 2**20),
+_SIZES: tuple[tuple[str, Callable[[Cost], int]], ...] = (
+    ("cost_peak", lambda cost: cost.peak_bytes),
+    ("cost_cache", lambda cost: cost.cache_bytes),
 )
 
 
@@ -47,8 +46,7 @@ def headline(trace: Trace, words: Words) -> list[Figure]:
     found.append(Figure(words["work"], f"{work(trace):.0%}", words["of_dense"], words["work_help"]))
     if trace.costs is not None:
         speed = trace.costs.dense.median_seconds / trace.costs.subllm.median_seconds
-        passes = min(len(trace.costs.dense.seconds), len(trace.costs.subllm.seconds))
-        note = words["dense_speed" if passes > 1 else "dense_speed_once"]
+        note = words["dense_speed" if trace.costs.passes > 1 else "dense_speed_once"]
         found.append(Figure(words["reading"], f"{speed:.2f}×", note, words["reading_help"]))
     return found
 
@@ -113,7 +111,9 @@ def cost_table(trace: Trace, words: Words) -> pd.DataFrame:
     costs, agreement, likelihood = trace.costs, trace.agreement, trace.likelihood
     rows: list[tuple[str, float, float]] = []
     if costs is not None:
-        rows += [(words[name], value(costs.subllm), value(costs.dense)) for name, value in _COSTS]
+        time = words["cost_time" if costs.passes > 1 else "cost_time_once"]
+        rows.append((time, 1000 * costs.subllm.median_seconds, 1000 * costs.dense.median_seconds))
+        rows += [(words[name], size(costs.subllm) / 2**20, size(costs.dense) / 2**20) for name, size in _SIZES]
     if likelihood is not None and agreement is not None and trace.num_tokens > 1:
         rows.append((words["cost_perplexity"], likelihood.perplexity, agreement.perplexity))
     untouched = agreement is not None and agreement.reference == UNTOUCHED
@@ -141,8 +141,8 @@ def measured(trace: Trace, words: Words) -> str:
     costs, where = trace.costs, trace.provenance
     if costs is None:
         return words["not_measured"]
-    spread = ", ".join(
-        f"{name} {1000 * min(cost.seconds):,.1f} – {1000 * max(cost.seconds):,.1f} ms"
+    spread = words["comma"].join(
+        f"{name} {_span(cost.seconds)} ms"
         for name, cost in ((_own_name(trace, words), costs.subllm), (words["dense"], costs.dense))
     )
     return spoken(
@@ -151,11 +151,17 @@ def measured(trace: Trace, words: Words) -> str:
         device=device_words(where.device, words),
         dtype=where.dtype,
         attention=where.attention,
-        n=len(costs.subllm.seconds),
+        n=costs.passes,
         spread=spread,
         dense=words[f"dense_{where.dense}"],
         versions=where.versions,
     )
+
+
+def _span(seconds: Sequence[float]) -> str:
+    """The shortest and the longest of some times, in milliseconds."""
+    ends = [f"{1000 * each:,.1f}" for each in (min(seconds), max(seconds))]
+    return " – ".join(ends if len(seconds) > 1 else ends[:1])
 
 
 def next_tokens(trace: Trace) -> list[tuple[str, float]]:
@@ -193,7 +199,7 @@ def overlap_table(first: Trace, found: pd.DataFrame, words: Words) -> pd.DataFra
         {
             words["beside_kept_first"]: found["kept_first"].map("{:.0%}".format),
             words["beside_kept_second"]: found["kept_second"].map("{:.0%}".format),
-            words["beside_both"]: found["both"].map("{:.0%}".format),
+            words["beside_both"]: found["both"].map(lambda value: "–" if np.isnan(value) else f"{value:.0%}"),
             words["beside_differ"]: found["differ"].map("{:,}".format),
             words["beside_correlation"]: found["correlation"].map(
                 lambda value: "–" if np.isnan(value) else f"{value:.3f}"

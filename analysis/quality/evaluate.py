@@ -10,7 +10,6 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import torch
 from torch import Tensor
 
@@ -43,10 +42,12 @@ def held_out_blocks(checkpoint: Checkpoint, paths: Sequence[Path], length: int, 
         count: blocks at most.
 
     Raises:
-        AnalysisError: if the text is shorter than one block, or packed with another tokenizer.
+        AnalysisError: if there can be no such blocks (see `check_blocks`), or the text is shorter than one, or packed
+            with another tokenizer.
         DataError: if it cannot be read.
         PromptError: if the model has no embedding for one of its tokens.
     """
+    check_blocks(checkpoint.model, count, length)
     if len(paths) == 1 and (paths[0] / META).is_file():
         packed = Packed.read(paths[0])
         if packed.tokenizer().get_vocab() != checkpoint.tokenizer.get_vocab():
@@ -55,18 +56,38 @@ def held_out_blocks(checkpoint: Checkpoint, paths: Sequence[Path], length: int, 
                 "with the checkpoint's."
             )
         blocks = Blocks(packed, SPLITS[1], length)
-        return torch.stack([blocks[index]["input_ids"] for index in range(min(count, len(blocks)))])
-    ids: list[int] = []
-    for piece in read_pieces(paths):
-        ids += checkpoint.tokenizer(piece.text, add_special_tokens=False, verbose=False)["input_ids"]
-        if len(ids) >= count * length:
-            break
-    rows = min(len(ids) // length, count)
-    if not rows:
-        raise AnalysisError(f"The text has {len(ids):,} tokens, less than one block of {length:,}; give more text.")
-    used = np.asarray(ids[: rows * length]).reshape(rows, length)
-    check_ids(checkpoint.model, used)
-    return torch.tensor(used)
+        found = torch.stack([blocks[index]["input_ids"] for index in range(min(count, len(blocks)))])
+    else:
+        ids: list[int] = []
+        for piece in read_pieces(paths):
+            ids += checkpoint.tokenizer(piece.text, add_special_tokens=False, verbose=False)["input_ids"]
+            if len(ids) >= count * length:
+                break
+        rows = min(len(ids) // length, count)
+        if not rows:
+            raise AnalysisError(f"The text has {len(ids):,} tokens, less than one block of {length:,}; give more text.")
+        found = torch.tensor(ids[: rows * length]).reshape(rows, length)
+    check_ids(checkpoint.model, found.numpy())
+    return found
+
+
+def check_blocks(model: SubllmForCausalLM, count: int, length: int) -> None:
+    """See that predictions can be measured on blocks of text: each has a token to predict, and fits the model.
+
+    Args:
+        model: that reads them.
+        count: blocks.
+        length: tokens of each.
+
+    Raises:
+        AnalysisError: if there are none, or they are too short, or longer than the model's positions.
+    """
+    most = model.config.max_position_embeddings
+    if count < 1 or not 2 <= length <= most:
+        raise AnalysisError(
+            f"Quality cannot be measured on {count:,} blocks of {length:,} tokens; give 1 block or more, of 2 to "
+            f"{most:,} tokens, the model's positions."
+        )
 
 
 def at_retention(model: SubllmForCausalLM, blocks: Tensor, retention: float) -> AtRetention | None:

@@ -61,8 +61,11 @@ def needles(
         rule: that decides in place of the routers; None for the model's own.
 
     Raises:
-        AnalysisError: if the needle does not fit, or a depth is not a share, or the rule does not fit the model.
+        AnalysisError: if there is none, or it does not fit, or a depth is not a share, or the rule does not fit the
+            model.
     """
+    if trials < 1:
+        raise AnalysisError(f"There are {trials} needles at each depth; give 1 or more.")
     if any(not 0 <= depth <= 1 for depth in depths):
         raise AnalysisError(f"Depths are shares from 0 to 1; found {', '.join(map(str, depths))}.")
     filler = prompt_of(checkpoint, length)[0].tolist()

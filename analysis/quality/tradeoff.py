@@ -15,7 +15,7 @@ from subllm.convert.fidelity import measure_fidelity
 from ..cost.benchmark_text import prompt_of
 from ..cost.comparison import Timed, compare
 from ..errors import AnalysisError
-from .evaluate import at_retention
+from .evaluate import at_retention, check_blocks
 
 
 @dataclass(frozen=True)
@@ -76,9 +76,11 @@ def measure_points(
         repeats: timed passes of each model.
 
     Raises:
-        AnalysisError: if a retention is no share, or no level scores tokens.
+        AnalysisError: if a retention is no share, or no level scores tokens, or the blocks or the prompt do not fit
+            the model.
     """
     model = checkpoint.model
+    check_blocks(model, *blocks.shape)
     ids = prompt_of(checkpoint, tokens, 1)
     for asked in retentions:
         quality = measure_fidelity(model, dense.model, blocks, at_retention(model, blocks, asked))

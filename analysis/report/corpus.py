@@ -59,9 +59,7 @@ def _result(summary: Summary, name: str, words: Words) -> Iterator[str]:
     yield element("p", escape(f"{corpus_tables.facts(run, words, run.checkpoint)} · {run.versions}"))
     if not run.complete:
         yield element("p", element("strong", escape(words["corpus_incomplete"])))
-    yield element(
-        "p", escape(words["corpus_intervals"].format(resamples=f"{about.resamples:,}", tests=f"{about.tests:,}"))
-    )
+    yield element("p", escape(corpus_tables.intervals(summary, words)))
     rows = summary.of("path", 0)
     if len(rows):
         yield element("h3", escape(words["corpus_part_paths"]))

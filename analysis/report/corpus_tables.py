@@ -24,6 +24,13 @@ def facts(run: CorpusRun, words: Words, checkpoint: str) -> str:
     return " · ".join([checkpoint, run.structure, run.device, run.options.dtype, *sources])
 
 
+def intervals(summary: Summary, words: Words) -> str:
+    """How the intervals of a result were found, and what was tested."""
+    tests = summary.about.tests
+    tested = words["corpus_tested"].format(n=f"{tests:,}") if tests else words["corpus_untested"]
+    return words["corpus_intervals"].format(resamples=f"{summary.about.resamples:,}", tested=tested)
+
+
 def interval(low: float, high: float, form: str) -> str:
     """An interval, or a dash where there is none.
 

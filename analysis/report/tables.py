@@ -10,7 +10,6 @@ import pandas as pd
 from ..trace.spreadsheet import cell
 from ..trace.trace import Trace
 
-TOKEN_COLUMNS = ("token", "id", "text", "start", "end")
 LEVEL_OF_TOKEN_COLUMNS = ("reached", "kept", "edited", "score", "weight", "contribution")
 LEVEL_COLUMNS = (
     "level", "router", "kind", "block", "parent", "stride", "nominal_retention", "threshold", "reached", "kept",

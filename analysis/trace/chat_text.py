@@ -86,10 +86,11 @@ def prompt_in_file(name: str, content: bytes) -> FilePrompt:
     """Read a prompt from the bytes of a file.
 
     A file whose name ends in .json holds the messages of a chat, as APIs of language models take them: a list of
-    objects with `role` and `content`, or an object with such a list as `messages`. Any other file holds text.
+    objects with `role` and `content`, or an object with such a list as `messages`. Content is text, or a list of parts
+    of the type "text". Any other file holds text.
 
     Raises:
-        PromptError: if it is too large, not UTF-8, or holds no such messages.
+        PromptError: if it is too large, empty, not UTF-8, or holds no such messages.
     """
     if len(content) > MOST_BYTES:
         raise PromptError(
@@ -103,6 +104,8 @@ def prompt_in_file(name: str, content: bytes) -> FilePrompt:
         raise PromptError(
             "The file is not UTF-8 text ({error}). Save it as plain text in UTF-8.", error=error.reason
         ) from error
+    if not text.strip():
+        raise PromptError("The file holds no text. Choose one that holds a prompt.")
     if not name.lower().endswith(".json"):
         return FilePrompt(text, False)
     try:
@@ -122,9 +125,10 @@ def _messages(found: Any) -> list[dict[str, str]]:
             "The file holds no messages. A chat is a list of messages with role and content, or an object with such a "
             "list as messages."
         )
+    turns = []
     for number, message in enumerate(messages, start=1):
         role, content = (message.get(key) if isinstance(message, dict) else None for key in ("role", "content"))
-        if role not in ROLES or not isinstance(content, str):
+        if role not in ROLES:
             raise PromptError(
                 "Message {number} of the file has the role {role}; it must have a role, one of {roles}, and content, "
                 "which is text.",
@@ -132,4 +136,21 @@ def _messages(found: Any) -> list[dict[str, str]]:
                 role=shortened(repr(role)),
                 roles=", ".join(ROLES),
             )
-    return [{"role": message["role"], "content": message["content"]} for message in messages]
+        text = content if isinstance(content, str) else _joined(content)
+        if text is None:
+            raise PromptError(
+                "Message {number} of the file has the content {content}; it must be text, or a list of parts of the "
+                "type text.",
+                number=number,
+                content=shortened(repr(content)),
+            )
+        turns.append({"role": role, "content": text})
+    return turns
+
+
+def _joined(content: Any) -> str | None:
+    """The texts of a list of parts, as APIs take them; None if it is no such list."""
+    parts = content if isinstance(content, list) else []
+    texts = [part.get("text") for part in parts if isinstance(part, dict) and part.get("type") == "text"]
+    found = [text for text in texts if isinstance(text, str)]
+    return "".join(found) if found and len(found) == len(parts) else None

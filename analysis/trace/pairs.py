@@ -43,9 +43,9 @@ def overlap(first: Routing, second: Routing, pairing: Pairing) -> pd.DataFrame:
 
     Returns:
         The index is the level. Columns: `kept_first` and `kept_second` (share of the paired tokens that is kept),
-        `both` (Jaccard index: kept by both over kept by either), `differ` (number of tokens that only one keeps),
-        `correlation` (Pearson's, of the scores of tokens that reached the level in both; NaN if a router does not
-        score).
+        `both` (Jaccard index: kept by both over kept by either; NaN if neither keeps any), `differ` (number of tokens
+        that only one keeps), `correlation` (Pearson's, of the scores of tokens that reached the level in both; NaN if a
+        router does not score).
     """
     levels = _shared(first, second)
     rows = []
@@ -58,7 +58,7 @@ def overlap(first: Routing, second: Routing, pairing: Pairing) -> pd.DataFrame:
             {
                 "kept_first": a.mean() if len(a) else np.nan,
                 "kept_second": b.mean() if len(b) else np.nan,
-                "both": float(jaccard(a, b)),
+                "both": float(jaccard(a, b)) if (a | b).any() else np.nan,
                 "differ": int((a != b).sum()),
                 "correlation": np.corrcoef(x[both], y[both])[0, 1] if spread else np.nan,
             }

@@ -325,7 +325,7 @@ class Agreement(Part):
     """Next-token predictions compared with those of a reference.
 
     Attributes:
-        reference: "twin" (the LLaMA that the model was converted from), "routing off" (the model's own weights with
+        reference: "twin" (the LLaMA in its folder), "routing off" (the model's own weights with
             nothing dropped), or "untouched" (the same run without edits).
         surprisal: (T,) surprisal of the prompt under the reference, nats; NaN at the first token.
         divergence: (T,) KL divergence from the reference's next-token distribution after each token, nats.
@@ -382,6 +382,11 @@ class Costs:
     subllm: Cost
     dense: Cost
 
+    @property
+    def passes(self) -> int:
+        """Timed passes of each model; the fewer, if they differ."""
+        return min(len(self.subllm.seconds), len(self.dense.seconds))
+
 
 @dataclass(frozen=True)
 class Provenance:
@@ -394,7 +399,7 @@ class Provenance:
         device: name of the device.
         dtype: dtype of the computation.
         attention: attention kernel.
-        dense: dense model of the comparison: "twin" (the LLaMA that the checkpoint was converted from), "routing off"
+        dense: dense model of the comparison: "twin" (the LLaMA in its folder), "routing off"
             (the checkpoint's own weights with nothing dropped), or "" without a comparison.
         versions: versions of torch and transformers.
         edits: edits to the routing in the order they were made, as `analysis.debug.edits` writes them.

@@ -11,6 +11,7 @@ from subllm.errors import first_line
 
 from ..errors import AnalysisError
 from .files import META, UNREADABLE
+from .format_3 import RefusedError
 from .parts import UNTOUCHED, Routing
 from .trace import Trace
 
@@ -41,6 +42,10 @@ def open_trace(file: IO[bytes], most_tokens: int) -> Trace:
     except (AnalysisError, *UNREADABLE) as error:
         if getattr(error, "values", None):  # it is too large, and says so
             raise
+        if isinstance(error.__cause__, RefusedError):
+            raise AnalysisError(
+                "Another version of the app saved this run ({words}).", words=first_line(error)
+            ) from error
         raise AnalysisError(
             "This is not a run saved by this app or by subllm trace ({words}).", words=first_line(error)
         ) from error

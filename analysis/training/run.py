@@ -13,6 +13,7 @@ import numpy as np
 import pandas as pd
 
 from subllm import DataError, SubllmConfig
+from subllm.configuration import misfits_reported
 from subllm.errors import first_line
 from subllm.runs.folder import LOG_FILE, SNAPSHOTS, read_about, read_log
 from subllm.runs.routing_snapshot import SUFFIX, RoutingSnapshot
@@ -37,6 +38,7 @@ class Run:
         folder: of the run.
         config: fields of `subllm.train.TrainConfig`, or of a conversion's `AdaptOptions`.
         structure: of the model.
+        model: its configuration, as far as the run says it.
         retention_ratios: nominal share kept by each of the S levels.
         routers: name of each level's router.
         parameters: of the model.
@@ -50,6 +52,7 @@ class Run:
     folder: Path
     config: dict[str, Any]
     structure: str
+    model: SubllmConfig
     retention_ratios: list[float]
     routers: list[str]
     parameters: int
@@ -90,6 +93,11 @@ def read_run(folder: Path) -> Run:
     try:
         config, ratios = about["config"], [_number(ratio) for ratio in about["retention_ratios"]]
         structure = parse_structure(about["structure"])
+        fields = config.get("model") or about.get("model")  # of a training, of a conversion
+        if fields is None and structure.light_heavy:  # whose sizes nothing else says
+            raise KeyError("model")
+        with misfits_reported():
+            model = SubllmConfig.from_dict({"structure": structure.text} | (fields or {}))
         prompts = [str(text) for text in config["prompts"]]
         offsets = [[[int(_number(place)) for place in pair] for pair in prompt] for prompt in about["offsets"]]
         # runs that do not say took snapshots only where the scorers decided
@@ -102,6 +110,7 @@ def read_run(folder: Path) -> Run:
             folder=folder,
             config=config | {"steps": int(_number(config["steps"])), "prompts": prompts},
             structure=structure.text,
+            model=model,
             retention_ratios=ratios,
             routers=routers,
             parameters=int(_number(about["parameters"])),
@@ -191,7 +200,7 @@ def snapshot_trace(run: Run, snapshot: RoutingSnapshot, prompt: int) -> Trace:
             strides=snapshot.strides,
             site_kinds=np.asarray([site.kind for site in structure.sites], dtype=np.str_),
             site_blocks=np.asarray([site.block for site in structure.sites], dtype=np.int64),
-            work=_work(run, per_token["reached"], per_token["kept"]),
+            work=block_work(run.model, per_token["reached"], per_token["kept"]),
             edited=np.zeros_like(per_token["kept"]),
             **per_token,
         ),
@@ -205,18 +214,9 @@ def snapshot_trace(run: Run, snapshot: RoutingSnapshot, prompt: int) -> Trace:
             attention="",
             dense="",
             versions="",
-            predictor=bool(run.config.get("model", {}).get("predictor")),
+            predictor=run.model.predictor,
         ),
     )
-
-
-def _work(run: Run, reached: np.ndarray, kept: np.ndarray) -> np.ndarray:
-    """(L, T) share of a dense block's work that each block spent on each token."""
-    structure = parse_structure(run.structure)
-    if structure.light_heavy:
-        return block_work(SubllmConfig(**run.config["model"]), reached, kept)
-    everywhere = np.ones((1, kept.shape[1]), dtype=bool)
-    return np.concatenate([everywhere, kept])[list(structure.block_levels)].astype(np.float16)
 
 
 @dataclass(frozen=True, eq=False)
@@ -275,7 +275,7 @@ def routing_history(run: Run, snapshots: Sequence[RoutingSnapshot]) -> RoutingHi
         to_last=jaccard(kept, kept[-1:]),
         to_before=before,
         by_kind=np.stack(shares, axis=2),
-        work=np.asarray([_work(run, snapshot.reached, snapshot.kept).mean(dtype=np.float64) for snapshot in snapshots]),
+        work=np.asarray([block_work(run.model, each.reached, each.kept).mean(dtype=np.float64) for each in snapshots]),
         perplexity=np.asarray([perplexity(snapshot.surprisal.astype(np.float64)) for snapshot in snapshots]),
     )
 

@@ -4,6 +4,8 @@ There is one, outside of all fragments: a press inside of a fragment waits until
 a page computes without being asked, such as the effect of edits, begins again when the page is drawn anew.
 """
 
+from collections.abc import Callable
+
 import streamlit as st
 
 from app.strings import say
@@ -17,7 +19,11 @@ _STYLE = """<style>
 </style>"""
 
 
-def show() -> None:
-    """Draw the button: any press ends the script's run."""
+def show(pressed: Callable[[], None] | None = None) -> None:
+    """Draw the button: any press ends the script's run.
+
+    Args:
+        pressed: called at a press.
+    """
     st.html(_STYLE)
-    st.button(say("stop"), key="stop", icon=":material/stop_circle:", help=say("stop_help"))
+    st.button(say("stop"), key="stop", icon=":material/stop_circle:", help=say("stop_help"), on_click=pressed)

@@ -1,7 +1,7 @@
 """Traces of prompts, as they grow and in depth."""
 
 import logging
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -57,7 +57,13 @@ def _traces() -> LastUsed[Trace]:
 
 
 def run(
-    recipe: Recipe, options: RunOptions, progress: Progress, *, truncate: bool, limit: int
+    recipe: Recipe,
+    options: RunOptions,
+    progress: Progress,
+    *,
+    truncate: bool,
+    limit: int,
+    so_far: Callable[[Trace], object] | None = None,
 ) -> Iterator[tuple[Trace, bool]]:
     """The trace of a prompt as it grows, or at once if the same run was made before.
 
@@ -67,6 +73,7 @@ def run(
         progress: receives what is being done.
         truncate: whether a prompt that is too long is cut.
         limit: maximum number of tokens that the operator allows.
+        so_far: receives the trace after every new token, as in `analysis.run.trace_stages`.
 
     Yields:
         Stages of the trace, as `analysis.run.trace_stages` does, and whether that is all.
@@ -87,7 +94,9 @@ def run(
     if trace is not None:
         yield trace, True
         return
-    stages = trace_stages(checkpoint, prompt, options, dense=dense, name=model.checkpoint, progress=progress)
+    stages = trace_stages(
+        checkpoint, prompt, options, dense=dense, name=model.checkpoint, progress=progress, so_far=so_far
+    )
     for trace in _drawn(model, stages, len(prompt), progress):
         _log.debug("a trace of %d tokens is there", len(prompt))  # tests/benchmarks/browser.py reads this line
         yield trace, not (options.compare or options.new_tokens)

@@ -7,7 +7,7 @@ from typing import Any
 
 import streamlit as st
 
-from analysis import AnalysisError
+from analysis import AnalysisError, Trace
 from analysis.debug.edits import read_edits
 from analysis.figures.terms import common_word, device_words
 from analysis.run import RunOptions
@@ -93,9 +93,15 @@ def _run(request: _Request, message: Any, *, truncate: bool) -> Generator[bool]:
             model = request.choice.locate(request.settings, work)
             recipe = engine.Recipe(request.form.text, request.form.chat, model)
             limit = request.settings.limits.tokens
-            for trace, whole in engine.run(recipe, request.options, work, truncate=truncate, limit=limit):
+            own, made = session(), recipe
+
+            def keep(trace: Trace) -> None:
+                own.remember(trace, made, shown=False, unfinished=True)
+
+            stages = engine.run(recipe, request.options, work, truncate=truncate, limit=limit, so_far=keep)
+            for trace, whole in stages:
                 made = engine.recipe_of_cut(recipe, trace.prompt, work) if truncate else recipe
-                session().remember(trace, made)
+                own.remember(trace, made)
                 yield not whole
     except (SubllmError, AnalysisError) as error:
         session().failure = (request.form, error)
@@ -138,13 +144,19 @@ def _prompt_form(settings: Settings) -> tuple[Form, bool]:
         st.session_state["prompt"], st.session_state["chat"] = form.text, form.chat
         st.session_state["example"] = form.example
 
+    drawn = st.session_state["prompt"]
+
     def keep() -> None:  # called before the page is drawn, so that a click on a link to another page loses nothing
         own.form = replace(own.form or form, text=st.session_state["prompt"], chat=st.session_state["chat"])
 
     def fill() -> None:
-        chosen = st.session_state["example"]
+        chosen, before = st.session_state["example"], own.form and own.form.example
+        text = st.session_state["prompt"]
+        if chosen is None and before in examples and text == drawn != examples[before]["text"]:
+            chosen = st.session_state["example"] = before  # it is asked for again; a text typed just now is not touched
+            before = None
         entry = examples.get(chosen)
-        if entry and own.form and chosen != own.form.example:  # a browser can send again what it sent before
+        if entry and chosen != before:  # a browser can send again what it sent before
             st.session_state["prompt"], st.session_state["chat"] = entry["text"], entry["chat"]
         own.form = Form(st.session_state["prompt"], st.session_state["chat"], chosen)
 
@@ -189,7 +201,7 @@ def _results(run: Run, settings: Settings, *, whole: bool) -> None:
     token.show(run, shown, settings)
     _read_off_all(run, settings)
     st.subheader(say("say"))
-    levels.continuation(trace)
+    levels.continuation(trace, unfinished=run.unfinished)
     if trace.continuation is not None:
         answers.offer(run, trace.prompt, trace.continuation.ids.tolist(), read_edits(trace.provenance.edits), settings)
     st.subheader(say("costs"))

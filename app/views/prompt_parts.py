@@ -13,6 +13,9 @@ from app.strings import say
 from subllm import PromptError
 
 _LARGEST_FILE = MOST_BYTES >> 20  # MB
+_STYLE = """<style>
+.st-key-prompt, .st-key-debug-prompt { [data-testid="InputInstructions"] { display: none } }
+</style>"""  # that Ctrl+Enter applies the text: only a click on Run does anything with it
 
 
 def offer(settings: Settings, keep: Callable[[], None], text: str, chat: str, example: str = "") -> None:
@@ -25,6 +28,7 @@ def offer(settings: Settings, keep: Callable[[], None], text: str, chat: str, ex
         chat: key of the switch of the chat template.
         example: key of the choice of examples, if there is one; what is filled in is none of them.
     """
+    st.html(_STYLE)
     with st.popover(say("parts"), icon=":material/attach_file:", width="stretch"):
         st.caption(say("parts_turns_help"))
         st.button(

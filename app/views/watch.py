@@ -21,7 +21,6 @@ from app.views import again
 from app.views.boxes import one_of, put, several_of
 from app.views.trace import levels, odd, text_and_map
 from app.views.trace import pairs as beside
-from subllm import SubllmConfig
 
 _SECONDS = 5  # between two looks at a run in progress
 _FRAME = 1.2  # seconds per snapshot while playing
@@ -109,8 +108,8 @@ def _draw_curves(runs: dict[str, Run]) -> None:
     left.caption(say("watch_loss_converted" if run.config.get("converted") else "watch_loss_help"))
     routers = log["router_loss"].dropna()
     if len(routers):
-        factor = run.config["model"].get("router_loss", SubllmConfig.router_loss)
-        left.caption(say("watch_loss_routers", loss=f"{routers.iloc[-1]:.3f}", factor=f"{factor:g}"))
+        factor = f"{run.model.router_loss:g}"
+        left.caption(say("watch_loss_routers", loss=f"{routers.iloc[-1]:.3f}", factor=factor))
     plot(right, training_figures.speed_curves(runs, words), "watch speed")
     right.caption(say("watch_speed_help"))
 

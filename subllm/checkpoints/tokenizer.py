@@ -13,7 +13,8 @@ from .confined import ConfinedError, render, try_tokenizer
 from .files import check_folder, is_of_library, place_of, printable, refusing
 
 _FAST = "tokenizer.json"
-_FILES = (_FAST, "tokenizer.model", "vocab.json")
+_FILES = (_FAST, "vocab.json")
+_SENTENCEPIECE = "tokenizer.model"
 _TRIED = ("The cat sat on 12,345 mats.\n", " " * 4000 + "x", "a" * 4000 + "!", "9" * 4000, "你好, 🦙! \t\0é" * 300)
 _doubtful: WeakSet[PreTrainedTokenizerBase] = WeakSet()  # tokenizers that may need very long for some texts
 
@@ -30,6 +31,15 @@ def load_tokenizer(folder: Path, config: LlamaConfig) -> PreTrainedTokenizerBase
     """
     check_folder(folder)
     if not any((folder / name).is_file() for name in _FILES):
+        if (folder / _SENTENCEPIECE).is_file():
+            raise CheckpointError(
+                "{folder} has its tokenizer only as {file}, which is not read here. Where sentencepiece and protobuf "
+                "are installed, transformers saves it as {fast}: "
+                "AutoTokenizer.from_pretrained('FOLDER').save_pretrained('FOLDER')",
+                folder=place_of(folder),
+                file=_SENTENCEPIECE,
+                fast=_FAST,
+            )
         raise CheckpointError(
             "{folder} has no tokenizer ({files}); copy the tokenizer files of the model that the "
             "checkpoint was made from into it.",

@@ -5,8 +5,9 @@ loaded: transformers gets tensors, and chooses no files.
 """
 
 import hashlib
+import os
 from collections.abc import Mapping, Sequence
-from contextlib import ExitStack
+from contextlib import ExitStack, suppress
 from pathlib import Path
 from typing import Any
 
@@ -24,7 +25,8 @@ from .foreign import refuse_foreign_tensors
 
 _WEIGHTS, _INDEX, _GENERATION = "model.safetensors", "model.safetensors.index.json", "generation_config.json"
 _SUFFIX = ".safetensors"
-_PICKLES = ("*.bin", "*.pt", "*.pth", "*.ckpt", "*.pkl")
+_PICKLES = (".bin", ".pt", ".pth", ".ckpt", ".pkl")
+_OF_TRAINERS = ("optimizer", "rng_state", "scaler", "scheduler", "training_args")  # how names of no weights begin
 _LARGEST_HEADER = 16 << 20  # bytes of names and shapes in a file of weights
 _FREQUENCIES = "rotary_emb.inv_freq"  # in old checkpoints; they follow from the configuration
 _NAMED = 3  # tensors that a message names
@@ -40,7 +42,7 @@ def weight_files(folder: Path) -> list[Path]:
     files = [folder / name for name in _weight_names(folder)]
     missing = [printable(file.name) for file in files if not file.is_file()]
     if missing:
-        pickles = sorted(printable(path.name) for pattern in _PICKLES for path in folder.glob(pattern))
+        pickles = [printable(name) for name in _pickled(folder)]
         if pickles:
             raise CheckpointError(
                 "{folder} has no safetensors weights ({missing}). It has {pickles}, but pickled weights can run code "
@@ -58,6 +60,19 @@ def weight_files(folder: Path) -> list[Path]:
         check_inside(folder, file)
         check_safetensors(file)
     return files
+
+
+def has_weights(folder: Path) -> bool:
+    """Whether a folder has weights of its own, complete or not, pickled or not: nothing is opened."""
+    return any(os.path.isfile(folder / name) for name in (_WEIGHTS, _INDEX)) or bool(_pickled(folder))
+
+
+def _pickled(folder: Path) -> list[str]:
+    """Names of pickled weights, without what a trainer keeps beside them; none if the folder cannot be read."""
+    with suppress(OSError):
+        names = sorted(name for name in os.listdir(folder) if name.endswith(_PICKLES))
+        return [name for name in names if not name.startswith(_OF_TRAINERS)]
+    return []
 
 
 def _weight_names(folder: Path) -> list[str]:

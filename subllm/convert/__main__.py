@@ -191,9 +191,11 @@ def main(arguments: Arguments) -> None:
         help="what selects or merges the tokens, one for all levels, or one for each; mod is Mixture-of-Depths, stride "
         "merges groups of 1/retention tokens as Zipformer does",
     )
-    llama.add_argument("--light-heads", type=int, help="heads of the light branch of each C; a quarter if left out")
-    llama.add_argument("--light-units", type=int, help="its hidden units; a ninth if left out")
-    llama.add_argument("--window", type=int, help="tokens that a light head sees; 128 if left out")
+    llama.add_argument(
+        "--light-heads", type=positive, help="heads of the light branch of each C; a quarter if left out"
+    )
+    llama.add_argument("--light-units", type=positive, help="its hidden units; a ninth if left out")
+    llama.add_argument("--window", type=positive, help="tokens that a light head sees; 128 if left out")
     llama.add_argument(
         "--routed",
         type=float,
@@ -206,10 +208,10 @@ def main(arguments: Arguments) -> None:
     llama.add_argument(
         "--from", dest="start", type=Path, metavar="FOLDER", help="start from what an earlier conversion learned"
     )
-    llama.add_argument("--steps", type=int, default=AdaptOptions.steps, help="optimisation steps")
-    llama.add_argument("--batch-size", type=int, default=AdaptOptions.batch_size, help="sequences per step")
+    llama.add_argument("--steps", type=positive, default=AdaptOptions.steps, help="optimisation steps")
+    llama.add_argument("--batch-size", type=positive, default=AdaptOptions.batch_size, help="sequences per step")
     llama.add_argument("--length", type=int, default=AdaptOptions.length, help="tokens per sequence")
-    llama.add_argument("--rank", type=int, default=AdaptOptions.rank, help="rank of the adapters")
+    llama.add_argument("--rank", type=positive, default=AdaptOptions.rank, help="rank of the adapters")
     llama.add_argument(
         "--inner-rank",
         type=int,
@@ -238,7 +240,7 @@ def main(arguments: Arguments) -> None:
         ("--evaluate-every", AdaptOptions.evaluate_every, "evaluations"),
         ("--save-every", AdaptOptions.save_every, "checkpoints"),
     ):
-        llama.add_argument(option, type=int, default=default, help=f"steps between {what}")
+        llama.add_argument(option, type=positive, default=default, help=f"steps between {what}")
     llama.add_argument("--seed", type=int, default=AdaptOptions.seed, help="random seed")
     llama.add_argument(
         "--precision", choices=PRECISIONS, help="number format of training (default: the fastest on this machine)"

@@ -228,6 +228,7 @@ def _claim(
     parts = {
         "offsets": [text["offset_mapping"] for text in found],
         "parameters": sum(parameter.numel() for parameter in dense.parameters()),
+        "model": model.config.to_diff_dict(),
     }
     claim(folder, about, parts, free=("steps", "evaluate_every", "save_every"))
     return [text["input_ids"] for text in found]

@@ -60,6 +60,8 @@ During training:
 | --- | --- | --- | --- | --- | --- |
 {rows}
 {averaged if options.average else ""}
+This was measured before the weights were rounded to bfloat16; `subllm evaluate` measures what was saved.
+
 Repeat with
 
 ```

@@ -89,7 +89,7 @@ def measure_fidelity(
     Args:
         model: the SUBLLM; it runs in evaluation mode, and its mode is restored.
         dense: the dense model with the same tokenizer.
-        blocks: (N, T) token ids.
+        blocks: (N, T) token ids; N is at least 1 and T at least 2, a token and the one that follows it.
         override: called at every level to decide in place of the router.
         overrides: the same, one for each row of the blocks.
     """

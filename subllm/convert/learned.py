@@ -26,6 +26,7 @@ from ..configuration import LIGHT_HEAVY_FIELDS, SubllmConfig
 from ..errors import CheckpointError, first_line
 from ..model.causal_lm import SubllmForCausalLM
 
+_DIVIDED = ("light_heads", "light_intermediate_size")  # other fields of blocks "C" fit the same weights
 ADAPTER_FILE, ROUTING_FILE = "adapter_model.safetensors", "routing.safetensors"
 FILES = ("config.json", "adapter_config.json", ADAPTER_FILE, ROUTING_FILE)
 
@@ -88,7 +89,7 @@ def load_learned(adapted: PeftModel, model: SubllmForCausalLM, folder: Path) -> 
         folder: folder that `save_learned` wrote.
 
     Raises:
-        CheckpointError: if a file is missing, or the structure or the rank differs.
+        CheckpointError: if a file is missing, or the structure, the routers, the light branches or the rank differ.
     """
     earlier = _config(folder)
     if earlier.structure != model.config.structure:
@@ -101,6 +102,12 @@ def load_learned(adapted: PeftModel, model: SubllmForCausalLM, folder: Path) -> 
             f"{folder} was learned with the routers {', '.join(earlier.routers)}, and this conversion has "
             f"{', '.join(model.config.routers)}; give the same ones."
         )
+    for name in _DIVIDED:
+        if getattr(earlier, name) != getattr(model.config, name):
+            raise CheckpointError(
+                f"{folder} was learned with {name} {getattr(earlier, name)}, and this conversion has "
+                f"{getattr(model.config, name)}; give the same one."
+            )
     ranks = _ranks(json.loads((folder / "adapter_config.json").read_text()))
     own = _ranks(adapted.active_peft_config.to_dict())
     if ranks != own:

@@ -52,5 +52,7 @@ class RunConfig:
                 raise TrainingError(f"{name} is {value!r}; it must be more than 0.")
             if name in self._not_negative and not value >= 0:
                 raise TrainingError(f"{name} is {value!r}; it must not be less than 0.")
+        if self.length < 2:
+            raise TrainingError(f"length is {self.length}; it must be 2 or more, as a token is predicted from another.")
         if self.precision not in PRECISIONS:
             raise TrainingError(f"precision is {self.precision!r}; allowed are {', '.join(PRECISIONS)}.")

@@ -16,6 +16,7 @@ from typing import Any
 from tqdm import tqdm
 
 from ..atomic import append_whole, written_whole
+from ..checkpoints.files import read_json
 from ..errors import DataError
 
 RUN_FILE, LOG_FILE, SNAPSHOTS, FINAL = "run.json", "log.jsonl", "snapshots", "final"
@@ -39,9 +40,7 @@ def read_about(folder: Path) -> dict[str, Any]:
     """
     path = folder / RUN_FILE
     try:
-        found = json.loads(path.read_text(encoding="utf-8"))
-    except RecursionError as error:
-        raise DataError("{path} is damaged: {error}", path=path, error="it is nested too deeply") from error
+        found = read_json(path)
     except ValueError as error:
         raise DataError("{path} is damaged: {error}", path=path, error=error) from error
     if not isinstance(found, dict) or not isinstance(found.get("config"), dict):

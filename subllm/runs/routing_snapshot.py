@@ -17,6 +17,8 @@ from ..routing.bypass import bypass_scales
 from ..routing.record import first_format
 
 SUFFIX = ".npz"
+_PER_TOKEN = ("reached", "kept", "weights", "scores", "stream_norm", "difference_norm", "contribution_norm")
+_KINDS = {"first": "iu", "token_ids": "iu", "strides": "iu", "reached": "b", "kept": "b"}  # of numbers; others: floats
 
 
 @dataclass(frozen=True, eq=False)
@@ -104,6 +106,8 @@ class RoutingSnapshot:
             DataError: if the file is not a snapshot.
         """
         try:
+            if not path.is_file():  # a pipe would be waited for
+                raise ValueError("it is not a regular file")
             with path.open("rb") as file, np.load(file, allow_pickle=False) as content:
                 arrays = dict(content)
         except (OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile, zlib.error) as error:
@@ -113,6 +117,22 @@ class RoutingSnapshot:
                 arrays |= first_format(arrays["scores"].astype(np.float32), arrays["kept"])
             if "strides" not in arrays:
                 arrays["strides"] = np.ones(len(arrays["kept"]), dtype=np.int64)
-            return cls(**(arrays | {"step": int(arrays["step"])}))
-        except (KeyError, TypeError) as error:
+            found = cls(**(arrays | {"step": int(arrays["step"])}))
+            found._check()
+        except (KeyError, TypeError, ValueError, AttributeError) as error:
             raise DataError("{path} is not a routing snapshot: {error}", path=path, error=error) from error
+        return found
+
+    def _check(self) -> None:
+        tokens, levels = (len(self.token_ids),), (len(self.kept),)
+        shapes: dict[str, tuple[int, ...]] = {
+            "token_ids": tokens,
+            "surprisal": tokens,
+            "thresholds": levels,
+            "strides": levels,
+        }
+        shapes |= {"first": self.first.shape[:1], "bypass_scale": levels + self.bypass_scale.shape[1:2]}
+        for name, shape in (shapes | dict.fromkeys(_PER_TOKEN, levels + tokens)).items():
+            array = getattr(self, name)
+            if array.shape != shape or array.dtype.kind not in _KINDS.get(name, "f"):
+                raise ValueError(f"{name} has the shape {array.shape} and the type {array.dtype}; {shape} is expected")

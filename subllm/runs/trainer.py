@@ -42,7 +42,10 @@ _LONGEST_PLAIN = 512
 
 
 class StepTrainer(Trainer):
-    """A Trainer whose steps do not depend on how a batch is divided among passes and processes, nor on interruptions.
+    """A Trainer whose steps do not depend on interruptions, and little on how a batch is divided into passes.
+
+    Of each pass are only: the tokens that the router "random" draws, the gradients that bypass scales beyond their
+    limits turn round, and the running means of the routers of light/heavy blocks.
 
     Args:
         model: model to train.

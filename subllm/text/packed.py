@@ -30,6 +30,7 @@ from .tokenizer import train_tokenizer
 SPLITS = ("train", "held_out")
 META = "packed.json"
 _FORMAT = 1
+_ID_BYTES = {"uint16": 2, "uint32": 4}  # by dtype
 _TOGETHER = 64  # pieces that are tokenised at once
 _SHARD_TOKENS = 50_000_000
 
@@ -60,7 +61,8 @@ class Packed:
         folder: folder of the shards and their tokenizer.
         vocabulary: size of the tokenizer's vocabulary.
         dtype: NumPy dtype of the ids.
-        digest: sha256 of the tokenizer and of all ids.
+        digest: sha256 of the tokenizer and of all ids as they were packed; by it a run that resumes knows its text. The
+            files are not compared with it.
         duplicates: number of pieces that were left out.
         splits: parts by name, see `SPLITS`.
     """
@@ -80,24 +82,31 @@ class Packed:
             DataError: if the folder holds no packed text, or is incomplete.
         """
         try:
-            meta: dict[str, Any] = json.loads((folder / META).read_text())
-            if meta.pop("format") != _FORMAT:
+            meta: Any = json.loads((folder / META).read_text())
+            if meta["format"] != _FORMAT:
                 raise DataError(f"{folder} was packed by another version; pack the text again.")
-            splits = {
-                name: Split([tuple(s) for s in e["shards"]], e["documents"]) for name, e in meta["splits"].items()
-            }
-            packed = cls(folder=folder, **(meta | {"splits": splits}))
-        except (OSError, ValueError, KeyError, TypeError) as error:
+            packed = cls(
+                folder=folder,
+                vocabulary=int(meta["vocabulary"]),
+                dtype=str(meta["dtype"]),
+                digest=str(meta["digest"]),
+                duplicates=int(meta["duplicates"]),
+                splits={name: _split(meta["splits"][name]) for name in SPLITS},
+            )
+            if packed.dtype not in _ID_BYTES:
+                raise ValueError(f"its dtype is {packed.dtype!r}; allowed are {', '.join(_ID_BYTES)}")
+        except (OSError, ValueError, LookupError, TypeError, OverflowError, RecursionError) as error:
             if isinstance(error, DataError):
                 raise
-            raise DataError(f"{folder} is not packed text ({error}); make it with: subllm data pack") from error
-        size = np.dtype(packed.dtype).itemsize
-        for split in splits.values():
+            reason = f"there is no {error}" if isinstance(error, KeyError) else first_line(error)
+            raise DataError(f"{folder} is not packed text ({reason}); make it with: subllm data pack") from error
+        size = _ID_BYTES[packed.dtype]
+        for split in packed.splits.values():
             for name, count in split.shards:
-                path = folder / Path(name).name
-                found = path.stat().st_size if path.is_file() else 0
-                if found != count * size:
-                    raise DataError(f"{path} has {found:,} bytes, expected {count * size:,}; pack the text again.")
+                path = folder / name
+                found, expected = path.stat().st_size if path.is_file() else 0, max(count, 1) * size
+                if found != expected:
+                    raise DataError(f"{path} has {found:,} bytes, expected {expected:,}; pack the text again.")
         return packed
 
     def tokenizer(self) -> PreTrainedTokenizerBase:
@@ -105,11 +114,27 @@ class Packed:
         return AutoTokenizer.from_pretrained(self.folder, local_files_only=True, trust_remote_code=False)
 
     def ids(self, split: str) -> list[np.memmap]:
-        """Token ids (N,) of each shard of a part, read from the files as they are used."""
-        return [
-            np.memmap(self.folder / Path(name).name, dtype=self.dtype, mode="r", shape=(tokens,))
-            for name, tokens in self.splits[split].shards
-        ]
+        """Token ids (N,) of each shard of a part: all are checked now, and read from the files as they are used.
+
+        Raises:
+            DataError: if one is not in the vocabulary.
+        """
+        shards = []
+        for name, tokens in self.splits[split].shards:
+            shard = np.memmap(self.folder / name, dtype=self.dtype, mode="r", shape=(tokens,))
+            largest = int(shard.max())
+            if largest >= self.vocabulary:
+                raise DataError(
+                    f"{self.folder / name} has the token id {largest}, and the ids of its vocabulary are 0 to "
+                    f"{self.vocabulary - 1:,}; pack the text again."
+                )
+            shards.append(shard)
+        return shards
+
+
+def _split(entry: Any) -> Split:
+    """A part as packed.json holds it, with shards in its folder only."""
+    return Split([(Path(name).name, int(count)) for name, count in entry["shards"]], int(entry["documents"]))
 
 
 class _Writer:

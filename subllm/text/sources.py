@@ -14,8 +14,6 @@ from typing import Any
 
 import pyarrow
 import pyarrow.parquet
-from datasets import load_dataset
-from datasets.exceptions import DatasetsError
 from tqdm import tqdm
 
 from ..errors import DataError, first_line
@@ -231,6 +229,9 @@ def _parquet(path: Path) -> Iterator[object]:
 
 def _streamed(name: str) -> Iterator[object]:
     """The text of each row of a dataset on the hub."""
+    from datasets import load_dataset  # noqa: PLC0415 - the app is installed without it, and reads files
+    from datasets.exceptions import DatasetsError  # noqa: PLC0415
+
     try:
         for row in load_dataset(name, split="train", streaming=True):
             yield row["text"]

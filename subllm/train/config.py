@@ -89,6 +89,8 @@ class TrainConfig(RunConfig):
             )
         if not isinstance(self.prompts, list) or not all(isinstance(prompt, str) for prompt in self.prompts):
             raise TrainingError(f"prompts is {self.prompts!r}; it must be a list of texts.")
+        if "" in self.prompts:
+            raise TrainingError("prompts has an empty text, which no router could decide about; leave it out.")
         if self.batch_size % self.micro_batch_size:
             raise TrainingError(
                 f"batch_size is {self.batch_size} and micro_batch_size {self.micro_batch_size}; the second must divide "

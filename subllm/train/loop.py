@@ -4,7 +4,6 @@ Besides the files of `subllm.runs.trainer`, the folder of a finished run has `fi
 """
 
 import shutil
-from dataclasses import fields
 from pathlib import Path
 from typing import Any
 
@@ -55,30 +54,36 @@ def build_model(config: TrainConfig, tokenizer: PreTrainedTokenizerBase) -> PreT
         tokenizer: tokenizer that determines vocabulary and special tokens.
 
     Raises:
-        TrainingError: if the configuration has another vocabulary size, or an ablation of what the model does not have.
+        TrainingError: if the model has another vocabulary than the tokenizer, fewer positions than the sequences have
+            tokens, or not what an ablation leaves out.
         ConfigurationError: if the fields of the model are unknown or contradict each other.
         StructureError: if its structure cannot be read.
     """
-    asked = config.model.get("vocab_size", len(tokenizer))
-    if asked != len(tokenizer):
-        raise TrainingError(
-            f"The model has a vocabulary of {asked!r} tokens, and the text was packed with one of {len(tokenizer):,}; "
-            "leave vocab_size out, or pack the text with the model's tokenizer."
-        )
-    known = {field.name for field in fields(SubllmConfig)} | {*_ALSO_MODEL}
+    of_tokenizer = {"vocab_size": len(tokenizer)}
+    of_tokenizer |= {f"{name}_token_id": getattr(tokenizer, f"{name}_token_id") for name in ("bos", "eos", "pad")}
+    for name, found in of_tokenizer.items():
+        if config.model.get(name, found) != found:
+            raise TrainingError(
+                f"{name} of the model is {config.model[name]!r}, and that of the tokenizer that the text was packed "
+                f"with is {found!r}; leave {name} out, or pack the text with the model's tokenizer."
+            )
+    known = {*LlamaConfig.__annotations__, *SubllmConfig.__annotations__, *_ALSO_MODEL}
     unknown = sorted(config.model.keys() - known)
     if unknown:
         raise ConfigurationError(
             f"The model has unknown fields {', '.join(unknown)}; allowed are {', '.join(sorted(known))}."
         )
     own = {"attn_implementation": fast_attention(config.precision, config.length)} | config.model
-    own |= {"vocab_size": len(tokenizer)}
-    own |= {f"{name}_token_id": getattr(tokenizer, f"{name}_token_id") for name in ("bos", "eos", "pad")}
-    own |= {"balancer_steps": config.balancer_steps, "bypass_steps": config.bypass_steps}
+    own |= of_tokenizer | {"balancer_steps": config.balancer_steps, "bypass_steps": config.bypass_steps}
     if config.ablation in _ROUTER_OF:
         own["router"] = _ROUTER_OF[config.ablation]
     with misfits_reported():
         whole = SubllmConfig(**own)
+    if config.length > whole.max_position_embeddings:
+        raise TrainingError(
+            f"length is {config.length:,}, and the model has {whole.max_position_embeddings:,} positions "
+            "(max_position_embeddings); give shorter sequences, or more positions."
+        )
     if config.ablation in _ROUTER_OF and not whole.parsed_structure.brackets:
         raise TrainingError(
             f"ablation is {config.ablation!r}, but the structure {whole.structure!r} has no brackets, whose tokens it "

@@ -1,5 +1,7 @@
 """Memory that runs out anywhere, and tokens that a model does not know, end a run with a message that helps."""
 
+import json
+
 import numpy as np
 import pytest
 import torch
@@ -23,6 +25,7 @@ from analysis.trace.tokenize import read_prompt
 from subllm import PromptError
 from subllm.checkpoints.dense import load_dense
 from subllm.checkpoints.load import load_checkpoint
+from subllm.text.packed import pack
 from tests.conftest import tiny_model
 
 TEXT = "the cat sat on the mat"
@@ -144,8 +147,12 @@ def test_every_analysis_refuses_it(checkpoint, name):
 def test_texts_to_evaluate_on_are_checked_too(checkpoint, tmp_path):
     checkpoint.tokenizer.add_tokens(["<odd>"])
     (tmp_path / "text.txt").write_text("the cat <odd> sat on the mat " * 20)
-    with pytest.raises(PromptError, match=f"token id {checkpoint.model.config.vocab_size}"):
-        held_out_blocks(checkpoint, [tmp_path / "text.txt"], 16, 2)
+    texts = [f"{number} cats <odd> sat on the mat" for number in range(100)]
+    (tmp_path / "text.jsonl").write_text("".join(json.dumps({"text": text}) + "\n" for text in texts))
+    packed = pack([tmp_path / "text.jsonl"], checkpoint.tokenizer, tmp_path / "packed", held_out=0.3)
+    for path in (tmp_path / "text.txt", packed.folder):
+        with pytest.raises(PromptError, match=f"token id {checkpoint.model.config.vocab_size}"):
+            held_out_blocks(checkpoint, [path], 16, 2)
 
 
 def test_an_answer_and_a_chosen_token_are_checked_too(checkpoint):

@@ -49,6 +49,14 @@ def test_new_tokens_are_under_the_rule(tiny_checkpoint, rule):
     assert said.count("levels: -") == said.count(" ms ") > 0
 
 
+def test_edits_and_rules_are_refused_for_the_dense_model_which_has_no_levels(tiny_checkpoint, rule):
+    command = ("--checkpoint", tiny_checkpoint, "--prompt", TEXT, "--model", "dense", "--new-tokens", 1)
+    for options in (("--drop", "3@1"), ("--drop", "300@9"), ("--rule", rule)):
+        done = run_command(generate.main, *command, *options)
+        assert done.returncode == 1 and "has no levels, so edits and rules cannot change it" in done.stderr
+    assert run_command(generate.main, *command).returncode == 0
+
+
 def test_quality_is_that_under_the_rule(tiny_checkpoint, rule, tmp_path):
     (tmp_path / "text.txt").write_text("The cat sat on the mat. " * 60)
     options = ("--data", tmp_path / "text.txt", "--lengths", 40, "--blocks", 3)

@@ -110,6 +110,23 @@ def test_a_trace_grows_stage_by_stage_and_keeps_its_name(checkpoint):
     ]
 
 
+def test_a_run_that_is_stopped_loses_no_token_of_its_continuation(checkpoint):
+    whole = record_trace(checkpoint, "the cat", RunOptions(8, compare=False))
+    found = []
+
+    def stop(share, stage, *, done=0, **values):
+        if stage == "continuing" and done == 5:
+            raise InterruptedError
+
+    with pytest.raises(InterruptedError):
+        list(trace_stages(checkpoint, "the cat", RunOptions(8), progress=stop, so_far=found.append))
+    assert [len(trace.continuation.ids) for trace in found] == [1, 2, 3, 4, 5]
+    last, rest = found[-1].continuation, whole.continuation
+    assert found[-1].run == whole.run and last.text and rest.text.startswith(last.text)
+    for name in ("ids", "pieces", "reached", "kept", "weights", "scores"):
+        np.testing.assert_array_equal(getattr(last, name), getattr(rest, name)[..., :5])
+
+
 def test_the_continuation_stops_where_positions_end(checkpoint):
     limit = checkpoint.model.config.max_position_embeddings
     prompt = read_prompt("the cat " * 400, checkpoint.tokenizer, limit, truncate=True)

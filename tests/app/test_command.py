@@ -1,5 +1,9 @@
 """The command `subllm`: what it offers, how fast, and what it says of a mistake."""
 
+import argparse
+import contextlib
+import importlib
+import io
 import runpy
 import subprocess
 import sys
@@ -21,6 +25,29 @@ OLD = {
     "subllm.data": "data",
     "subllm.demo": "demo",
     "subllm.train": "train",
+}
+NOT_COUNTS = {  # options that are whole numbers, and may be less than 1 or must be more
+    "subllm app --port": "of the network, checked by Streamlit",
+    "subllm trace --new-tokens": "0 writes none",
+    "subllm generate --seed": "any",
+    "subllm generate --top-k": "0 is off",
+    "subllm why --token": "from 0",
+    "subllm why --level": "a number of the model's, checked with it",
+    "subllm patch --token": "from 0",
+    "subllm patch --source": "from 0",
+    "subllm patch --level": "a number of the model's, checked with it",
+    "subllm rivals --seed": "any",
+    "subllm evaluate --lengths": "2 or more, checked with the model's positions",
+    "subllm corpus --window": "16 or more, checked with the model's positions",
+    "subllm corpus --workers": "0 takes all devices",
+    "subllm corpus-rivals --tokens": "33 or more, checked with the documents",
+    "subllm convert llama --inner-rank": "0 is that of the others",
+    "subllm convert llama --length": "2 or more",
+    "subllm convert llama --seed": "0 or more",
+    "subllm convert chats --seed": "any",
+    "subllm convert repeats --seed": "any",
+    "subllm convert repeats --distance": "more than 400, checked with the longest text",
+    "subllm data tokenizer --vocabulary": "257 or more",
 }
 PROMPT = "the cat sat on the mat and then the dog sat on the cat"
 
@@ -46,6 +73,43 @@ def test_the_model_needs_nothing_that_only_app_or_training_need():
     subprocess.run([sys.executable, "-c", script], check=True)
 
 
+class ArgumentsNeededError(Exception):
+    """A command has come to reading its arguments."""
+
+
+def parsers_of(name, monkeypatch):
+    """The parser of a command, and those of its sub-commands."""
+
+    def stop(self, *_):
+        raise ArgumentsNeededError(self)
+
+    with monkeypatch.context() as patched, pytest.raises(ArgumentsNeededError) as caught:
+        patched.setattr(argparse.ArgumentParser, "parse_known_args", stop)
+        importlib.import_module(COMMANDS[name][0]).main([])
+    (parser,) = caught.value.args
+    found = [action.choices.values() for action in parser._actions if isinstance(action, argparse._SubParsersAction)]
+    return [parser, *(inner for choices in found for inner in choices)]
+
+
+@pytest.mark.parametrize("name", COMMANDS)
+def test_every_option_that_counts_something_refuses_what_is_no_number_above_0(name, monkeypatch):
+    for parser in parsers_of(name, monkeypatch):
+        for action in parser._actions:
+            action.required = False
+        for action in parser._actions:
+            try:
+                counts = action.type is not None and type(action.type("1000")) is int
+            except argparse.ArgumentTypeError:
+                continue
+            option = action.option_strings[0] if counts else ""
+            if not counts or f"{parser.prog} {option}" in NOT_COUNTS:
+                continue
+            for value in ("0", "-1", "1.5", "x"):
+                with contextlib.redirect_stderr(io.StringIO()) as said, pytest.raises(SystemExit):
+                    parser.parse_known_args([option, value])
+                assert f"argument {option}: it is '{value}'; give a whole number, 1 or more" in said.getvalue()
+
+
 def test_an_unknown_command_is_said_with_the_one_that_was_meant(capsys):
     assert main(["predikt"]) == 2
     assert capsys.readouterr().err == (
@@ -58,6 +122,23 @@ def test_a_package_that_is_not_installed_is_said_with_how_to_install_it():
     done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True)
     assert done.returncode == 1
     assert done.stderr == "error: subllm why needs captum; install it with: pip install 'subllm[app]'\n"
+
+
+@pytest.mark.parametrize(
+    ("arguments", "package", "extra"),
+    [
+        (["train", "--help"], "tensorboard", "train"),
+        (["convert", "--help"], "tensorboard", "train"),
+        (["data", "tokenizer", "--text", "owner/name", "--out", "out"], "datasets", "train"),
+        (["corpus", "--checkpoint", "CHECKPOINT", "--text", "owner/name", "--out", "out"], "datasets", "corpus"),
+    ],
+)
+def test_a_command_names_its_own_extra(arguments, package, extra, monkeypatch, tmp_path, tiny_checkpoint, capsys):
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setitem(sys.modules, package, None)
+    assert main([str(tiny_checkpoint) if each == "CHECKPOINT" else each for each in arguments]) == 1
+    said = f"error: subllm {arguments[0]} needs {package}; install it with: pip install 'subllm[{extra}]'"
+    assert said in capsys.readouterr().err.splitlines()
 
 
 @pytest.mark.parametrize("module", OLD)

@@ -17,9 +17,12 @@ from analysis.corpus.aggregate import aggregate
 from analysis.corpus.cells import groups
 from analysis.corpus.schema import DOCUMENTS, Skipped
 from analysis.corpus.summary import Summary
+from analysis.figures import corpus as figures
+from analysis.report import corpus_tables
 from analysis.report.corpus import corpus_report
 from app.settings import Settings
 from app.state import Session
+from app.strings import say, table
 from app.views.corpus import parts
 from app.views.corpus.cells import Cell
 from app.views.corpus.page import _PARTS, _zipped
@@ -155,7 +158,7 @@ def test_a_small_run_on_the_page_reads_own_text_and_is_shown(page):
     next(button for button in page.button if button.label == "Run").click().run()
     assert not page.exception and not page.error
     assert page.selectbox(key="corpus result").options[0] == "Your run on this page"
-    page.selectbox(key="corpus result").set_value("own corpus").run()
+    assert page.selectbox(key="corpus result").value == "own corpus"
     shown = {metric.label: metric.value for metric in page.metric}
     assert 400 <= int(shown["Number of tokens"].replace(",", "")) <= 500
     assert not page.exception and not page.error
@@ -262,3 +265,28 @@ def test_more_sources_than_shares_are_divided_by_are_said(tmp_path, monkeypatch)
     app = AppTest.from_string(SCRIPT, default_timeout=60).run()
     assert not app.exception
     assert any("more than 20 of them" in each.value for each in app.caption)
+
+
+@pytest.mark.parametrize("part", ["kept", "paths", "scores", "types", "documents"])
+def test_numbers_of_every_part_can_be_sorted(page, part):
+    _open(page, part)
+    for frame in page.dataframe:
+        for name in frame.value.columns.intersection([*map(say, ("corpus_value", "corpus_auc", "corpus_correlation"))]):
+            assert frame.value[name].dtype == float, name
+            assert frame.proto.arrow_data.styler.display_values, "in their format"
+
+
+def test_the_name_of_a_line_stands_beside_the_bars(results):
+    rows = Summary.read(results / "one").of("share", 1, "kind")
+    figure = figures.shares(rows, rows["cell"].tolist(), 0.5, table("en"))
+    (name,) = figure.layout.annotations
+    assert (name.x, name.xanchor) == (1, "left") and figure.layout.margin.r > 60
+
+
+def test_a_result_in_which_nothing_was_tested_says_so(results):
+    summary = Summary.read(results / "one")
+    for language, none in (("en", "Nothing was tested"), ("zh", "未作任何检验")):
+        words = table(language)
+        assert f"{summary.about.tests:,}" in corpus_tables.intervals(summary, words)
+        untested = replace(summary, about=replace(summary.about, tests=0))
+        assert none in corpus_tables.intervals(untested, words) and none in corpus_report(untested, language=language)

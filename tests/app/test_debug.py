@@ -1,11 +1,12 @@
 """The page for debugging, run by Streamlit's own test runner on a real checkpoint."""
 
+import numpy as np
 import pytest
 from streamlit.testing.v1 import AppTest
 
 from app.engine import what_if
 from app.settings import SMALL
-from app.strings import say
+from app.strings import say, table
 from tests.app.scripts import script
 
 SCRIPT = script("debug")
@@ -156,6 +157,17 @@ def test_a_sampled_text_stays_while_another_tab_is_open(linked):
     open_tab(page, "tab_beside")
     open_tab(page, "tab_steps")
     assert page.session_state["session"].found["texts"][1] == [written]
+
+
+def test_a_new_line_break_is_a_word_in_the_table_and_its_numbers_are_numbers(linked, monkeypatch):
+    page, _ = linked
+    open_tab(page, "tab_steps")
+    pieces = "app.views.debug.steps.decode_pieces"
+    monkeypatch.setattr(pieces, lambda ids, tokenizer: np.asarray(["\n"] * len(ids), dtype=object))
+    next(button for button in page.button if button.label == "One token").click().run()
+    assert not page.exception and not page.error
+    (row,) = page.dataframe[-1].value.to_dict("records")
+    assert row["Text"] == r"'\n'" and 0 < row[table("en")["steps_probability"]] <= 1
 
 
 def test_a_link_with_the_old_name_of_a_checkpoint_opens_it(monkeypatch, tmp_path):

@@ -12,6 +12,7 @@ import app.views.efficiency.predicted as predicted_view
 from analysis.cost.sweep import from_parquet
 from app.settings import DEMO
 from app.strings import table
+from subllm import SubllmConfig
 from subllm.assets import ASSETS
 from subllm.demo import SHIPPED, demo_folder
 from tests.app.scripts import script
@@ -206,6 +207,37 @@ def test_a_prediction_begins_with_the_retention_of_the_chosen_checkpoint(monkeyp
         assert retention(page).value == percent and not page.exception and not page.error
 
 
+def test_a_prediction_builds_no_configuration_for_every_length(opened, monkeypatch):
+    predicted(opened)
+    built, real = [], SubllmConfig.__post_init__
+    monkeypatch.setattr(
+        SubllmConfig, "__post_init__", lambda config, **given: built.append(config) or real(config, **given)
+    )
+    structure(opened).set_value("T(T)" * 25).run()
+    assert not opened.exception and 0 < len(built) < 100, "of the papers' models and of this one"
+
+
+def test_a_structure_that_is_too_long_is_refused_before_it_is_read(tiny_checkpoint, monkeypatch):
+    monkeypatch.setenv("SUBLLM_ROOTS", str(tiny_checkpoint.parent))
+    code = script("efficiency").removesuffix("show()\n")
+    page = AppTest.from_string(f"{code}from app.messages import boundary\nwith boundary():\n    show()\n")
+    page.session_state["checkpoint"] = "tiny"
+    page.run(timeout=120)
+    predicted(page)
+    monkeypatch.setattr(predicted_view, "changed", lambda *_: pytest.fail("it was read"))
+    structure(page).set_value("T(T)" * 1000).run()
+    assert not page.exception
+    (error,) = page.error
+    assert "The structure has 4,000 characters; a prediction takes at most 500" in error.value.replace("\\", "")
+
+
+def test_a_structure_without_levels_saves_nothing(opened):
+    predicted(opened)
+    structure(opened).set_value("TT").run()
+    assert [info.value for info in opened.info] == [table("en")["predicted_no_levels"]]
+    assert not opened.exception and not [each for each in opened.caption if "at any length" in each.value]
+
+
 def test_a_hub_model_is_fetched_for_a_prediction_when_a_person_asks_for_it(opened, tiny_checkpoint, monkeypatch):
     fetched = []
     monkeypatch.setattr(
@@ -254,6 +286,17 @@ def test_a_model_too_small_for_the_hardware_is_said_with_its_way_out(opened):
     opened.toggle(key="graphs").set_value(True).run()
     assert "--graphs" in opened.code[0].value
     assert float(opened.table[0].value.loc["Decode, one token per sequence, ms", "SUBLLM"]) < float(before)
+
+
+def test_errors_of_predictions_have_one_number_of_digits(opened, monkeypatch):
+    monkeypatch.setattr("app.engine.calibrate", lambda *_: predicted_view._listed()[0])
+    opened.slider(key="repeats").set_value(1).run()
+    measure(opened)
+    next(button for button in opened.button if button.label == table("en")["check"]).click().run()
+    assert not opened.exception and not opened.error
+    cells = opened.table[-1].value[[table("en")["check_error"], table("en")["check_peak_error"]]].iloc[0]
+    assert all(re.fullmatch(r"[+-][\d,]+\.\d%", cell) for cell in cells)
+    assert any("uses the rates measured on this machine" in caption.value for caption in opened.caption)
 
 
 def test_hardware_of_one_s_own_is_added_and_chosen(opened):

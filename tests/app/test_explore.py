@@ -4,8 +4,11 @@ import re
 from pathlib import Path
 
 import pytest
+import streamlit as st
 from streamlit.testing.v1 import AppTest
 
+from app import visitors
+from app.messages import ProgressBar
 from app.state import Elsewhere
 from app.views.chooser import examples, first_form
 
@@ -54,6 +57,51 @@ def test_an_example_chosen_together_with_typed_text_is_filled_in(page):
     assert page.session_state["session"].form.example == second
     page.text_area(key="prompt").set_value("typed later").run()
     assert page.text_area(key="prompt").value == page.session_state["session"].form.text == "typed later"
+
+
+def test_the_chip_of_an_example_brings_its_text_back_and_touches_no_text_that_is_just_being_typed(page):
+    first = first_form()
+    page.text_area(key="prompt").set_value("my own").run()
+    page.pills(key="example").set_value(None).run()
+    assert page.text_area(key="prompt").value == page.session_state["session"].form.text == first.text
+    assert page.pills(key="example").value == page.session_state["session"].form.example == first.example
+    page.text_area(key="prompt").set_value("typed before the page had answered")
+    page.pills(key="example").set_value(None).run()  # as a browser sends the click again
+    assert page.text_area(key="prompt").value == "typed before the page had answered"
+    page.pills(key="example").set_value(first.example).run()
+    page.pills(key="example").set_value(None).run()
+    assert page.pills(key="example").value is None, "there is nothing to bring back"
+    assert page.text_area(key="prompt").value == first.text
+
+
+def _ended_by(press):
+    """A progress bar that a click on the page ends at the fourth new token, as Streamlit ends a script."""
+
+    def draw(bar, share, stage, **values):
+        if stage == "continuing" and values["done"] == 3:
+            press()
+            st.stop()
+
+    return draw
+
+
+@pytest.mark.parametrize("stopped", [True, False])
+def test_a_run_that_is_ended_keeps_its_tokens_and_says_why_unless_the_visitor_stopped_it(page, monkeypatch, stopped):
+    text = f"the cat sat on a mat {'until' if stopped else 'before'} the dog"  # a run of its own, as they are kept
+    with monkeypatch.context() as patched:
+        patched.setattr(ProgressBar, "__call__", _ended_by(visitors.note_stop if stopped else lambda: None))
+        run(page, text)
+    said = "The run was stopped after 3 new tokens"
+    page.run()
+    assert any(said in caption.value for caption in page.caption)
+    assert len(page.session_state["session"].run().trace.continuation.ids) == 3
+    assert bool(page.warning) != stopped
+    page.toggle(key="chat").set_value(True).run()
+    page.toggle(key="chat").set_value(False).run()
+    assert bool(page.warning) != stopped, "it is said until another run is made"
+    run(page, text)
+    assert not page.warning and not any(said in caption.value for caption in page.caption)
+    assert len(page.session_state["session"].run().trace.continuation.ids) > 3
 
 
 def test_a_rerun_does_not_run_the_model_again(page, monkeypatch):

@@ -1,6 +1,10 @@
 """What the app says while it works, run by Streamlit's own test runner."""
 
+import pandas as pd
+import pyarrow as pa
 from streamlit.testing.v1 import AppTest
+
+from app.messages import sortable
 
 SCRIPT = """
 import streamlit as st
@@ -79,3 +83,15 @@ def test_a_message_does_not_tell_where_things_are_and_a_fragments_faults_stay_in
     assert said[2] == "broken/config.json cannot be read; … is full, and so is …."
     assert said[3] == "said" and "went wrong" in said[4]
     assert not [each for each in said if str(tmp_path) in each or "not said" in each]
+
+
+def test_a_table_is_sorted_by_numbers_and_shows_what_they_are_written_as():
+    rows = pd.DataFrame({"name": ["a", "b"], "share": [-0.25, 0.125], "value": [3.0, 1.0]})
+    shown = sortable(rows, {"share": "+.1%", "value": ["3 [2, 4]", "1 [0, 2] ✓"]})
+    app = AppTest.from_string("import streamlit as st\nst.dataframe(st.session_state['shown'])", default_timeout=60)
+    app.session_state["shown"] = shown
+    (drawn,) = app.run().dataframe
+    assert drawn.value["share"].tolist() == [-0.25, 0.125] and drawn.value["value"].tolist() == [3.0, 1.0]
+    written = pa.ipc.open_stream(drawn.proto.arrow_data.styler.display_values).read_pandas()
+    assert written["share"].tolist() == ["-25.0%", "+12.5%"]
+    assert written["value"].tolist() == ["3 [2, 4]", "1 [0, 2] ✓"] and written["name"].tolist() == ["a", "b"]

@@ -8,11 +8,14 @@ import pytest
 from streamlit.testing.v1 import AppTest
 
 from analysis.debug.edits import parse_edits
+from analysis.figures import summary
 from analysis.guard import silent
 from analysis.run import RunOptions
+from analysis.trace import pairs
 from app import engine
 from app.settings import Settings
 from app.state import Session
+from app.strings import table
 from tests.analysis.trace.test_trace import PARTS, make_trace
 
 TEXT = "the cat sat on the mat and then the dog sat on the cat"
@@ -91,7 +94,7 @@ def test_what_was_not_measured_is_absent_with_a_word(structure, parts):
     trace = make_trace(structure, parts=parts)
     text = words(page(numbers, trace=trace))
     assert "nan" not in text.lower().split()
-    why = "Nothing was measured: the comparison was switched off, the run was stopped, or the time limit left no room"
+    why = "Nothing was measured: the comparison was switched off, the run was stopped or interrupted, or the time limit"
     assert (why in text) == ("costs" not in parts)
     assert ("Prefill time" in text) == ("costs" in parts)
     assert ("rank the same next token" in text) == ("agreement" in parts)
@@ -131,6 +134,16 @@ def runs(tiny_checkpoint):
     return own
 
 
+def test_side_by_side_has_no_overlap_where_neither_keeps_a_token(runs):
+    first, second = (
+        replace(run.trace, routing=replace(run.trace.routing, kept=np.zeros_like(run.trace.routing.kept)))
+        for run in runs.runs
+    )
+    found = pairs.overlap(first.routing, second.routing, pairs.pair(first.prompt, second.prompt))
+    assert found["both"].isna().all() and (found["differ"] == 0).all()
+    assert set(summary.overlap_table(first, found, table("en"))["Overlap"]) == {"–"}
+
+
 def test_side_by_side_shows_an_edited_runs_own_numbers(runs):
     plain, edited = runs.runs
     found = page(beside_of, runs, run=plain, settings=Settings.read())
@@ -141,7 +154,9 @@ def test_side_by_side_shows_an_edited_runs_own_numbers(runs):
         assert shown["Run"] == run.name
         assert shown["Next token"] == f"{str(likeliest.next_pieces[0])!r} {likeliest.next_probabilities[0]:.1%}"
         assert shown["Perplexity"] == f"{trace.likelihood.perplexity:.2f}"
-        assert shown["Kept per level"] == ", ".join(f"{share:.0%}" for share in trace.routing.retention)
+        assert shown["Kept, of the tokens that reach each level"] == ", ".join(
+            f"{share:.0%}" for share in trace.routing.retention
+        )
     assert first["Next token"] != second["Next token"] and first["Perplexity"] != second["Perplexity"]
     assert first["Greedy continuation"] == plain.trace.continuation.text
     assert second["Greedy continuation"] == "not measured"

@@ -49,6 +49,8 @@ def test_a_prompt_and_a_chat_are_filled_in_from_a_file(page, key):
     upload("b.json", b"[1]")
     assert "Message 1 of the file has the role None" in app.error[0].value.replace("\\", "")
     assert app.text_area(key=key).value.startswith("system:"), "what was there stays"
+    upload("empty.txt", b"")
+    assert "The file holds no text" in app.error[0].value and app.text_area(key=key).value.startswith("system:")
     upload("c.txt", b"hi")
     assert not app.error and app.text_area(key=key).value == "hi"
 

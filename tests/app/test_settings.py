@@ -45,6 +45,11 @@ def test_nothing_outside_of_the_roots_can_be_reached(tmp_path, choice):
     assert said.isprintable() and len(said) < 600
 
 
+def _checkpoint(folder, kind="subllm", weights="model.safetensors"):
+    (folder / "config.json").write_text(json.dumps({"model_type": kind}))
+    (folder / weights).write_text("")
+
+
 def _folder(path):
     path.mkdir()
 
@@ -91,7 +96,7 @@ def test_a_bad_folder_below_a_root_takes_no_other_away(tmp_path, name, make):
     for folder in ("bad", "good"):
         (tmp_path / folder).mkdir()
     make(tmp_path / "bad" / name)
-    (tmp_path / "good" / "config.json").write_text(json.dumps({"model_type": "subllm"}))
+    _checkpoint(tmp_path / "good")
     (tmp_path / "good" / "run.json").write_text("{}")
     allowed = settings(tmp_path)
     assert allowed.choices() == [*SHIPPED, "good"]
@@ -105,7 +110,7 @@ def test_folders_that_cannot_be_shown_or_lead_out_or_in_a_circle_are_not_offered
     for folder in (b"root/\xff\xfe", b"root/two\nlines", b"root/good", b"outside"):
         path = os.fsencode(tmp_path) + b"/" + folder
         os.makedirs(path)
-        for name in (b"/config.json", b"/run.json"):
+        for name in (b"/config.json", b"/run.json", b"/model.safetensors"):
             with open(path + name, "w") as file:
                 file.write('{"model_type": "subllm"}')
     (root / "link").symlink_to(outside)
@@ -121,6 +126,19 @@ def test_folders_that_cannot_be_shown_or_lead_out_or_in_a_circle_are_not_offered
         allowed.locate("circle", lambda share, text: None)
 
 
+@pytest.mark.parametrize("kind", ["subllm", "llama"])
+def test_a_folder_is_offered_if_it_has_weights_of_its_own(tmp_path, kind):
+    offered = ("model.safetensors", "model.safetensors.index.json", "pytorch_model-00001-of-00002.bin", "best.pt")
+    others = ("adapter_model.safetensors", "routing.safetensors", "optimizer.pt", "rng_state.pth", "rng_state_0.pth",
+              "scheduler.pt", "scaler.pt", "training_args.bin", "trained.safetensors", "tokenizer.json")  # fmt: skip
+    for name in (*offered, *others):
+        (tmp_path / name).mkdir()
+        _checkpoint(tmp_path / name, kind, name)
+    allowed = settings(tmp_path)
+    found = allowed.llamas() if kind == "llama" else allowed.choices()[len(SHIPPED) :]
+    assert found == sorted(offered)
+
+
 def test_the_roots_are_searched_once_for_many_pages_and_again_a_little_later(tmp_path, monkeypatch):
     now = 1000.0
     monkeypatch.setattr(app.settings.time, "monotonic", lambda: now)
@@ -134,10 +152,10 @@ def test_the_roots_are_searched_once_for_many_pages_and_again_a_little_later(tmp
     assert looked.count(tmp_path) == 1
     (tmp_path / "new").mkdir()
     os.utime(tmp_path, (0, 0))  # clocks of file systems are coarse
-    (tmp_path / "new" / "config.json").write_text('{"model_type": "subllm"}')
+    _checkpoint(tmp_path / "new")
     assert settings(tmp_path).choices() == [*SHIPPED, "new"]
     (tmp_path / "new" / "deeper").mkdir()
-    (tmp_path / "new" / "deeper" / "config.json").write_text('{"model_type": "llama"}')
+    _checkpoint(tmp_path / "new" / "deeper", "llama")
     now += 5
     assert settings(tmp_path).llamas() == ["new/deeper"]
 
@@ -147,7 +165,7 @@ def test_a_later_search_opens_only_what_has_changed(tmp_path, monkeypatch, opene
     monkeypatch.setattr(app.settings.time, "monotonic", lambda: now)
     for name in ("one", "two"):
         (tmp_path / name).mkdir()
-        (tmp_path / name / "config.json").write_text('{"model_type": "subllm"}')
+        _checkpoint(tmp_path / name)
         (tmp_path / name / "run.json").write_text("{}")
     assert settings(tmp_path).choices() == [*SHIPPED, "one", "two"]
     opened_files.clear()

@@ -39,6 +39,11 @@ def test_the_link_and_the_frame_name_the_run_that_is_shown(page):
     fields = {key: value for key, (value,) in parse_qs(urlsplit(link).query).items()}
     assert (fields["prompt"], fields["checkpoint"], fields["level"]) == (TEXT, "tiny", "2")
     (source,) = re.findall(r'<iframe src="([^"<>]*)" ', line)
+    said = next(caption.value for caption in page.caption if "in another browser" in caption.value)
+    assert (
+        not {"new", "compare"} & {*fields}
+        and "number of new tokens and the comparison, from the settings there" in said
+    )
     framed = {key: value for key, (value,) in parse_qs(urlsplit(html.unescape(source)).query).items()}
     assert framed == fields | {"embed": "true"}
 

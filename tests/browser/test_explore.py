@@ -1,6 +1,7 @@
 """A person's way through the page: type a prompt, run it, read which tokens were kept and dropped."""
 
 import pytest
+from playwright.sync_api import expect
 
 from analysis.run import RunOptions, record_trace
 from analysis.trace.tokenize import read_prompt
@@ -40,6 +41,15 @@ def read_tokens(page):
         if kind in groups:
             groups[kind] |= {tuple(entry) for entry in ranges}
     return groups
+
+
+def test_no_key_is_said_to_apply_a_prompt_that_only_a_click_runs(page):
+    area = page.get_by_label("Prompt", exact=True)
+    area.click()
+    area.press_sequentially("typed")
+    hint = page.get_by_test_id("InputInstructions")
+    expect(hint).to_have_count(1)
+    expect(hint).to_be_hidden()
 
 
 @pytest.fixture(scope="module")

@@ -10,6 +10,7 @@ from tests.conftest import byte_tokenizer
 
 from .test_explore import run, shown
 from .test_odd_input import choose
+from .waiting import settled
 
 
 @pytest.fixture
@@ -58,6 +59,23 @@ def test_the_first_stage_is_shown_while_the_rest_is_made_and_can_be_stopped(page
     page.get_by_text("Nothing was measured").wait_for()
     shown(page, text[:200])
     expect(stop).to_have_count(0)
+    expect(page.get_by_text("was interrupted")).to_have_count(0)
+
+
+def test_a_change_that_interrupts_a_run_is_said_until_another_run(page):
+    choose(page, "long")
+    text = make_text(byte_tokenizer(), 3000)
+    run(page, text)
+    shown(page, text[:200], whole=False)
+    page.get_by_text(re.compile("New tokens generated|Measuring|Timing|Comparing")).wait_for()
+    page.get_by_text("Compare with the dense model").click()
+    said = page.get_by_text("What was being computed was interrupted, because something on the page was changed.")
+    said.wait_for()
+    settled(page)
+    page.get_by_role("button", name="Run", exact=True).click()
+    expect(said).to_have_count(0)
+    shown(page, text[:200])
+    expect(said).to_have_count(0)
 
 
 def test_a_prediction_is_read_off_after_every_block(page):

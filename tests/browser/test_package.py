@@ -3,10 +3,10 @@
 import os
 import subprocess
 import sys
-import sysconfig
-import venv
 
 import pytest
+
+from tests.extras import environment
 
 from .server import ROOT, serve
 
@@ -15,18 +15,15 @@ pytestmark = pytest.mark.slow
 
 @pytest.fixture(scope="module")
 def installed(tmp_path_factory):
-    """An environment with the wheel in it; only what it depends on comes from the environment of the tests."""
+    """An environment with the wheel in it, and with links to what its extra app requires."""
     folder = tmp_path_factory.mktemp("package")
     pip = [sys.executable, "-m", "pip", "--disable-pip-version-check", "--quiet"]
     build = ["--no-deps", "--no-build-isolation", "--wheel-dir", str(folder), str(ROOT)]
     subprocess.run([*pip, "wheel", *build], check=True, cwd=folder)
     (wheel,) = folder.glob("subllm-*.whl")
-    venv.create(folder / "environment", with_pip=False)
-    python = folder / "environment" / "bin" / "python"
+    python = environment(folder / "environment", "app")
     command = [*pip, "--python", str(python), "install", "--no-deps", "--no-index", str(wheel)]
     subprocess.run(command, check=True, cwd=folder)
-    (site,) = (folder / "environment" / "lib").glob("python3*/site-packages")
-    (site / "dependencies.pth").write_text(sysconfig.get_path("purelib") + "\n")
     return folder
 
 

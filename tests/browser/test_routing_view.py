@@ -149,6 +149,14 @@ def test_the_lane_names_the_recorded_threshold_and_none_where_there_is_none(view
     assert "dashed" not in title.inner_text()
 
 
+def test_the_lane_of_kept_tokens_compresses_nothing_and_speaks_one_language(view):
+    page = view(make_trace(tokens=12), language="zh")
+    title = page.locator(".laneTitle")
+    assert "（较大的数值已压缩）" in title.inner_text() and title.inner_text().endswith("，第 1 级")
+    page.locator(".colour").select_option("kept")
+    assert "压缩" not in title.inner_text()
+
+
 def test_levels_that_an_edit_changed_say_so(view):
     trace = make_trace()
     trace = replace(trace, provenance=replace(trace.provenance, edits=("threshold 0.3@2", "drop 1@1")))

@@ -35,13 +35,6 @@ def test_a_quarter_of_the_heads_and_a_ninth_of_the_units_are_light_by_default():
     assert tiny_config("T(T)T").light_heads is None
 
 
-def test_another_structure_keeps_the_sizes_and_drops_what_only_blocks_c_have():
-    config = tiny_config("CTC", light_heads=2)
-    assert config.with_structure("C(C)T", retention_ratio=0.5).light_heads == 2
-    changed = config.with_structure("T(T)")
-    assert (changed.light_heads, changed.num_hidden_layers, changed.hidden_size) == (None, 2, 32)
-
-
 @pytest.mark.parametrize(
     ("fields", "message"),
     [

@@ -268,8 +268,10 @@ export class RoutingView {
     this.lane.draw(data, this.level, channel, this.map);
     const { name, threshold } = data.levels[this.level - 1] ?? { name: "", threshold: null };
     const line = channel.key === "score" && threshold !== null ? data.labels.laneThreshold.replace("{threshold}", short(threshold)) : "";
-    const level = channel.rows === "levels" ? `, ${name}` : "";
-    this.laneTitle.textContent = data.word("laneTitle", this.level).replace("{colour}", channel.label) + line + level;
+    const level = channel.rows === "levels" ? data.labels.laneLevel.replace("{level}", name) : "";
+    const squeezed = channel.key === "kept" ? "" : data.labels.laneSqueezed; // which is 0 or 1
+    const title = data.word("laneTitle", this.level).replace("{colour}", channel.label).replace("{squeezed}", squeezed);
+    this.laneTitle.textContent = title + line + level;
     this.lane.drawCursor(this.selected, -1, this.tie(-1));
   }
 

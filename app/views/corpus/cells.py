@@ -5,11 +5,13 @@ from typing import Any, NamedTuple
 
 import pandas as pd
 import streamlit as st
+from pandas.io.formats.style import Styler
 
 from analysis.corpus.drift import drift
 from analysis.corpus.summary import Summary
 from analysis.figures import corpus as figures
 from analysis.report import corpus_tables
+from app.messages import sortable
 from app.state import session
 from app.strings import language, say, table
 
@@ -28,7 +30,7 @@ class Cell(NamedTuple):
     level: int
 
 
-def shown(rows: pd.DataFrame, summary: Summary, *, against: bool = True) -> pd.DataFrame:
+def shown(rows: pd.DataFrame, summary: Summary, *, against: bool = True) -> Styler:
     """Rows of measures as a table on screen.
 
     Args:
@@ -40,18 +42,19 @@ def shown(rows: pd.DataFrame, summary: Summary, *, against: bool = True) -> pd.D
     form = ".1%" if share else "+.3f"
     columns: dict[str, object] = {
         say("corpus_what"): names,
-        say("corpus_value"): [f"{value:{form}}" for value in rows["value"]],
-        say("corpus_interval"): [
-            corpus_tables.interval(low, high, form) for low, high in rows[["low", "high"]].itertuples(index=False)
-        ],
+        say("corpus_value"): rows["value"].tolist(),
+        say("interval_low"): rows["low"].tolist(),
+        say("interval_high"): rows["high"].tolist(),
     }
+    forms = dict.fromkeys((say("corpus_value"), say("interval_low"), say("interval_high")), form)
     if against:
         if share:
-            columns[say("corpus_apart")] = [_points(value) for value in rows["difference"]]
+            columns[say("corpus_apart")] = (100 * rows["difference"]).tolist()
+            forms[say("corpus_apart")] = "+.1f"
         columns[say("corpus_marked")] = corpus_tables.marks(rows["marked"])
     columns[say("corpus_tokens")] = rows["tokens"].tolist()
     columns[say("corpus_documents")] = rows["documents"].tolist()
-    return pd.DataFrame(columns)
+    return sortable(pd.DataFrame(columns), forms | dict.fromkeys((say("corpus_tokens"), say("corpus_documents")), ","))
 
 
 def cell_names(rows: pd.DataFrame, summary: Summary) -> list[str]:
@@ -60,7 +63,7 @@ def cell_names(rows: pd.DataFrame, summary: Summary) -> list[str]:
     return [figures.cell_name(group, cell, words, types) for group, cell in rows[["group", "cell"]].values]
 
 
-def choose(frame: pd.DataFrame, cells: Sequence[Cell], key: str) -> None:
+def choose(frame: Styler, cells: Sequence[Cell], key: str) -> None:
     """A table whose rows open examples.
 
     Args:
@@ -69,8 +72,13 @@ def choose(frame: pd.DataFrame, cells: Sequence[Cell], key: str) -> None:
         key: key of the element.
     """
     st.dataframe(
-        frame, hide_index=True, key=key, selection_mode="single-row", on_select=_noted(key, cells, _row_of)
-    )  # fmt: skip
+        frame,
+        hide_index=True,
+        placeholder="–",
+        key=key,
+        selection_mode="single-row",
+        on_select=_noted(key, cells, _row_of),
+    )
 
 
 def choose_in(figure: Any, cells: Sequence[Cell], key: str) -> None:
@@ -129,7 +137,3 @@ def compared(first: Summary, second: Summary) -> pd.DataFrame:
 
 def _is_share(rows: pd.DataFrame) -> bool:
     return bool(rows["measure"].isin(("share", "path")).all())
-
-
-def _points(value: float) -> str:
-    return "–" if value != value else f"{100 * value:+.1f}"

@@ -7,6 +7,7 @@ import streamlit as st
 
 from analysis.corpus.summary import Summary
 from analysis.figures import corpus as figures
+from analysis.figures.quoted import quoted
 from analysis.figures.routing_view.data import Shown
 from app.messages import plain
 from app.state import session
@@ -61,7 +62,7 @@ def _list(summary: Summary, rows: pd.DataFrame) -> pd.DataFrame:
             {
                 say("corpus_state"): say("figure_kept" if kept else "figure_dropped"),
                 say("corpus_before"): "…" + text[max(start - _AROUND, 0) : start],
-                say("corpus_token"): repr(text[start:end]),
+                say("corpus_token"): quoted(text[start:end]),
                 say("corpus_after"): text[end : end + _AROUND] + "…",
                 say("corpus_document"): row["name"],
             }

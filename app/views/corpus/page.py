@@ -19,7 +19,7 @@ from analysis.report.corpus import corpus_report, difference_names
 from analysis.report.tables import csv
 from app import reproduce
 from app.files import corpus_summary
-from app.messages import bounded, plain, plot, show_error
+from app.messages import bounded, plain, plot, show_error, sortable
 from app.settings import SHIPPED_CORPUS, Settings
 from app.state import session
 from app.strings import language, name_of, say, table
@@ -30,7 +30,6 @@ from app.views.corpus.cells import Cell, choose, chosen, compared, forget
 from subllm import CheckpointError
 from subllm.checkpoints.files import check_inside
 
-_OWN = "own corpus"
 _PARTS: dict[str, Callable[[Summary, int], None]] = {
     "kept": parts.kept,
     "paths": parts.paths,
@@ -50,7 +49,7 @@ def show() -> None:
     st.write(say("corpus_intro"))
     start.show(settings, chooser.chosen(settings))
     folders = settings.corpora()
-    results = [*([_OWN] if start.own() is not None else []), *folders]
+    results = [*([start.OWN] if start.own() is not None else []), *folders]
     if not results:
         st.info(say("corpus_none"), icon=":material/info:")
         st.code("subllm corpus --text FOLDER --out checkpoints/corpus", language=None, wrap_lines=True)
@@ -72,14 +71,14 @@ def show() -> None:
 
 
 def _summary(name: str, folders: dict[str, Path]) -> Summary:
-    own = start.own() if name == _OWN else None
+    own = start.own() if name == start.OWN else None
     return corpus_summary(folders[name]) if own is None else own
 
 
 def _name(name: str) -> str:
     if not name:
         return say("corpus_nothing_beside")
-    return say("corpus_own") if name == _OWN else name_of(name)
+    return say("corpus_own") if name == start.OWN else name_of(name)
 
 
 def _about(name: str, summary: Summary) -> None:
@@ -95,7 +94,7 @@ def _about(name: str, summary: Summary) -> None:
     st.caption(plain(corpus_tables.facts(run, table(language()), name_of(run.checkpoint))))
     if name == SHIPPED_CORPUS:
         st.caption(say("corpus_shipped"))
-    st.caption(say("corpus_intervals", resamples=f"{about.resamples:,}", tests=f"{about.tests:,}"))
+    st.caption(corpus_tables.intervals(summary, table(language())))
     if not run.complete:
         st.warning(say("corpus_incomplete"), icon=":material/warning:")
     if run.skipped:
@@ -180,13 +179,11 @@ def _compared(first: Summary, second: Summary, name: str, other: str) -> None:
     frame = pd.DataFrame(
         {
             say("corpus_what"): names,
-            say("corpus_first"): found["first"].round(4),
-            say("corpus_second"): found["second"].round(4),
-            say("corpus_difference"): found["difference"].round(4),
-            say("corpus_interval"): [
-                corpus_tables.interval(low, high, "+.3f")
-                for low, high in found[["low", "high"]].itertuples(index=False)
-            ],
+            say("corpus_first"): found["first"],
+            say("corpus_second"): found["second"],
+            say("corpus_difference"): found["difference"],
+            say("interval_low"): found["low"],
+            say("interval_high"): found["high"],
             say("corpus_marked"): corpus_tables.marks(found["marked"]),
             say("corpus_tokens"): found["tokens"],
             say("corpus_documents"): found["documents"],
@@ -196,7 +193,10 @@ def _compared(first: Summary, second: Summary, name: str, other: str) -> None:
         Cell(group, cell, level) if measure in ("share", "path") else Cell(f"fifth {cell}", "5", level)
         for measure, level, group, cell in found[["measure", "level", "group", "cell"]].itertuples(index=False)
     ]
-    choose(frame, picks, f"corpus drift {language()}")
+    forms = dict.fromkeys((say("corpus_first"), say("corpus_second")), ".3f")
+    forms |= dict.fromkeys((say("corpus_difference"), say("interval_low"), say("interval_high")), "+.3f")
+    forms |= dict.fromkeys((say("corpus_tokens"), say("corpus_documents")), ",")
+    choose(sortable(frame, forms), picks, f"corpus drift {language()}")
     st.caption(say("corpus_differences_help"))
     if first.about.many_sources or second.about.many_sources:
         st.caption(say("corpus_many_sources", n=MOST_SOURCES))

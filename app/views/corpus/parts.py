@@ -8,7 +8,7 @@ from analysis.corpus.summary import Summary
 from analysis.figures import corpus as figures
 from analysis.figures.terms import place_name
 from analysis.report import corpus_tables
-from app.messages import plain
+from app.messages import plain, sortable
 from app.strings import language, say, table
 from app.views.boxes import one_of
 from app.views.corpus.cells import Cell, cell_names, choose, choose_in, shown
@@ -82,17 +82,16 @@ def scores(summary: Summary, level: int) -> None:
     if not len(found):
         st.info(say("corpus_nothing"))
         return
-    entries = []
-    for cell in found["cell"]:
-        entry: dict[str, object] = {say("corpus_variable"): words[f"corpus_variable_{cell}"]}
-        for measure, rows in measures.items():
-            row = rows[rows["cell"] == cell]
-            entry[say(f"corpus_{measure}")] = _with_interval(row.iloc[0]) if len(row) else "–"
-        entry[say("corpus_tokens")] = int(found["tokens"].iloc[0])
-        entry[say("corpus_documents")] = int(found["documents"].iloc[0])
-        entries.append(entry)
+    columns: dict[str, object] = {say("corpus_variable"): [words[f"corpus_variable_{cell}"] for cell in found["cell"]]}
+    forms: dict[str, str | list[str]] = dict.fromkeys((say("corpus_tokens"), say("corpus_documents")), ",")
+    for measure, rows in measures.items():
+        own = rows.set_index("cell").reindex(found["cell"])
+        columns[say(f"corpus_{measure}")] = own["value"].tolist()
+        forms[say(f"corpus_{measure}")] = [_with_interval(row) for _, row in own.iterrows()]
+    columns[say("corpus_tokens")] = found["tokens"].tolist()
+    columns[say("corpus_documents")] = found["documents"].tolist()
     cells = [Cell(f"fifth {cell}", "5", level) for cell in found["cell"]]
-    choose(pd.DataFrame(entries), cells, f"corpus scores {level} {language()}")
+    choose(sortable(pd.DataFrame(columns), forms), cells, f"corpus scores {level} {language()}")
     st.caption(say("corpus_scores_help"))
     variables = found["cell"].tolist()
     variable = one_of(
@@ -128,19 +127,28 @@ def documents(summary: Summary, level: int) -> None:
         st.info(say("corpus_short_documents"))
         return
     frame = corpus_tables.documents(summary, level, table(language()))
+    numbers = {say("corpus_value"): rows["share"], say("rivals_loss"): rows["loss"]}
+    forms = {say("corpus_value"): ".1%", say("corpus_tokens"): ",", say("rivals_loss"): ".3f"}
     cells = [Cell(f"document {level}", str(document), level) for document in rows["document"]]
-    choose(frame, cells, f"corpus documents {level} {language()}")
+    choose(sortable(frame.assign(**numbers), forms), cells, f"corpus documents {level} {language()}")
     st.caption(say("corpus_documents_help"))
 
 
 def rules(summary: Summary, level: int) -> None:
     """What other rules lose that keep as many tokens."""
-    found = corpus_tables.rules(summary, table(language()))
+    own, found = summary.rules, corpus_tables.rules(summary, table(language()))
     if not len(found):
         st.info(say("corpus_no_rules"))
         st.code("subllm corpus-rivals DIR", language=None, wrap_lines=True)
         return
-    st.dataframe(found, hide_index=True, key=f"corpus rules {language()}")
+    numbers = {say(f"rivals_{name}"): own[name].tolist() for name in ("loss", "difference", "agreement")} | (
+        {say("corpus_found"): own["found"].tolist()} if say("corpus_found") in found else {}
+    )
+    forms = {name: found[name].tolist() for name in numbers}
+    forms |= {say(name): [f"{n:,}" for n in found[say(name)]] for name in ("corpus_tokens", "corpus_documents")}
+    st.dataframe(
+        sortable(found.assign(**numbers), forms), hide_index=True, placeholder="–", key=f"corpus rules {language()}"
+    )
     st.caption(say("corpus_rules_help"))
 
 

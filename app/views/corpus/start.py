@@ -11,11 +11,12 @@ from app.messages import ProgressBar, show_error
 from app.settings import Settings
 from app.state import session
 from app.strings import language, say
-from app.views import chooser
+from app.views import boxes, chooser
 from app.views.chooser import Choice
 from app.visitors import working
 from subllm import SubllmError
 
+OWN = "own corpus"  # what this visitor has run, among the results
 _LEAST, _MOST = 500, 20_000  # tokens of a run on the page
 _LONGEST = 200_000  # characters of own text
 _MOST_TEXTS = 1_000  # documents of own text
@@ -57,6 +58,7 @@ def show(settings: Settings, choice: Choice) -> None:
             with working("corpus", settings, bar) as work:
                 found = engine.read_corpus(choice.locate(settings, work), _documents(text), tokens, work)
                 session().found["corpus run"] = ((), found)
+                boxes.choose("corpus result", OWN)
         except (SubllmError, AnalysisError) as error:
             show_error(error)
             return

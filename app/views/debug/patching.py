@@ -7,11 +7,12 @@ import streamlit as st
 from analysis import AnalysisError, Trace
 from analysis.debug.patching import Patched
 from analysis.figures import debug as debug_figures
+from analysis.figures.quoted import quoted
 from analysis.figures.routing_view.data import Shown
 from analysis.figures.terms import level_name
 from app import engine, reproduce
 from app.engine import Place
-from app.messages import ProgressBar, plain, plot, show_error
+from app.messages import ProgressBar, plain, plot, show_error, sortable
 from app.settings import Settings
 from app.state import Run, session
 from app.strings import language, say, table
@@ -54,7 +55,7 @@ def show(run: Run, settings: Settings) -> None:
 
 def _form(trace: Trace, token: int) -> tuple[Place, bool]:
     with st.form("patch form"):
-        piece = repr(str(trace.prompt.pieces[token]))
+        piece = quoted(str(trace.prompt.pieces[token]))
         st.markdown(f"**{plain(say('patch_token', n=f'{token:,}', piece=piece))}**")
         left, right = st.columns([4, 1])
         other = left.text_area(
@@ -71,9 +72,16 @@ def _form(trace: Trace, token: int) -> tuple[Place, bool]:
 def _results(trace: Trace, shown: Shown, other: Trace, found: list[Patched]) -> None:
     """A row for every level, and the patched run of the chosen one."""
     words, level = table(language()), shown.level
-    piece = repr(str(other.prompt.pieces[found[0].patch.source]))  # every token reaches the first level
+    piece = quoted(str(other.prompt.pieces[found[0].patch.source]))  # every token reaches the first level
     st.markdown(f"**{plain(say('patch_found', piece=piece, n=f'{found[0].patch.source:,}'))}**")
-    st.dataframe(pd.DataFrame([_row(trace, each) for each in found]), hide_index=True)
+    forms: dict[str, str | list[str]] = {
+        say("patch_distance"): ".0%",
+        say("patch_moved"): ".1%",
+        say("patch_flips"): ",",
+    }
+    if found[0].answer is not None:
+        forms[say("number_answer")] = [_answer(each) for each in found]
+    st.dataframe(sortable(pd.DataFrame([_row(trace, each) for each in found]), forms), hide_index=True, placeholder="–")
     st.caption(say("patch_moved_help"))
     name = level_name(trace, level, words)
     chosen = next((each for each in found if each.patch.level == level), None)
@@ -87,13 +95,19 @@ def _results(trace: Trace, shown: Shown, other: Trace, found: list[Patched]) -> 
     text_and_map.draw(chosen.trace, shown, key="patched view")  # what is selected here selects nothing above
 
 
-def _row(trace: Trace, found: Patched) -> dict[str, str]:
-    row = {
+def _row(trace: Trace, found: Patched) -> dict[str, object]:
+    row: dict[str, object] = {
         say("edit_level"): level_name(trace, found.patch.level, table(language())),
-        say("patch_distance"): f"{found.distance:.0%}",
-        say("patch_moved"): "–" if np.isnan(found.moved) else f"{found.moved:.1%}",
-        say("patch_flips"): f"{np.abs(found.flipped).sum():,}",
+        say("patch_distance"): found.distance,
+        say("patch_moved"): found.moved,
+        say("patch_flips"): int(np.abs(found.flipped).sum()),
     }
     if found.answer is not None:
-        row[say("number_answer")] = f"{np.exp(found.answer.unedited):.3%} → {np.exp(found.answer.edited):.3%}"
+        row[say("number_answer")] = float(np.exp(found.answer.edited))
     return row
+
+
+def _answer(found: Patched) -> str:
+    """The probability of the answer before and after."""
+    assert found.answer is not None
+    return f"{np.exp(found.answer.unedited):.3%} → {np.exp(found.answer.edited):.3%}"

@@ -18,7 +18,7 @@ from analysis.figures.terms import common_word, level_name, state_in_words, syst
 from analysis.trace.tokenize import decode_pieces, read_prompt
 from app import engine, reproduce
 from app.engine import Text
-from app.messages import REDRAW, ProgressBar, plain, plot, show_error
+from app.messages import REDRAW, ProgressBar, plain, plot, show_error, sortable
 from app.settings import Settings
 from app.state import Run, session
 from app.strings import language, say, table
@@ -231,8 +231,8 @@ def _tokens(run: Run, texts: Sequence[Text], progress: ProgressBar) -> None:
     pieces = decode_pieces(np.asarray([token.id for token in ours]), tokenizer)
     frame = pd.DataFrame([_row(run.trace, ours, number, str(piece)) for number, piece in enumerate(pieces)])
     event = st.dataframe(
-        frame, hide_index=True, on_select="rerun", selection_mode="single-row", key=f"new tokens {len(frame)}",
-        height=320,
+        sortable(frame, {say("steps_probability"): ".1%", "ms": ",.1f"}), hide_index=True, on_select="rerun",
+        selection_mode="single-row", key=f"new tokens {len(frame)}", height=320,
     )  # fmt: skip
     chosen = event.selection.rows if hasattr(event, "selection") else []
     if chosen and chosen[0] < len(ours):
@@ -252,8 +252,8 @@ def _row(trace: Trace, tokens: Sequence[NewToken], number: int, piece: str) -> d
     probability = dict(token.alternatives)[token.id]
     row: dict[str, object] = {
         "#": number,
-        say("flip_text"): piece,
-        say("steps_probability"): f"{probability:.1%}",
+        say("flip_text"): quoted(piece),
+        say("steps_probability"): probability,
         say("steps_by"): "" if token.chosen else say("steps_person"),
     }
     for level in trace.routing.levels:
@@ -261,7 +261,7 @@ def _row(trace: Trace, tokens: Sequence[NewToken], number: int, piece: str) -> d
         state = state_in_words(trace, level, token.reached, token.kept, -1 if open_group else None, words)
         row[level_name(trace, level, words)] = state if score is None else f"{state} ({score:+.3f})"
     row[say("steps_blocks")] = token.blocks
-    row["ms"] = round(1000 * token.seconds, 1)
+    row["ms"] = 1000 * token.seconds
     return row
 
 

@@ -13,12 +13,13 @@ from analysis.debug.intervene import Outcome, reachable
 from analysis.debug.named_tokens import NAMES, ranges
 from analysis.debug.search import Effects
 from analysis.figures import debug as debug_figures
+from analysis.figures.quoted import quoted
 from analysis.figures.routing_view.data import Shown
 from analysis.figures.terms import level_name
 from analysis.trace.parts import Likelihood
 from app import engine, reproduce
 from app.edit_list import EditList
-from app.messages import ProgressBar, plain, plot, show_error, told
+from app.messages import ProgressBar, plain, plot, show_error, sortable, told
 from app.settings import Settings
 from app.state import Run, session
 from app.strings import language, say, table
@@ -292,20 +293,17 @@ def _flips(outcome: Outcome) -> None:
                 {
                     say("edit_level"): name,
                     say("flip_token"): int(token),
-                    say("flip_text"): outcome.trace.prompt.pieces[token],
-                    say("flip_before"): _score(before.scores[level - 1, token]),
-                    say("flip_after"): _score(after.scores[level - 1, token]),
+                    say("flip_text"): quoted(str(outcome.trace.prompt.pieces[token])),
+                    say("flip_before"): float(before.scores[level - 1, token]),
+                    say("flip_after"): float(after.scores[level - 1, token]),
                     say("flip_now"): say("view_keptState" if kept else "view_droppedState"),
                 }
             )
     count = int(np.abs(outcome.flipped).sum())
     st.markdown(f"**{say('flips', n=f'{count:,}')}**", help=say("flips_help"))
     if rows:
-        st.dataframe(pd.DataFrame(rows), hide_index=True)
-
-
-def _score(score: float) -> str:
-    return "–" if np.isnan(score) else f"{score:+.3f}"
+        forms = {say("flip_token"): ",", say("flip_before"): "+.3f", say("flip_after"): "+.3f"}
+        st.dataframe(sortable(pd.DataFrame(rows), forms), hide_index=True, placeholder="–")
 
 
 def _numbers(outcome: Outcome) -> None:
@@ -381,7 +379,7 @@ def _effects(trace: Trace, found: Effects) -> None:
         rows.append(
             {
                 say("flip_token"): token,
-                say("flip_text"): trace.prompt.pieces[token],
+                say("flip_text"): quoted(str(trace.prompt.pieces[token])),
                 say("search_flip"): say(f"edit_kind_{flip}"),
                 say("search_exact"): found.exact[index],
                 say("search_estimate"): found.estimate[index],

@@ -19,7 +19,7 @@ from analysis.figures.terms import common_word, level_name, level_words
 from analysis.trace.token_classes import words_of
 from app import engine, reproduce
 from app.limits import Feature
-from app.messages import ProgressBar, plain, plot, show_error
+from app.messages import ProgressBar, plain, plot, show_error, sortable
 from app.settings import Settings
 from app.state import Run, session
 from app.strings import language, say, table
@@ -147,20 +147,27 @@ def _results(trace: Trace, method: str, question: Question, found: Attribution, 
 def _decisions(trace: Trace, level: int, tokens: tuple[int, ...]) -> None:
     """A table of what a level decided about tokens, and by which scores."""
     words = level_words(trace, level, table(language()))
-    rows = []
+    rows, ranks = [], []
     for each in (decision(trace.routing, level, token) for token in tokens):
         state = token_view.state(trace, level, each.token)
         rows.append(
             {
                 say("flip_token"): each.token,
-                say("flip_text"): trace.prompt.pieces[each.token],
-                words["depth_score"]: f"{each.score:+.3f}",
-                say("depth_threshold"): f"{each.threshold:+.3f}",
-                say("depth_rank"): f"{each.rank:,} / {each.reached:,}",
+                say("flip_text"): quoted(str(trace.prompt.pieces[each.token])),
+                words["depth_score"]: each.score,
+                say("depth_threshold"): each.threshold,
+                say("depth_rank"): each.rank,
                 say("depth_state"): state,
             }
         )
-    st.dataframe(pd.DataFrame(rows), hide_index=True)
+        ranks.append(f"{each.rank:,} / {each.reached:,}")
+    forms = {
+        say("flip_token"): ",",
+        words["depth_score"]: "+.3f",
+        say("depth_threshold"): "+.3f",
+        say("depth_rank"): ranks,
+    }
+    st.dataframe(sortable(pd.DataFrame(rows), forms), hide_index=True)
 
 
 def _past_levels(trace: Trace, found: Conductance) -> None:
@@ -211,9 +218,10 @@ def _attention(run: Run, token: int, settings: Settings) -> None:
     shown = [
         {
             say("flip_token"): at,
-            say("flip_text"): trace.prompt.pieces[at],
-            say("attention_mean_blocks"): f"{mean[at]:.1%}",
+            say("flip_text"): quoted(str(trace.prompt.pieces[at])),
+            say("attention_mean_blocks"): float(mean[at]),
         }
         for at in strongest
     ]
-    st.dataframe(pd.DataFrame(shown), hide_index=True)
+    forms = {say("flip_token"): ",", say("attention_mean_blocks"): ".1%"}
+    st.dataframe(sortable(pd.DataFrame(shown), forms), hide_index=True)

@@ -260,7 +260,7 @@ def _check(config: SubllmConfig, choice: Choice, rows: Sequence[Comparison], set
                 say("measured_tokens"): _words(row.setting),
                 say("check_measured"): f"{measured:.2f}×",
                 say("check_predicted"): f"{predicted:.2f}×",
-                say("check_error"): f"{predicted / measured - 1:+.0%}",
+                say("check_error"): f"{predicted / measured - 1:+.1%}",
                 say("check_peak"): f"{row.peak_bytes[0] / 2**20:,.0f}",
                 say("check_peak_predicted"): f"{peak / 2**20:,.0f}",
                 say("check_peak_error"): f"{peak / row.peak_bytes[0] - 1:+.1%}",
@@ -268,7 +268,7 @@ def _check(config: SubllmConfig, choice: Choice, rows: Sequence[Comparison], set
         )
     st.table(pd.DataFrame(entries).set_index(say("measured_tokens")))
     rate, bandwidth = f"{hardware.operations[dtype] / 1e9:,.0f}", f"{hardware.bandwidth / 1e9:,.1f}"
-    st.caption(plain(say("check_note", source=hardware.source, rate=rate, bandwidth=bandwidth)))
+    st.caption(plain(say("check_note", rate=rate, bandwidth=bandwidth)))
 
 
 def _table(rows: Sequence[Comparison]) -> pd.DataFrame:

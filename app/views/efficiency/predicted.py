@@ -27,6 +27,7 @@ from app.visitors import working
 from subllm import SubllmConfig, SubllmError
 
 _LENGTHS = [2**n for n in range(4, 21)]
+_MOST_CHARACTERS = 500  # of a structure: a prediction takes up to three seconds of a core
 _USUAL = 0.64  # retention of a structure that is typed in place of one without levels
 _NAMES = {
     "weights": "weights_bytes",
@@ -68,6 +69,12 @@ def show(config: SubllmConfig, checkpoint: str, settings: Settings) -> None:
     )
     batch = right.select_slider(say("batch"), [2**n for n in range(9)], 1, key="batch", persist_state="session")
     graphs = right.toggle(say("graphs"), key="graphs", persist_state="session", help=say("graphs_help"))
+    if len(structure) > _MOST_CHARACTERS:
+        raise AnalysisError(
+            "The structure has {characters:,} characters; a prediction takes at most {most:,}. Shorten it.",
+            characters=len(structure),
+            most=_MOST_CHARACTERS,
+        )
     config = changed(config, structure, percent / 100)
     _own_hardware(own, dtype, settings)
     st.caption(plain(say("hardware_source", name=hardware.name, source=hardware.source)))
@@ -78,10 +85,14 @@ def show(config: SubllmConfig, checkpoint: str, settings: Settings) -> None:
     again.show(code, command=False)
     found = _prediction(config, scenario)
     _numbers(found.lines, hardware)
-    _launch_bound(found.launch_bound)
+    levels = config.parsed_structure.num_levels
+    if levels:
+        _launch_bound(found.launch_bound)
+    else:
+        st.info(say("predicted_no_levels"), icon=":material/info:")
     left, right = st.columns(2)
     plot(left, found.speedup, "predicted speed-up")
-    left.caption(say("curve_help") + " " + _pays(found.pays))
+    left.caption(say("curve_help") + (" " + _pays(found.pays) if levels else ""))
     plot(right, found.cache, "predicted cache")
     right.caption(say("growth_predicted"))
     plot(st, found.modules, "module times")
@@ -98,7 +109,7 @@ def _listed() -> list[Hardware]:
 
 @dataclass(frozen=True, eq=False)
 class _Prediction:
-    """All that follows from the page's choices. It takes about a second, so reruns do not do it again.
+    """All that follows from the page's choices. It takes a while, so reruns do not do it again.
 
     Attributes:
         lines: times and memory.
@@ -122,11 +133,12 @@ def _prediction(config: SubllmConfig, scenario: Scenario) -> _Prediction:
     key = (config.to_json_string(), scenario, language())
     found: _Prediction | None = own.recall("prediction", key)
     if found is None:
+        pays = {phase: break_even(config, phase, scenario) for phase in PHASES}
         found = _Prediction(
             predict(config, scenario),
             launch_bound(config, scenario),
-            {phase: break_even(config, phase, scenario) for phase in PHASES},
-            cost_figures.predicted_speedup(config, scenario, _LENGTHS, words),
+            pays,
+            cost_figures.predicted_speedup(config, scenario, _LENGTHS, pays, words),
             cost_figures.predicted_cache(config, scenario, _LENGTHS, words),
             cost_figures.module_times(config, scenario, words),
             papers(scenario.hardware),

@@ -1,6 +1,7 @@
 """What the buttons of stops do: the prompt with an edit, an example, the attention of a token, a token dropped."""
 
 from collections.abc import Callable, Hashable
+from functools import partial
 from typing import TypeVar
 
 import numpy as np
@@ -87,7 +88,8 @@ def _run(form: Form, choice: Choice, settings: Settings, progress: ProgressBar) 
     with working("lesson", settings, progress) as work:
         recipe = Recipe(form.text, form.chat, choice.locate(settings, work))
         options = RunOptions(min(_NEW, settings.limits.new_tokens), True)
-        for trace, _ in engine.run(recipe, options, work, truncate=False, limit=settings.limits.tokens):
+        limit, keep = settings.limits.tokens, partial(own.remember, origin=recipe, shown=False, unfinished=True)
+        for trace, _ in engine.run(recipe, options, work, truncate=False, limit=limit, so_far=keep):
             own.remember(trace, recipe)
 
 

@@ -1,8 +1,12 @@
 """Compare rules: the learned selection beside simple ones on the same prompt, at the same shares."""
 
+from collections.abc import Sequence
+from typing import Any
+
 import numpy as np
 import pandas as pd
 import streamlit as st
+from pandas.io.formats.style import Styler
 
 from analysis import AnalysisError, Trace
 from analysis.figures.routing_view.data import Shown
@@ -14,7 +18,7 @@ from analysis.trace.parts import Routing
 from app import engine
 from app.components.rules_view import Bar, rules_view
 from app.limits import Feature
-from app.messages import ProgressBar, plain, show_error
+from app.messages import ProgressBar, plain, show_error, sortable
 from app.settings import Settings
 from app.state import Run, session
 from app.strings import language, say, table
@@ -45,13 +49,13 @@ def show(run: Run, shown: Shown, settings: Settings) -> None:
     oracle = False
     if further and Feature.ABLATION in settings.limits.features:
         oracle = st.toggle(
-            say("rivals_oracle", n=further), key="rivals oracle", help=say("rivals_oracle_help"),
+            say("rivals_oracle", n=f"{further:,}"), key="rivals oracle", help=say("rivals_oracle_help"),
             persist_state="session",
         )  # fmt: skip
     else:
         st.caption(say("rivals_oracle_none"))
     pressed = st.button(
-        say("rivals_run", n=count + further * oracle),
+        say("rivals_run", n=f"{count + further * oracle:,}"),
         icon=":material/compare_arrows:",
         help=say("rivals_run_help"),
         key="rivals",
@@ -88,7 +92,7 @@ def _answer(run: Run) -> str:
 def _results(trace: Trace, found: Comparison, shown: Shown) -> None:
     st.info(plain(_verdict(found)), icon=":material/balance:")
     rows = found.table()
-    st.dataframe(pd.DataFrame([_cells(row, found) for row in rows]), hide_index=True, height="content")
+    st.dataframe(_table(rows, found), hide_index=True, placeholder="–", height="content")
     words = table(language())
     dense = say("rivals_dense", dense=say(f"dense_{found.reference}"), loss=_loss(found))
     if found.answer_tokens:
@@ -131,26 +135,38 @@ def _verdict(found: Comparison) -> str:
     )
 
 
-def _cells(row: Row, found: Comparison) -> dict[str, object]:
-    """A line of the table."""
-    name = _name(row.rule)
-    if row.own_weights:
-        name = say("rivals_own_weights", rule=name)
-    elif row.draws > 1:
-        name = say("rivals_draws", rule=name, n=row.draws)
-    cells: dict[str, object] = {
-        say("rivals_rule"): name,
-        say("rivals_loss"): f"{row.loss:.3f}",
-        say("rivals_difference"): _interval(row.difference),
-        say("rivals_shared"): f"{row.shared:.0%}",
-        say("rivals_agreement"): f"{row.agreement:.0%}",
-        say("rivals_divergence"): f"{row.divergence:.3f}",
+def _table(rows: Sequence[Row], found: Comparison) -> Styler:
+    """A line for every rule."""
+    columns: dict[str, list[Any]] = {
+        say("rivals_rule"): [_full_name(row) for row in rows],
+        say("rivals_loss"): [row.loss for row in rows],
+        say("rivals_difference"): [row.difference.mean for row in rows],
+        say("rivals_shared"): [row.shared for row in rows],
+        say("rivals_agreement"): [row.agreement for row in rows],
+        say("rivals_divergence"): [row.divergence for row in rows],
+    }
+    forms: dict[str, str | list[str]] = {
+        say("rivals_loss"): ".3f",
+        say("rivals_difference"): [_interval(row.difference) for row in rows],
+        say("rivals_shared"): ".0%",
+        say("rivals_agreement"): ".0%",
+        say("rivals_divergence"): ".3f",
     }
     if found.answer_tokens:
-        likeliest = f"{row.found:.0%}" if row.draws > 1 else say("rivals_yes" if row.found else "rivals_no")
-        cells[say("rivals_probability")] = f"{np.exp(row.answer):.1%}"
-        cells[say("rivals_found")] = likeliest
-    return cells
+        columns[say("rivals_probability")] = [float(np.exp(row.answer)) for row in rows]
+        columns[say("rivals_found")] = [float(row.found) for row in rows]
+        forms[say("rivals_probability")] = ".1%"
+        forms[say("rivals_found")] = [
+            f"{row.found:.0%}" if row.draws > 1 else say("rivals_yes" if row.found else "rivals_no") for row in rows
+        ]
+    return sortable(pd.DataFrame(columns), forms)
+
+
+def _full_name(row: Row) -> str:
+    name = _name(row.rule)
+    if row.own_weights:
+        return say("rivals_own_weights", rule=name)
+    return say("rivals_draws", rule=name, n=row.draws) if row.draws > 1 else name
 
 
 def _interval(difference: Interval) -> str:

@@ -101,14 +101,19 @@ def _overview(trace: Trace) -> None:
         st.caption(say("overview_help"))
 
 
-def continuation(trace: Trace) -> None:
-    """The most likely next tokens, and the greedy continuation."""
+def continuation(trace: Trace, *, unfinished: bool = False) -> None:
+    """The most likely next tokens, and the greedy continuation.
+
+    Args:
+        trace: trace of a prompt.
+        unfinished: whether the run ended before its continuation did.
+    """
     left, right = st.columns(2)
     with left:
         st.caption(say("next_tokens"))
         _next_tokens(trace)
     with right:
-        _continuation(trace)
+        _continuation(trace, unfinished=unfinished)
 
 
 def _next_tokens(trace: Trace) -> None:
@@ -120,7 +125,7 @@ def _next_tokens(trace: Trace) -> None:
     st.dataframe(found, hide_index=True, height="content", column_config={say("probability"): bar})
 
 
-def _continuation(trace: Trace) -> None:
+def _continuation(trace: Trace, *, unfinished: bool) -> None:
     found = trace.continuation
     if found is None:
         st.caption(say("continuation_title"), help=say("continuation_help"))
@@ -128,5 +133,7 @@ def _continuation(trace: Trace) -> None:
         return
     st.caption(say("continuation", n=len(found.ids)), help=say("continuation_help"))
     st.text(found.text)
+    if unfinished:
+        st.caption(say("continuation_unfinished", n=len(found.ids)))
     if kept := summary.new_tokens(trace, table(language())):
         st.caption(kept)

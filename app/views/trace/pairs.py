@@ -13,7 +13,7 @@ from analysis.figures.quoted import quoted
 from analysis.figures.terms import level_name
 from analysis.trace.pairs import Pairing, differing, overlap, pair
 from app import reproduce
-from app.messages import plain, plot
+from app.messages import plain, plot, sortable
 from app.settings import Settings
 from app.state import Run, session
 from app.strings import language, say, table
@@ -113,16 +113,11 @@ def _differing(first: Trace, second: Trace, pairing: Pairing, level: int) -> Non
                 say("beside_context"): f"…{prompt.text[max(start - _CONTEXT, 0) : start]}⟦{prompt.text[start:end]}⟧"
                 f"{prompt.text[end : end + _CONTEXT]}…",
                 say("beside_who"): say("beside_first" if first.routing.kept[level - 1, a] else "beside_second"),
-                say("beside_score_first"): _score(first, level, a),
-                say("beside_score_second"): _score(second, level, b),
+                say("beside_score_first"): float(first.routing.scores[level - 1, a]),
+                say("beside_score_second"): float(second.routing.scores[level - 1, b]),
             }
         )
     st.markdown(f"**{say('beside_differing', n=f'{len(tokens):,}')}**")
-    if rows:
-        st.dataframe(pd.DataFrame(rows), hide_index=True, height=300)
-
-
-def _score(trace: Trace, level: int, token: int) -> str:
-    """The score of a token; a dash if it did not reach the level, or if the router does not score."""
-    score = trace.routing.scores[level - 1, token]
-    return "–" if np.isnan(score) else f"{score:+.3f}"
+    if rows:  # NaN is the score of a token that did not reach the level, or of a router that does not score
+        forms = {say("flip_token"): ",", say("beside_score_first"): "+.3f", say("beside_score_second"): "+.3f"}
+        st.dataframe(sortable(pd.DataFrame(rows), forms), hide_index=True, placeholder="–", height=300)

@@ -5,12 +5,13 @@ from dataclasses import replace
 import numpy as np
 import pandas as pd
 import streamlit as st
+from pandas.io.formats.style import Styler
 
 from analysis import Trace
 from analysis.figures.routing_view.data import Shown
 from analysis.figures.terms import level_name, level_words
 from analysis.quality.segments import SegmentKind, Segments, has_turns, segments
-from app.messages import plain
+from app.messages import plain, sortable
 from app.state import session
 from app.strings import language, say, table
 
@@ -44,23 +45,23 @@ def show(trace: Trace, shown: Shown) -> None:
     level = shown.level if shown.level in levels else levels[0]
     order = found.order(level)
     names = {each: level_name(trace, each, table(language())) for each in levels}
-    worst = int(order[0])
-    st.caption(
-        plain(
-            level_words(trace, level, table(language()))["segments_worst"].format(
-                level=names[level],
-                segment=_name(found, worst),
-                share=f"{found.share(level)[worst]:.0%}",
-                tokens=f"{found.tokens[worst]:,}",
-                whole=f"{trace.routing.kept[level - 1].mean():.0%}",
+    if len(order) > 1:
+        worst = int(order[0])
+        st.caption(
+            plain(
+                level_words(trace, level, table(language()))["segments_worst"].format(
+                    level=names[level],
+                    segment=_name(found, worst),
+                    share=f"{found.share(level)[worst]:.0%}",
+                    tokens=f"{found.tokens[worst]:,}",
+                    whole=f"{trace.routing.kept[level - 1].mean():.0%}",
+                )
             )
         )
-    )
     order = order[:_MOST_SHOWN]
     chosen = st.dataframe(
         _table(found, order, level, names),
         hide_index=True,
-        column_config={name: st.column_config.NumberColumn(format="percent") for name in names.values()},
         on_select="rerun",
         selection_mode="single-row",
         key=f"segments {trace.subject} {kind} {level}",
@@ -75,16 +76,19 @@ def show(trace: Trace, shown: Shown) -> None:
         _select(trace, shown, found.places(int(order[rows[0]])), (kind, level, rows[0]))
 
 
-def _table(found: Segments, order: np.ndarray, level: int, names: dict[int, str]) -> pd.DataFrame:
+def _table(found: Segments, order: np.ndarray, level: int, names: dict[int, str]) -> Styler:
     low, high = found.interval(level)
-    return pd.DataFrame(
+    rows = pd.DataFrame(
         {
             say("segments_segment"): [_name(found, segment) for segment in order.tolist()],
             say("segments_tokens"): found.tokens[order],
-            **{name: found.share(each)[order].round(3) for each, name in names.items()},
-            say("segments_interval"): [f"{a:.0%} – {b:.0%}" for a, b in zip(low[order], high[order], strict=True)],
+            **{name: found.share(each)[order] for each, name in names.items()},
+            say("segments_low"): low[order],
+            say("interval_high"): high[order],
         }
     )
+    shares = dict.fromkeys((*names.values(), say("segments_low"), say("interval_high")), ".1%")
+    return sortable(rows, {say("segments_tokens"): ",", **shares})
 
 
 def _name(found: Segments, segment: int) -> str:

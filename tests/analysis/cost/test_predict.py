@@ -11,6 +11,7 @@ from analysis.cost.paper import paper_config
 from analysis.cost.predict import break_even, changed, launch_bound, needed_bytes, predict
 from analysis.cost.roofline import PHASES, Scenario, phase_work, speedup
 from analysis.cost.sizes import parameters, without_levels
+from analysis.figures.cost import predicted_cache
 from subllm import ConfigurationError, StructureError
 from subllm.assets import ASSETS
 from subllm.checkpoints.config import read_config
@@ -86,6 +87,11 @@ def test_a_small_model_on_an_h100_takes_as_long_as_its_launches():
     assert 1.08 < speedup(demo, "decode", Scenario(H100, 512)) < 1.15, "dropped tokens launch fewer blocks"
     assert 0.9 < speedup(demo, "decode", Scenario(H100, 512, 4)) < 1, "of four, one is nearly always kept"
     assert 1.12 < speedup(demo, "prefill", Scenario(H100, 8192, 16)) < 1.205
+
+
+def test_the_sizes_of_a_cache_are_powers_of_ten_and_not_millionths():
+    figure = predicted_cache(tiny_config("T(T)T"), Scenario(H100), [16, 1024])
+    assert min(figure.data[0].y) < 1e-3 and figure.layout.yaxis.exponentformat == "power"
 
 
 def test_the_papers_model_on_an_h100_is_bound_by_its_work():

@@ -13,6 +13,7 @@ from torch.utils._pytree import tree_leaves
 from transformers import DynamicCache
 
 from analysis import AnalysisError
+from analysis.cost import roofline
 from analysis.cost.hardware import Hardware, Work, load_hardware
 from analysis.cost.measure import peak_bytes
 from analysis.cost.operations import prefill_operations
@@ -27,7 +28,7 @@ from analysis.cost.sizes import (
     training_bytes,
     without_levels,
 )
-from subllm import SubllmCache
+from subllm import SubllmCache, SubllmConfig
 from subllm.checkpoints.dense import routing_off
 from subllm.routing import ROUTERS
 from tests.conftest import tiny_config, tiny_model
@@ -91,6 +92,25 @@ def test_of_a_run_the_longer_of_launching_and_working_counts():
     assert hardware.seconds([short, long], "float32") == pytest.approx(1e-3 + 1e-9), "the host launches ahead"
     after = replace(long, run=1)
     assert hardware.seconds([short, after], "float32") == pytest.approx(1e-3 + 20e-6), "not across a wait"
+
+
+def test_the_work_of_equal_levels_is_worked_out_once(monkeypatch):
+    asked = Counter()
+
+    def counted(owner, name):
+        real = getattr(owner, name)
+        monkeypatch.setattr(owner, name, lambda *given: asked.update([name]) or real(*given))
+
+    counted(SubllmConfig, "_by_level")
+    counted(roofline, "_block")
+    for phase in PHASES:
+        found = []
+        for structure in ("T(T)C", "T(T)C" * 20):
+            config = tiny_config(structure)
+            asked.clear()
+            phase_work(config, phase, 100)
+            found.append(dict(asked))
+        assert found[0] == found[1], phase
 
 
 def test_the_host_waits_at_every_level():

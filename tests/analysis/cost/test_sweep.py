@@ -22,7 +22,7 @@ from analysis.cost.operations import (
 )
 from analysis.cost.sweep import facts_of, from_parquet, settings_of, to_parquet
 from analysis.errors import AnalysisError
-from analysis.figures.cost import measured_break_even, measured_steps
+from analysis.figures.cost import measured_break_even, measured_modules, measured_speedup, measured_steps
 from analysis.trace.prefill import prefill
 from subllm.checkpoints.dense import routing_off
 from subllm.routing import ROUTERS, Selection
@@ -149,6 +149,15 @@ def test_light_heavy_blocks_are_drawn_as_blocks():
     blocks, routing = figure.data
     assert (list(blocks.x), list(blocks.y)) == ([0, 1, 2], [1000, 2000, 3000])
     assert (list(routing.x), list(routing.y)) == ([0.5, 1.5], [250, 250])
+
+
+def test_no_legend_stands_on_the_data_and_no_number_on_a_pattern():
+    rows = [comparison({name: [1.0] for name in ("dense", "subllm", "dense decode", "subllm decode")})]
+    for figure in (measured_speedup(rows), measured_steps(rows[0]), measured_modules(rows[0])):
+        legend = figure.layout.legend
+        assert legend.y >= 1 and legend.yanchor == "bottom", "it grows away from the plot"
+    for bars in measured_speedup(rows).data[:2]:
+        assert bars.textposition == ("outside" if bars.marker.pattern.shape else "inside")
 
 
 def test_break_even_lies_between_the_last_slower_length_and_the_next():

@@ -145,11 +145,11 @@ def test_conductance_is_captums_though_all_blocks_share_a_pass(model, held):
     target = Target(model, IDS, question, held)
     base = model.model.embed_tokens.weight.detach().mean(0).expand_as(target.embeddings)
     expected = [
-        LayerConductance(target, block).attribute(target.embeddings, base, n_steps=8).sum().item()
+        LayerConductance(target, block).attribute(target.embeddings, base, n_steps=1000).sum().item()
         for block in model.model.layers
     ]
-    assert attribute(model, IDS, question, "conductance", held, steps=8).conductance.blocks == pytest.approx(
-        expected, abs=1e-4, rel=1e-3
+    assert attribute(model, IDS, question, "conductance", held, steps=100).conductance.blocks == pytest.approx(
+        expected, abs=1e-3, rel=0.03
     )
 
 
@@ -168,11 +168,10 @@ def test_conductance_follows_tokens_when_the_routing_is_free(model):
 
 @pytest.mark.parametrize("held", ["kept", "routing"])
 def test_what_comes_past_an_outermost_level_is_all_there_is(model, held):
-    found = attribute(model, IDS, Question(9), "conductance", held, steps=200)
+    found = attribute(model, IDS, Question(9), "conductance", held, steps=64)
     whole = found.value - found.baseline
-    assert found.conductance.carried[0].sum() + found.conductance.added[0].sum() == pytest.approx(
-        whole, abs=0.03 * max(1, abs(whole))
-    )
+    assert found.conductance.carried[0].sum() + found.conductance.added[0].sum() == pytest.approx(whole, rel=5e-3)
+    assert found.conductance.blocks[[0, -1]] == pytest.approx([whole] * 2, rel=0.01), "nothing goes past these"
     kept = np.stack([kept_at(model, level) for level in (1, 2)])
     assert np.abs(found.conductance.added[~kept]).max() == 0, "a level adds nothing to a token that it drops"
     assert np.abs(found.conductance.carried[0][~kept[0]]).min() > 0
@@ -203,7 +202,6 @@ def test_words_are_features_of_several_tokens(model):
     for method in Method:
         found = attribute(model, IDS, Question(9), method, groups=features)
         assert found.values.shape == (5,)
-        assert found.by_token.sum() == pytest.approx(found.values.sum(), abs=1e-4)
 
 
 def test_progress_is_told_and_can_stop(model):

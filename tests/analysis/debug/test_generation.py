@@ -92,6 +92,20 @@ def test_sampling_is_seeded_and_filtered(model):
     assert len(set(repeated)) == len(repeated)
 
 
+@pytest.mark.parametrize("temperature", [1e-6, 1e-40, 5e-324])
+@pytest.mark.parametrize("filters", [{}, {"top_k": 2, "top_p": 0.9, "repetition_penalty": 1e-30}], ids=str)
+def test_the_smallest_temperatures_take_the_likeliest_token(temperature, filters):
+    logits = torch.tensor([-2.0, 1.0, 30.0, 29.0])
+    chosen, probabilities = Sampling(temperature, **filters).choose([2, 2], logits)
+    assert chosen == 2 and probabilities.tolist() == [0, 0, 1, 0]
+
+
+def test_a_temperature_divides_the_logits():
+    logits = torch.randn(97, generator=torch.Generator().manual_seed(0)) * 5
+    _, probabilities = Sampling(0.7).choose([1], logits)
+    torch.testing.assert_close(probabilities, torch.softmax(logits / 0.7, -1))
+
+
 def test_edits_hold_for_what_follows_the_prompt(model):
     dropping = Generation(model, PROMPT, edits=(Edit("threshold", 1, value=1e6),))
     assert not any(dropping.step().kept[0] for _ in range(5))

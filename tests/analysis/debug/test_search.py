@@ -37,3 +37,18 @@ def test_flipping_a_decision_is_what_an_edit_does_whoever_decides(unedited, leve
 def test_a_level_that_is_not_there_is_refused(unedited, level):
     with pytest.raises(AnalysisError, match=f"There is no Level {level}; the number of levels of this model is 3"):
         candidates(unedited, level)
+
+
+@pytest.mark.parametrize("kept", [True, False], ids=["all keys routed", "as the router decides"])
+def test_keys_that_no_query_reads_have_no_effect(kept):
+    model = tiny_model("TCT")
+    routers = model.model.layers[1].routers
+    routers["query"].threshold.fill_(1e9)
+    if kept:
+        routers["key_value"].threshold.fill_(-1e9)
+    unedited = run_unedited(checkpoint_of(model), prompt_of(IDS), [5, 9])
+    assert not unedited.trace.routing.kept[0].any() and (unedited.trace.routing.kept[1].all() or not kept)
+    found = estimate_effects(unedited, 2)
+    assert not found.estimate.any()
+    *_, final = measure_effects(unedited, found, range(len(found.tokens)))
+    np.testing.assert_array_equal(final.exact, np.zeros(len(found.tokens)))

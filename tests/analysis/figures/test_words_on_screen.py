@@ -34,3 +34,11 @@ def test_a_processor_is_named_in_the_language_of_the_page():
 def test_the_headline_says_when_its_speed_up_is_of_one_pass(trace, passes, note):
     cost = Cost((0.5,) * passes, 1, 1)
     assert [each.note for each in summary.headline(replace(trace, costs=Costs(cost, cost)), table("en"))][-1] == note
+
+
+def test_one_timed_pass_is_no_median_and_has_no_range(trace):
+    for passes, label, times in ((1, "one pass", "SUBLLM 500.0 ms"), (2, "median", "SUBLLM 500.0 – 700.0 ms")):
+        cost = Cost((0.5, 0.7)[:passes], 1, 1)
+        timed = replace(trace, costs=Costs(cost, cost))
+        assert label in summary.cost_table(timed, table("en")).index[0]
+        assert times in summary.measured(timed, table("en"))

@@ -55,6 +55,9 @@ def test_a_model_that_keeps_nothing_keeps_no_needle(loaded):
         needles(checkpoint, dense, 20, [0.5], trials=1)
     with pytest.raises(AnalysisError, match="shares from 0 to 1"):
         needles(checkpoint, dense, 250, [5.0])
+    for trials in (0, -1):
+        with pytest.raises(AnalysisError, match=f"There are {trials} needles at each depth; give 1 or more"):
+            needles(checkpoint, dense, 250, [0.5], trials=trials)
 
 
 @pytest.mark.parametrize("router", sorted(ROUTERS))
@@ -82,8 +85,13 @@ def test_held_out_text_comes_from_packed_folders_and_from_files(loaded, tmp_path
     assert blocks.shape == (4, 16)
     packed = pack([tmp_path / "text.jsonl"], checkpoint.tokenizer, tmp_path / "packed", held_out=0.3)
     assert held_out_blocks(checkpoint, [packed.folder], 16, 3).shape == (3, 16)
+    for texts in ([tmp_path / "text.jsonl"], [packed.folder]):
+        for length, count in ((0, 1), (-5, 1), (1, 1), (513, 1), (16, 0), (16, -2)):
+            with pytest.raises(AnalysisError, match=f"on {count} blocks of {length} tokens; .* of 2 to 512 tokens"):
+                held_out_blocks(checkpoint, texts, length, count)
+    (tmp_path / "short.txt").write_text("three cats")
     with pytest.raises(AnalysisError, match="less than one block"):
-        held_out_blocks(checkpoint, [tmp_path / "text.jsonl"], 10**6, 1)
+        held_out_blocks(checkpoint, [tmp_path / "short.txt"], 512, 1)
 
 
 def test_the_command_reports_what_the_model_computes(tiny_checkpoint, tmp_path):
@@ -104,6 +112,9 @@ def test_the_command_reports_what_the_model_computes(tiny_checkpoint, tmp_path):
     assert everything["retention"] == [1.0] * spans
     wrong = run_command(main, *command, "--data", str(tmp_path / "text.txt"), "--lengths", "32", "--retentions", "5")
     assert wrong.returncode == 1 and "from 0 to 1" in wrong.stderr
+    options = ["--lengths", "32", "513", "--retentions", "5"]  # all lengths are checked before anything is measured
+    long = run_command(main, *command, "--data", str(tmp_path / "text.txt"), *options)
+    assert long.returncode == 1 and "32 blocks of 513 tokens; give 1 block or more, of 2 to 512" in long.stderr
     nothing = run_command(main, *command)
     assert nothing.returncode == 1 and "nothing to do" in nothing.stderr
 

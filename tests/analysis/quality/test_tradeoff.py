@@ -53,6 +53,16 @@ def test_the_picture_shows_every_point_and_names_are_text(measured):
     assert all(0 < float(c.attrib["cx"]) < width and 0 < float(c.attrib["cy"]) < height for c in circles)
 
 
+@pytest.mark.parametrize("length", [1, 513])
+def test_sequences_that_the_model_cannot_predict_on_are_refused(tiny_checkpoint, tmp_path, length):
+    (tmp_path / "text.jsonl").write_text("\n".join(json.dumps({"text": f"{n} tides"}) for n in range(600)))
+    done = run_command(
+        main, "--checkpoint", tiny_checkpoint, "--name", "x", "--data", tmp_path, "--length", length, "--blocks", 2,
+        "--prompt-tokens", 64, "--repeats", 1, "--retentions", 0.5,
+    )  # fmt: skip
+    assert done.returncode == 1 and f"2 blocks of {length} tokens; give 1 block or more, of 2 to 512" in done.stderr
+
+
 def test_a_file_that_is_no_result_is_said(tmp_path):
     (tmp_path / "tradeoff.json").write_text("[{}]")
     with pytest.raises(AnalysisError, match=re.escape("delete it to measure again")):

@@ -68,6 +68,8 @@ def test_a_file_holds_text_or_the_messages_of_a_chat():
     for content in (CHAT, {"model": "x", "messages": CHAT}):
         text, chat = prompt_in_file("CHAT.JSON", json.dumps(content).encode())
         assert chat and written_turns(text) == CHAT
+    parts = [{**turn, "content": [{"type": "text", "text": each} for each in turn["content"]]} for turn in CHAT]
+    assert prompt_in_file("parts.json", json.dumps(parts).encode()) == (text, True)
 
 
 @pytest.mark.parametrize(
@@ -81,7 +83,16 @@ def test_a_file_holds_text_or_the_messages_of_a_chat():
         ("a.json", b'{"messages": "hi"}', "holds no messages"),
         ("a.json", b'[{"role": "user", "content": "hi"}, 7]', "Message 2 of the file has the role None"),
         ("a.json", b'[{"role": "tool", "content": "hi"}]', "has the role 'tool'"),
-        ("a.json", b'[{"role": "user", "content": ["hi"]}]', "Message 1 of the file"),
+        ("a.json", b'[{"role": "user"}]', "Message 1 of the file has the content None"),
+        ("a.json", b'[{"role": "user", "content": ["hi"]}]', r"has the content \['hi'\]; it must be text"),
+        (
+            "a.json",
+            b'[{"role": "user", "content": [{"type": "image_url", "text": "x"}]}]',
+            "has the content .*image_url",
+        ),
+        ("a.json", b'[{"role": "user", "content": [{"type": "text", "text": 7}]}]', "has the content .*7"),
+        ("a.txt", b"", "holds no text"),
+        ("a.json", b" \n", "holds no text"),
     ],
 )
 def test_a_file_that_is_no_prompt_is_refused_in_a_sentence(name, content, said):

@@ -66,6 +66,14 @@ def test_what_is_no_trace_is_refused(data):
         opened(data)
 
 
+def test_a_run_of_a_newer_format_is_called_so_and_no_other_file():
+    meta, arrays = content(make_trace())
+    said = r"Another version of the app saved this run .*trace format 5;.*update"
+    with pytest.raises(AnalysisError, match=said) as found:
+        opened(packed(meta | {"format": 5}, arrays))
+    assert NO_TRACE not in str(found.value)
+
+
 def test_a_file_that_is_cut_off_or_damaged_is_refused():
     whole = saved(make_trace())
     for length in range(0, len(whole), 97):

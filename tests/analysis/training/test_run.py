@@ -1,6 +1,7 @@
 """A run's folder is read as it is, live or finished, and its snapshots become traces."""
 
 import json
+import os
 
 import numpy as np
 import pytest
@@ -137,6 +138,8 @@ ABOUT = {
     "broken structure": (None, "structure", "T(T"), "number for the structure": (None, "structure", 7),
     "text for parameters": (None, "parameters", "many"), "text for offsets": (None, "offsets", [["ab"], ["cd"]]),
     "half offsets": (None, "offsets", [[[1]], [[2]]]), "fewer offsets": (None, "offsets", [[[0, 1]]]),
+    "text for the model": ("config", "model", "x"), "heads in words": ("config", "model", {"num_attention_heads": "a"}),
+    "C without sizes": (None, "structure", "T(C(T)T)T"),
     "number for routers": (None, "routers", 5), "truth for parameters": (None, "parameters", True),
 }  # fmt: skip
 
@@ -178,3 +181,33 @@ def test_what_is_no_run_is_said(tmp_path, run):
     found.snapshots[0].write_bytes(b"PK")
     with pytest.raises(AnalysisError, match="not a routing snapshot"):
         load_snapshots(found)
+
+
+@pytest.mark.parametrize(
+    ("name", "change"),
+    [
+        ("kept", lambda array: array[:, 1:]),
+        ("scores", lambda array: array[:1]),
+        ("first", lambda array: array.astype(str)),
+        ("bypass_scale", lambda array: array.ravel()),
+        ("surprisal", lambda array: array.astype(bool)),
+    ],
+)
+def test_a_snapshot_whose_arrays_do_not_fit_together_is_no_snapshot(run, name, change):
+    found, _ = run
+    with np.load(found.snapshots[1]) as content:
+        arrays = dict(content)
+    np.savez(found.snapshots[1], **(arrays | {name: change(arrays[name])}))
+    with pytest.raises(AnalysisError, match=f"not a routing snapshot: {name} has the shape"):
+        load_snapshots(found)
+
+
+@pytest.mark.skipif(not hasattr(os, "mkfifo"), reason="needs pipes")
+def test_a_pipe_among_the_files_of_a_run_is_not_waited_for(run, tmp_path):
+    os.mkfifo(tmp_path / "snapshots" / "step-00000099.npz")
+    with pytest.raises(AnalysisError, match="it is not a regular file"):
+        load_snapshots(read_run(tmp_path))
+    (tmp_path / "run.json").unlink()
+    os.mkfifo(tmp_path / "run.json")
+    with pytest.raises(AnalysisError, match="it is not a regular file"):
+        read_run(tmp_path)

@@ -106,6 +106,9 @@ def test_missing_parts_are_named(copied_checkpoint, tmp_path):
     (copied_checkpoint / "tokenizer.json").rename(tmp_path / "tokenizer.json")
     with pytest.raises(CheckpointError, match="no tokenizer"):
         load(copied_checkpoint)
+    (copied_checkpoint / "tokenizer.model").touch()
+    with pytest.raises(CheckpointError, match=r"only as tokenizer\.model, .* saves it as tokenizer\.json"):
+        load(copied_checkpoint)
     (copied_checkpoint / "model.safetensors").unlink()
     with pytest.raises(CheckpointError, match=r"lacks its weights \(model\.safetensors\)"):
         load(copied_checkpoint)
@@ -183,6 +186,14 @@ def test_a_pickle_is_never_opened(copied_checkpoint, capfd):
     with pytest.raises(CheckpointError, match=r"pytorch_model\.bin, but pickled weights can run code"):
         load(copied_checkpoint)
     assert "ran code" not in capfd.readouterr().out
+
+
+def test_what_a_trainer_keeps_beside_weights_is_not_called_weights(copied_checkpoint):
+    (copied_checkpoint / "model.safetensors").unlink()
+    for name in ("optimizer.pt", "scheduler.pt", "scaler.pt", "rng_state.pth", "training_args.bin"):
+        (copied_checkpoint / name).write_text("")
+    with pytest.raises(CheckpointError, match=r"lacks its weights \(model\.safetensors\)"):
+        load(copied_checkpoint)
 
 
 def test_hub_names_come_from_the_hubs_cache_and_are_refused_otherwise(tiny_checkpoint, tmp_path, monkeypatch):

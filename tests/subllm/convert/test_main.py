@@ -17,7 +17,7 @@ from huggingface_hub import ModelCard
 from safetensors.torch import load_file, save_file
 from transformers import AutoTokenizer
 
-from analysis.training.run import load_snapshots, read_run
+from analysis.training.run import load_snapshots, read_run, routing_history
 from subllm import CheckpointError, Closed, Probe, SubllmForCausalLM
 from subllm.checkpoints.base import from_llama, load_base
 from subllm.checkpoints.load import load_checkpoint
@@ -67,6 +67,9 @@ def test_llama_command_converts_to_light_and_heavy_blocks(tiny_llama, tmp_path):
     line = json.loads((out / "training/log.jsonl").read_text().splitlines()[-1])
     for level, share in enumerate((0.5, 0.6, 0.4, 0.6), start=1):
         assert abs(line[f"eval_retention_{level}"] - share) < 0.15
+    run = read_run(out / "training")
+    work = routing_history(run, load_snapshots(run)).work  # with the sizes of the model, not those of a usual LLaMA
+    assert run.model.light_intermediate_size == 20 and (work > 0.5).all() and (work < 1).all()
     routing = model(torch.arange(40)[None] % config.vocab_size, output_routing=True).routing
     assert all(record.kept.any() for record in routing) and (routing[0].weights == routing[0].kept).all()
     base, _ = load_base(str(tiny_llama / "llama"))
@@ -257,6 +260,10 @@ def test_a_conversion_with_other_light_and_heavy_blocks_is_refused(tiny_llama):
     for changed, said in [
         (["--window", 16], "differs in its window)"),
         (["--window", 8, "--light-heads", 2], "differs in its light_heads)"),
+        (
+            ["--out", tiny_llama / "next", "--from", tiny_llama / "out" / "learned", "--light-units", 20],
+            "learned with light_intermediate_size 7, and this conversion has 20; give the same one.",
+        ),
     ]:
         done = convert(*common, *changed)
         assert done.returncode == 1 and said in done.stderr, done.stderr
@@ -426,7 +433,9 @@ def test_mistakes_are_one_line_and_a_non_zero_exit(tiny_llama):
     ("arguments", "said"),
     [
         (["llama", "--structure", "TTTT"], "error: The structure 'TTTT' drops no token"),
-        (["llama", "--structure", "T(TT)T", "--rank", 0], "error: rank is 0"),
+        (["llama", "--structure", "T(TT)T", "--rank", 0], "argument --rank: it is '0'"),
+        (["llama", "--structure", "T(TT)T", "--length", 1], "error: length is 1; it must be 2 or more"),
+        (["llama", "--structure", "T(TT)T", "--inner-rank", -1], "error: inner_rank is -1"),
         (["llama", "--structure", "T(TT)T", "--start-retention", 1.5], "error: start_retention is 1.5"),
         (["llama", "--structure", "T(TT)T", "--seed", -1], "error: seed is -1"),
         (["llama", "--structure", "T(TT)T", "--held-out-blocks", 0], "argument --held-out-blocks: it is '0'; give"),

@@ -7,6 +7,7 @@ import pytest
 
 from subllm import DataError
 from subllm.text import sources
+from subllm.text.blocks import Blocks
 from subllm.text.packed import Packed, pack
 from subllm.text.sources import is_held_out
 from tests.subllm.text.conftest import TEXTS
@@ -43,6 +44,50 @@ def test_a_damaged_shard_is_reported(corpus, tokenizer, tmp_path):
         Packed.read(packed.folder)
     with pytest.raises(DataError, match="not packed text"):
         Packed.read(corpus)
+
+
+@pytest.mark.parametrize(
+    ("change", "said"),
+    [
+        (lambda meta: [], "not packed text"),
+        (lambda meta: None, "not packed text"),
+        (lambda meta: meta | {"splits": []}, "not packed text"),
+        (lambda meta: meta | {"splits": {"train": meta["splits"]["train"]}}, "there is no 'held_out'"),
+        (lambda meta: meta | {"dtype": "foo"}, "its dtype is 'foo'; allowed are uint16, uint32"),
+        (lambda meta: meta | {"dtype": "object"}, "its dtype is 'object'"),
+        (lambda meta: meta | {"vocabulary": "many"}, "'many'"),
+        (lambda meta: meta | {"vocabulary": float("inf")}, "infinity"),
+        (lambda meta: {name: value for name, value in meta.items() if name != "digest"}, "there is no 'digest'"),
+        (lambda meta: meta | {"format": 0}, "another version"),
+        (lambda meta: with_shards(meta, [[]]), "not packed text"),
+        (lambda meta: with_shards(meta, [["train-00000.bin", "x"]]), "not packed text"),
+        (lambda meta: with_shards(meta, [["nowhere.bin", 0]]), "nowhere.bin has 0 bytes, expected 2"),
+        (lambda meta: with_shards(meta, [["../packed.json", 5]]), "bytes, expected 10"),
+    ],
+)
+def test_a_damaged_description_is_reported(corpus, tokenizer, tmp_path, change, said):
+    packed = pack([corpus], tokenizer, tmp_path / "packed", held_out=0.1)
+    assert Packed.read(packed.folder) == packed
+    file = packed.folder / "packed.json"
+    file.write_text(json.dumps(change(json.loads(file.read_text()))))
+    with pytest.raises(DataError, match=said):
+        Packed.read(packed.folder)
+
+
+def with_shards(meta, shards):
+    return meta | {"splits": meta["splits"] | {"train": {"shards": shards, "documents": 1}}}
+
+
+@pytest.mark.parametrize("part", ["train", "held_out"])
+def test_an_id_that_the_vocabulary_does_not_have_is_reported(corpus, tokenizer, tmp_path, part):
+    packed = pack([corpus], tokenizer, tmp_path / "packed", held_out=0.1)
+    shard = packed.folder / packed.splits[part].shards[-1][0]
+    shard.write_bytes(shard.read_bytes()[:-2] + np.uint16(60_000).tobytes())
+    again = Packed.read(packed.folder)
+    with pytest.raises(DataError, match=f"has the token id 60000, .* are 0 to {len(tokenizer) - 1}; pack the text"):
+        Blocks(again, part, 8)
+    (other,) = {"train", "held_out"} - {part}
+    assert len(Blocks(again, other, 8))
 
 
 @pytest.mark.parametrize(

@@ -308,7 +308,7 @@ def test_another_run_in_the_same_folder_is_refused(data, finished):
 
 
 def test_a_model_for_another_vocabulary_is_refused(data, tmp_path):
-    with pytest.raises(TrainingError, match=r"vocabulary of 77 tokens, .* one of \d\d\d;"):
+    with pytest.raises(TrainingError, match=r"vocab_size of the model is 77, .* is \d\d\d;"):
         train(TrainConfig.of(SMALL | {"model": MODEL | {"vocab_size": 77}}), data, tmp_path / "run")
 
 
