@@ -225,8 +225,8 @@ def _light_heavy() -> Paper:
         figures.append(Figure(f"CoLT5 {', '.join(rates)}", what, 16384, reported, {}, source))
     return Paper(
         "colt5",
-        "An encoder against LongT5 on TPUv4. Predicted is the ratio of operations per layer by the paper's "
-        "formulas, 12nd² + n²d/8 for LongT5 and 7¼nd² + n²d/84 for CoLT5, with n tokens of width d. The measured "
+        "The paper compares an encoder with LongT5 on TPUv4. The prediction is the ratio of operations per layer by the "
+        "paper's formulas, 12nd² + n²d/8 for LongT5 and 7¼nd² + n²d/84 for CoLT5, with n tokens of width d. The measured "
         "gain lies above the counted one at 16,384 tokens and below it at 8,192; the order of the sizes is as "
         "counted. Training and inference also run a decoder and cross-attention, which the formulas leave out.",
         tuple(figures),
@@ -244,8 +244,8 @@ def _zipformer(hardware: Hardware) -> Paper:
     operations = {"linear": _blocks_ratio(config, linear=True), "attention": _blocks_ratio(config, linear=False)}
     return Paper(
         "zipformer",
-        "A speech encoder of other blocks; reported are its operations against those of Conformer-L. Predicted "
-        "for a LLaMA with the stacks of Zipformer-M, TT(TT)(TTT)(TTTT)(TTT)(TT), whose levels merge 2, 4, 8, 4 "
+        "The paper describes a speech encoder with other blocks, and reports its operations against those of "
+        "Conformer-L. The prediction is for a LLaMA with the stacks of Zipformer-M, TT(TT)(TTT)(TTTT)(TTT)(TT), whose levels merge 2, 4, 8, 4 "
         "and 2 tokens into one: width 1,024 throughout, inner width 4,096, 16 heads, vocabulary 32,000, 8 sequences.",
         (
             Figure(

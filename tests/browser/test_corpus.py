@@ -39,7 +39,7 @@ def test_every_part_is_drawn(corpus):
     for part, said in (
         ("Paths", "Does the token or its context decide?"),
         ("Scores", "AUC is the chance"),
-        ("Types that flip", "nearest to a coin toss"),
+        ("Types that flip", "closest to a coin toss"),
         ("Documents", "Half of the documents"),
         ("Other rules", "subllm corpus-rivals"),
     ):
