@@ -225,10 +225,11 @@ def _light_heavy() -> Paper:
         figures.append(Figure(f"CoLT5 {', '.join(rates)}", what, 16384, reported, {}, source))
     return Paper(
         "colt5",
-        "The paper compares an encoder with LongT5 on TPUv4. The prediction is the ratio of operations per layer by the "
-        "paper's formulas, 12nd² + n²d/8 for LongT5 and 7¼nd² + n²d/84 for CoLT5, with n tokens of width d. The measured "
-        "gain lies above the counted one at 16,384 tokens and below it at 8,192; the order of the sizes is as "
-        "counted. Training and inference also run a decoder and cross-attention, which the formulas leave out.",
+        "The paper compares an encoder with LongT5 on TPUv4. The prediction is the ratio of operations per layer "
+        "by the paper's formulas, 12nd² + n²d/8 for LongT5 and 7¼nd² + n²d/84 for CoLT5, with n tokens of width d."
+        " The measured gain lies above the counted one at 16,384 tokens and below it at 8,192; the order of the "
+        "sizes is as counted. Training and inference also run a decoder and cross-attention, which the formulas "
+        "leave out.",
         tuple(figures),
     )
 
@@ -245,8 +246,9 @@ def _zipformer(hardware: Hardware) -> Paper:
     return Paper(
         "zipformer",
         "The paper describes a speech encoder with other blocks, and reports its operations against those of "
-        "Conformer-L. The prediction is for a LLaMA with the stacks of Zipformer-M, TT(TT)(TTT)(TTTT)(TTT)(TT), whose levels merge 2, 4, 8, 4 "
-        "and 2 tokens into one: width 1,024 throughout, inner width 4,096, 16 heads, vocabulary 32,000, 8 sequences.",
+        "Conformer-L. The prediction is for a LLaMA with the stacks of Zipformer-M, TT(TT)(TTT)(TTTT)(TTT)(TT), "
+        "whose levels merge 2, 4, 8, 4 and 2 tokens into one: width 1,024 throughout, inner width 4,096, 16 heads,"
+        " vocabulary 32,000, 8 sequences.",
         (
             Figure(
                 "Zipformer-L",
