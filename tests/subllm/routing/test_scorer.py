@@ -19,7 +19,7 @@ def tokens_of(scores, mask=None):
 
 
 def scorer(**fields):
-    router = Subsampler(tiny_config("T(T)T", hidden_size=4, **fields), 1)
+    router = Subsampler(tiny_config("T(T)T", hidden_size=8, **fields), 1)
     router.weight.data = torch.ones(1)
     return router
 
