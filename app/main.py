@@ -43,5 +43,5 @@ with boundary():
     if not (pinned or st.context.is_embedded):
         orientation.offer(page.url_path)
     sidebar.show(settings, page.url_path)
-    with visitors.interruption_said():
+    with visitors.interruption_said(page.url_path):
         page.run()

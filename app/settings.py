@@ -48,7 +48,8 @@ SHIPPED_RUN = "shipped:run"
 SHIPPED_CORPUS = "shipped:corpus"
 _CORPUS = ASSETS / "corpus" / "demo"
 _BESIDE = (
-    "llama", "no-bypass", "stride", "subllm-short", "llama-short", "no-bypass-short", "stride-short", "random-short",
+    "llama", "subllm-other-seed", "llama-other-seed", "no-bypass", "stride",
+    "subllm-short", "llama-short", "no-bypass-short", "stride-short", "random-short",
 )  # fmt: skip
 SHIPPED_BESIDE = {kind: f"shipped:{kind}" for kind in _BESIDE}
 BESIDE = (SHIPPED_BESIDE["llama"],)  # runs that the page shows beside the shipped one: of as many tokens

@@ -29,10 +29,12 @@ class Action:
 
     Attributes:
         name: what the log calls it.
+        page: path of the page that it was asked for on.
         over: whether it came to an end, or the visitor stopped it.
     """
 
     name: str
+    page: str
     over: bool = False
 
 
@@ -44,12 +46,14 @@ class Visitor:
         number: in the order of arrival, for the log.
         account: what was used.
         seen: when something was clicked last.
+        page: path of the page that is shown.
         last: what was asked for last.
     """
 
     number: int
     account: Account = field(default_factory=Account)
     seen: float = field(default_factory=time.monotonic)
+    page: str = ""
     last: Action | None = None
 
 
@@ -113,7 +117,7 @@ def working(
     visitor = enter(settings)
     if feature is not None:
         check(feature, settings)
-    work, outcome, asked = Work(settings.limits, visitor.account, bar), "stopped", Action(action)
+    work, outcome, asked = Work(settings.limits, visitor.account, bar), "stopped", Action(action, visitor.page)
     if drawn:
         visitor.last = asked
     try:
@@ -132,17 +136,20 @@ def working(
 
 
 @contextmanager
-def interruption_said() -> Iterator[None]:
-    """Say above a page that a change interrupted what the visitor had asked for, unless the page begins it again.
+def interruption_said(page: str) -> Iterator[None]:
+    """Say above a page that a change interrupted what was asked for there, unless the page begins it again.
 
     Streamlit runs the script anew at every change, which ends the run before: maybe later than the new one begins, so
     what is not over by now is what counts.
+
+    Args:
+        page: its path.
     """
     visitor: Visitor = st.session_state["visitor"]
-    before, place = visitor.last, st.empty()
+    visitor.page, before, place = page, visitor.last, st.empty()
     yield
     last = visitor.last
-    if before and last and not before.over and (last is before or last.name != before.name):
+    if before and last and not before.over and before.page == page and (last is before or last.name != before.name):
         place.warning(say("interrupted"), icon=":material/warning:")
 
 
