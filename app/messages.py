@@ -104,7 +104,7 @@ def sortable(rows: pd.DataFrame, forms: Mapping[str, str | Iterable[str]]) -> St
     shown = rows.style
     for column, form in forms.items():
         if isinstance(form, str):
-            shown.format(f"{{:{form}}}", subset=[column])
+            shown.format(f"{{:{form}}}", na_rep="–", subset=[column])
             continue
         for row, text in zip(rows.index, form, strict=True):
             shown.format(lambda _, text=text: text, subset=pd.IndexSlice[[row], [column]])

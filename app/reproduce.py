@@ -250,21 +250,24 @@ def measured(
     return Code(command, "\n".join(lines))
 
 
-def predicted(checkpoint: str, structure: str, retention: float, scenario: Scenario, *, own_hardware: bool) -> Code:
+def predicted(
+    checkpoint: str, structure: str, retention: float | None, scenario: Scenario, *, own_hardware: bool
+) -> Code:
     """A prediction for other hardware.
 
     Args:
         checkpoint: id of a checkpoint, whose sizes are taken.
         structure: in place of its own.
-        retention: likewise, of every level.
+        retention: likewise, of every level; None for its own.
         scenario: hardware, length and dtype.
         own_hardware: whether the visitor added the hardware, which has to be saved first.
     """
     name, table = scenario.hardware.name, "hardware.json"
+    kept = "" if retention is None else f" --retention {retention}"
     command = (
         f"subllm predict{checkpoint_option(checkpoint)} --hardware {shlex.quote(name)}"
         f"{f' --table {table}' if own_hardware else ''} --dtype {scenario.dtype} --tokens {scenario.tokens} "
-        f"--batch {scenario.batch} --structure {shlex.quote(structure)} --retention {retention}"
+        f"--batch {scenario.batch} --structure {shlex.quote(structure)}{kept}"
         f"{' --graphs' if scenario.graphs else ''}"
     )
     from_file = f'Path("{table}")' if own_hardware else ""

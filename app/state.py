@@ -211,6 +211,10 @@ class Session:
             trace = trace.completed(known.trace)  # what is known of it stays known
         elif known.has_model:
             trace, origin = replace(known.trace, note=known.trace.note or trace.note), known.origin
+        before = known.trace.continuation if known is not None and known.has_model else None
+        so_far = trace.continuation if unfinished else None
+        if before is not None and so_far is not None and len(before.ids) >= len(so_far.ids):
+            trace = replace(trace, continuation=before)  # of a run before, which may have been whole
         if known is not None and trace.continuation is known.trace.continuation:
             unfinished = known.unfinished
         run = Run(trace, origin, self.made if known is None else known.number, unfinished)

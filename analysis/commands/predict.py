@@ -16,7 +16,7 @@ from subllm.command import Arguments, positive
 from ..cost.calibration import this_machine
 from ..cost.hardware import HARDWARE, Hardware, find_hardware, load_hardware
 from ..cost.paper import SHARES, Range, papers
-from ..cost.predict import HERE, LaunchBound, break_even, changed, launch_bound, predict
+from ..cost.predict import HERE, LONGEST, LaunchBound, break_even, changed, launch_bound, predict
 from ..cost.roofline import PHASES, Scenario
 from ..cost.sizes import BYTES
 from .arguments import analysis_command, folder_of
@@ -60,9 +60,15 @@ def main(arguments: Arguments) -> None:
         )
     for phase in PHASES:
         length = break_even(config, phase, scenario)
-        print(f"{phase} breaks even {f'at {length:,} tokens' if length else 'at no length'}")  # noqa: T201
+        print(f"{phase} {_pays(length)}")  # noqa: T201
     for found in launch_bound(config, scenario):
         print(_too_small(found))  # noqa: T201
+
+
+def _pays(length: int | None) -> str:
+    if length is None:
+        return f"is slower at every length up to {LONGEST:,} tokens"
+    return "is at least as fast at every length" if length == 1 else f"breaks even at {length:,} tokens"
 
 
 def _print_papers(hardware: Hardware) -> None:

@@ -38,7 +38,7 @@ class Run:
         folder: of the run.
         config: fields of `subllm.train.TrainConfig`, or of a conversion's `AdaptOptions`.
         structure: of the model.
-        model: its configuration, as far as the run says it.
+        model: its configuration, as far as the run says it; of a LLaMA, that of the SUBLLM of its size.
         retention_ratios: nominal share kept by each of the S levels.
         routers: name of each level's router.
         parameters: of the model.
@@ -98,6 +98,8 @@ def read_run(folder: Path) -> Run:
             raise KeyError("model")
         with misfits_reported():
             model = SubllmConfig.from_dict({"structure": structure.text} | (fields or {}))
+        if ratios and model.parsed_structure.text != structure.text:  # a LLaMA has no brackets, whatever it was made of
+            raise ValueError(f"its model has the structure {model.parsed_structure.text}, and it {structure.text}")
         prompts = [str(text) for text in config["prompts"]]
         offsets = [[[int(_number(place)) for place in pair] for pair in prompt] for prompt in about["offsets"]]
         # runs that do not say took snapshots only where the scorers decided

@@ -104,7 +104,7 @@ class Packed:
         for split in packed.splits.values():
             for name, count in split.shards:
                 path = folder / name
-                found, expected = path.stat().st_size if path.is_file() else 0, max(count, 1) * size
+                found, expected = path.stat().st_size if path.is_file() else 0, count * size
                 if found != expected:
                     raise DataError(f"{path} has {found:,} bytes, expected {expected:,}; pack the text again.")
         return packed
@@ -134,7 +134,10 @@ class Packed:
 
 def _split(entry: Any) -> Split:
     """A part as packed.json holds it, with shards in its folder only."""
-    return Split([(Path(name).name, int(count)) for name, count in entry["shards"]], int(entry["documents"]))
+    shards = [(Path(name).name, int(count)) for name, count in entry["shards"]]
+    if any(count < 1 for _, count in shards):
+        raise ValueError("a shard has no tokens")
+    return Split(shards, int(entry["documents"]))
 
 
 class _Writer:

@@ -134,6 +134,18 @@ def runs(tiny_checkpoint):
     return own
 
 
+def test_a_run_that_is_made_again_and_stopped_keeps_the_longer_text(tiny_checkpoint):
+    recipe = engine.Recipe(TEXT, False, engine.ModelSpec("tiny", tiny_checkpoint, "cpu", "float32"))
+    own, found = Session(), {}
+    for tokens in (1, 3, 5):
+        *_, (found[tokens], _) = engine.run(recipe, RunOptions(new_tokens=tokens), silent, truncate=False, limit=512)
+    own.remember(found[3], recipe)
+    for tokens, kept, unfinished in ((1, 3, False), (5, 5, True), (3, 5, True)):
+        own.remember(found[tokens], recipe, shown=False, unfinished=True)
+        (run,) = own.runs
+        assert (len(run.trace.continuation.ids), run.unfinished) == (kept, unfinished)
+
+
 def test_side_by_side_has_no_overlap_where_neither_keeps_a_token(runs):
     first, second = (
         replace(run.trace, routing=replace(run.trace.routing, kept=np.zeros_like(run.trace.routing.kept)))

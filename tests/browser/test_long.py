@@ -69,7 +69,7 @@ def test_a_change_that_interrupts_a_run_is_said_until_another_run(page):
     shown(page, text[:200], whole=False)
     page.get_by_text(re.compile("New tokens generated|Measuring|Timing|Comparing")).wait_for()
     page.get_by_text("Compare with the dense model").click()
-    said = page.get_by_text("The computation was interrupted because something on the page was changed.")
+    said = page.get_by_text("The computation was interrupted because the page was changed or left.")
     said.wait_for()
     settled(page)
     page.get_by_role("link", name="Efficiency").click()

@@ -101,6 +101,8 @@ def scores(summary: Summary, level: int) -> None:
 
 
 def _with_interval(row: pd.Series) -> str:
+    if row["value"] != row["value"]:
+        return "–"
     spread = "" if row["low"] != row["low"] else f" [{row['low']:.3f}, {row['high']:.3f}]"
     return f"{row['value']:.3f}{spread}{' ✓' if row['marked'] else ''}"
 

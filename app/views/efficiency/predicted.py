@@ -60,10 +60,12 @@ def show(config: SubllmConfig, checkpoint: str, settings: Settings) -> None:
         say("structure"), own_structure, key=f"structure {own_structure} of {checkpoint}", persist_state="session",
         help=say("structure_help"),
     )  # fmt: skip
+    own_percent = min(max(round(100 * fmean(own_shares)), 5), 100)
     percent = middle.slider(
-        say("retention_slider"), 5, 100, round(100 * fmean(own_shares)), format="%d%%",
-        key=f"share of {checkpoint}", persist_state="session",
+        say("retention_slider"), 5, 100, own_percent, format="%d%%", key=f"share of {checkpoint}",
+        persist_state="session",
     )  # fmt: skip
+    retention = None if (structure, percent) == (own_structure, own_percent) else percent / 100  # its own are finer
     tokens = right.select_slider(
         say("context"), _LENGTHS, 8192, key="context", persist_state="session", format_func=lambda n: f"{n:,}"
     )
@@ -75,12 +77,12 @@ def show(config: SubllmConfig, checkpoint: str, settings: Settings) -> None:
             characters=len(structure),
             most=_MOST_CHARACTERS,
         )
-    config = changed(config, structure, percent / 100)
+    config = changed(config, structure, retention)
     _own_hardware(own, dtype, settings)
     st.caption(plain(say("hardware_source", name=hardware.name, source=hardware.source)))
     scenario = Scenario(hardware, tokens, batch, dtype, graphs=graphs)
     listed = hardware.name in [entry["name"] for entry in own]
-    code = reproduce.predicted(checkpoint, structure, percent / 100, scenario, own_hardware=listed)
+    code = reproduce.predicted(checkpoint, structure, retention, scenario, own_hardware=listed)
     st.code(code.command, language=None, wrap_lines=True)
     again.show(code, command=False)
     found = _prediction(config, scenario)

@@ -139,6 +139,7 @@ ABOUT = {
     "text for parameters": (None, "parameters", "many"), "text for offsets": (None, "offsets", [["ab"], ["cd"]]),
     "half offsets": (None, "offsets", [[[1]], [[2]]]), "fewer offsets": (None, "offsets", [[[0, 1]]]),
     "text for the model": ("config", "model", "x"), "heads in words": ("config", "model", {"num_attention_heads": "a"}),
+    "another structure": ("config", "model", {"structure": "T(T)T"}),
     "C without sizes": (None, "structure", "T(C(T)T)T"),
     "number for routers": (None, "routers", 5), "truth for parameters": (None, "parameters", True),
 }  # fmt: skip
