@@ -17,6 +17,7 @@ from ..routing.bypass import bypass_scales
 from ..routing.record import first_format
 
 SUFFIX = ".npz"
+_UNREADABLE = (OSError, EOFError, zipfile.BadZipFile, zlib.error)
 _PER_TOKEN = ("reached", "kept", "weights", "scores", "stream_norm", "difference_norm", "contribution_norm")
 _KINDS = {"first": "iu", "token_ids": "iu", "strides": "iu", "reached": "b", "kept": "b"}  # of numbers; others: floats
 
@@ -110,16 +111,13 @@ class RoutingSnapshot:
                 raise ValueError("it is not a regular file")
             with path.open("rb") as file, np.load(file, allow_pickle=False) as content:
                 arrays = dict(content)
-        except (OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile, zlib.error) as error:
-            raise DataError("{path} is not a routing snapshot: {error}", path=path, error=error) from error
-        try:
             if "reached" not in arrays:
                 arrays |= first_format(arrays["scores"].astype(np.float32), arrays["kept"])
             if "strides" not in arrays:
                 arrays["strides"] = np.ones(len(arrays["kept"]), dtype=np.int64)
             found = cls(**(arrays | {"step": int(arrays["step"])}))
             found._check()
-        except (KeyError, TypeError, ValueError, AttributeError) as error:
+        except (*_UNREADABLE, KeyError, TypeError, ValueError, AttributeError) as error:
             raise DataError("{path} is not a routing snapshot: {error}", path=path, error=error) from error
         return found
 

@@ -22,6 +22,7 @@ from tqdm import tqdm
 from transformers import AutoTokenizer, PreTrainedTokenizerBase
 
 from ..atomic import added_whole, full_disk_reported, written_whole
+from ..checkpoints.files import read_json
 from ..command import Arguments, command, positive
 from ..errors import DataError, first_line
 from .sources import HELD_OUT, is_held_out, read_pieces
@@ -82,7 +83,7 @@ class Packed:
             DataError: if the folder holds no packed text, or is incomplete.
         """
         try:
-            meta: Any = json.loads((folder / META).read_text())
+            meta: Any = read_json(folder / META)
             if meta["format"] != _FORMAT:
                 raise DataError(f"{folder} was packed by another version; pack the text again.")
             packed = cls(
@@ -95,7 +96,7 @@ class Packed:
             )
             if packed.dtype not in _ID_BYTES:
                 raise ValueError(f"its dtype is {packed.dtype!r}; allowed are {', '.join(_ID_BYTES)}")
-        except (OSError, ValueError, LookupError, TypeError, OverflowError, RecursionError) as error:
+        except (OSError, ValueError, LookupError, TypeError, OverflowError) as error:
             if isinstance(error, DataError):
                 raise
             reason = f"there is no {error}" if isinstance(error, KeyError) else first_line(error)
