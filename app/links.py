@@ -9,6 +9,7 @@ from dataclasses import dataclass, replace
 from urllib.parse import urlencode
 
 import streamlit as st
+from streamlit.runtime.scriptrunner import get_script_run_ctx
 
 from analysis import AnalysisError
 from analysis.debug.edits import parse_edits, read_edits, write_edits
@@ -33,7 +34,8 @@ _LONGEST_LINK = 8000  # characters of a query as it is sent: a Chinese one takes
 def open_link(settings: Settings) -> None:
     """Read the link that opened the session; `Session.take_asked` says whether it asks for a run.
 
-    Call this before the widgets are made. Later calls do nothing, since the address then follows the page. A
+    Call this before the widgets are made. Later the address follows the page, and only Back and Forward in the browser
+    ask for something: what an address showed before. A
     link to a checkpoint that is not offered is refused; its prompt is filled in nevertheless. A link with a checkpoint
     but no prompt asks for the first example. What a link asks for and does not get is noted in `Session.refused`.
 
@@ -42,6 +44,10 @@ def open_link(settings: Settings) -> None:
     """
     own = session()
     if own.opened:
+        context = get_script_run_ctx()
+        if context is not None and context.is_history_navigation:
+            own.return_to(st.query_params.to_dict())
+            st.session_state["answer"] = own.answer
         return
     fields = st.query_params.to_dict()
     if fields.get("long") == "1" and "prompt" not in fields:
@@ -147,6 +153,7 @@ def write_link(run: Run) -> None:
         run: run that is shown.
     """
     link = link_of(run) or _link({})
+    session().note_place(link.fields, run)
     if st.query_params.to_dict() != link.fields:
         st.query_params.from_dict(link.fields)
     if link.fragment:

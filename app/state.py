@@ -11,6 +11,7 @@
 | answers to the lesson's questions | `Session.lesson` | no |
 | language | the widget's own state | yes |
 | device, dtype, new tokens, comparison, sampling | the widgets' own state | no |
+| what the last addresses showed, for Back and Forward in the browser | `Session.places` | no |
 | what was asked for on demand: lens, attention, attribution, effects, generated text | `Session.found` | no |
 
 Sessions hold recipes and arrays; models and what lies on a device are the engine's (`app.engine`). Addresses are read
@@ -41,6 +42,7 @@ from app.strings import name_of
 
 _RUNS = 8  # that are kept
 _RULES = 8  # the same
+_PLACES = 100  # the same; browsers remember about 50
 
 
 class Elsewhere(StrEnum):
@@ -139,6 +141,25 @@ class LessonTaken:
         return ({"lesson": self.stop} if self.stop else {}) | ({"pin": "1"} if self.stop and self.pinned else {})
 
 
+@dataclass(frozen=True)
+class Place:
+    """What an address showed when it was written.
+
+    Attributes:
+        run: name (`Trace.run`) of the run.
+        shown: as `Session.shown`.
+        edits: in What if.
+        answer: text whose probability was measured.
+        stop: of the lesson.
+    """
+
+    run: str
+    shown: Mapping[str, Any]
+    edits: list[Edit]
+    answer: str
+    stop: str
+
+
 @dataclass
 class Session:
     """One person's session; see the module's docstring.
@@ -153,6 +174,7 @@ class Session:
         debug_form: that of the page Debug.
         failure: why the last run failed, and of which form.
         refused: what the link that opened the session asked for and did not get; said until another run is shown.
+        places: what the last addresses showed, by their fields; for Back and Forward in the browser.
         found: what was asked for on demand, by its name: a key of its inputs, and the result.
         chosen: what was chosen in selectors with labels, by their keys; see `app.views.boxes`.
         rules: the last ones that this person saved or opened, by keys that no shipped rule has.
@@ -168,6 +190,7 @@ class Session:
     debug_form: Form | None = None
     failure: tuple[Form, Exception] | None = None
     refused: list[Exception] = field(default_factory=list)
+    places: dict[frozenset[tuple[str, str]], Place] = field(default_factory=dict)
     found: dict[str, tuple[Hashable, Any]] = field(default_factory=dict)
     chosen: dict[str, Any] = field(default_factory=dict)
     rules: dict[str, Rule] = field(default_factory=dict)
@@ -268,6 +291,34 @@ class Session:
 
     def _deselect(self) -> None:
         self.shown = {key: value for key, value in self.shown.items() if key in ("level", "colour")}
+
+    def note_place(self, address: Mapping[str, str], run: Run) -> None:
+        """Note what an address shows from now on.
+
+        Args:
+            address: its fields.
+            run: that is shown.
+        """
+        key = frozenset(address.items())
+        self.places.pop(key, None)
+        edits = self.edits_of(run.trace).edits
+        self.places[key] = Place(run.trace.run, self.shown, edits, self.answer, self.lesson.stop)
+        self.places = dict([*self.places.items()][-_PLACES:])
+
+    def return_to(self, address: Mapping[str, str]) -> None:
+        """Show again what an address showed. Nothing changes if its run is gone, or the address is not the session's.
+
+        Args:
+            address: its fields.
+        """
+        place = self.places.get(frozenset(address.items()))
+        run = None if place is None else self.named(place.run)
+        if place is None or run is None:
+            return
+        self.choose(place.run)
+        self.changes += 1
+        self.shown, self.answer, self.lesson.stop = place.shown, place.answer, place.stop
+        self.edits_of(run.trace).change(place.edits)
 
     def end_link(self) -> None:
         """Forget what a link said about its run, which was made or failed."""

@@ -164,7 +164,7 @@ def report(
     lines: list[str] = []
     if evaluations:
         lines += [
-            "| tokens | retention | perplexity | dense | ratio | KL, nats | same likeliest token | kept | tokens |",
+            "| tokens | retention | perplexity | dense | ratio | KL, nats | top-1 agreement | kept | tokens |",
             "| ---: | ---: | ---: | ---: | ---: | ---: | ---: | --- | ---: |",
         ]
         lines += [

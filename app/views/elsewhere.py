@@ -4,7 +4,7 @@ import streamlit as st
 
 from analysis.figures.terms import device_words
 from app.messages import plain
-from app.state import Run
+from app.state import Elsewhere, Form, Run, session
 from app.strings import language, say, table
 
 
@@ -18,6 +18,18 @@ def label(run: Run) -> None:
             ),
             icon=":material/info:",
         )
+    if run.origin is Elsewhere.FILE and st.button(
+        say("elsewhere_fill"), key="fill in", icon=":material/edit:", help=say("elsewhere_fill_help"),
+        on_click=_fill_in, args=(run.trace.prompt.text,),
+    ):  # fmt: skip
+        st.rerun()  # the form may stand outside of the fragment
+
+
+def _fill_in(text: str) -> None:
+    own = session()
+    own.form = own.debug_form = Form(text, False)
+    for key in ("prompt", "chat", "example", "debug prompt", "debug chat"):
+        st.session_state.pop(key, None)  # the pages fill their fields anew
 
 
 def model_absent(run: Run) -> bool:

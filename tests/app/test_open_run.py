@@ -4,12 +4,14 @@ import io
 from dataclasses import replace
 from pathlib import Path
 
+import numpy as np
 import pytest
 import streamlit as st
 from streamlit.testing.v1 import AppTest
 
 from analysis import Trace
 from analysis.run import RunOptions, record_trace
+from analysis.trace.tokenize import read_prompt
 from app.shipped_run import shipped_trace
 from app.state import Elsewhere
 from subllm.checkpoints.load import load_checkpoint
@@ -56,6 +58,22 @@ def test_a_run_from_a_file_is_shown_whole_without_its_model(page, tiny_checkpoin
     assert (run.origin, run.trace.digest, run.trace.note) == (Elsewhere.FILE, trace.digest, "mine")
     assert page.text_area(key=f"note {trace.run}").value == "mine"
     assert [*page.query_params] == ["lang"], "no link can open it"
+
+
+def test_the_prompt_of_a_run_from_a_file_can_be_run_here(page, tiny_checkpoint):
+    checkpoint = load_checkpoint(tiny_checkpoint, "cpu", "float32")
+    prompt = read_prompt("the cat sat", checkpoint.tokenizer, 512, chat=True)
+    trace = record_trace(checkpoint, prompt, RunOptions(0, False))
+    page.toggle(key="chat").set_value(True)
+    opened(page, saved(trace))
+    page.button(key="fill in").click().run()
+    assert page.text_area(key="prompt").value == trace.prompt.text != "the cat sat"
+    assert not page.toggle(key="chat").value
+    page.selectbox(key="checkpoint").set_value("tiny")
+    next(button for button in page.button if button.label == "Run").click().run()
+    run = session(page).run()
+    assert run.has_model
+    np.testing.assert_array_equal(run.trace.prompt.token_ids, trace.prompt.token_ids)
 
 
 def test_a_run_into_which_a_state_was_put_says_so(page):

@@ -180,3 +180,18 @@ def test_a_press_right_after_a_mark_or_a_selection_knows_of_it(tab, server):
     expect(tab.get_by_role("heading", name="What does this LLM drop?")).to_be_visible()
     expect(view).to_have_count(0)
     wait_for_address(tab, selected="1")
+
+
+def test_back_in_the_browser_goes_to_the_stop_before(tab, server):
+    tab.goto(f"{server}/?lesson=editor")
+    heading(tab, "You are the editor")
+    wait_for_address(tab, lesson="editor")
+    settled(tab)
+    tab.get_by_role("button", name="Next").first.click()
+    heading(tab, "Every token pays at every block")
+    settled(tab)
+    tab.go_back()
+    heading(tab, "You are the editor")
+    wait_for_address(tab, lesson="editor")
+    tab.go_forward()
+    heading(tab, "Every token pays at every block")

@@ -74,8 +74,8 @@ def wait_for_address(page, **fields):
     )
 
 
-def check_view(page, trace):
-    """Text, colours, levels and map are those of a trace."""
+def check_view(page, trace, shown=1):
+    """Text, colours, levels and map are those of a trace, at the level that is shown."""
     view, routing = page.locator(".routing .text:visible"), trace.routing
     expect(view).to_have_js_property("textContent", trace.prompt.text)
     buttons = page.get_by_role("radiogroup", name="Level to show").get_by_role("radio")
@@ -84,8 +84,8 @@ def check_view(page, trace):
         expect(buttons.nth(level - 1)).to_contain_text(f"{kept} of {reached} kept")
     if trace.prompt.text.isascii():  # elsewhere several tokens share a character
         found = read_tokens(page)
-        assert found["kept"] == tokens(trace, routing.kept[0])
-        assert found["dropped"] == tokens(trace, ~routing.kept[0])
+        assert found["kept"] == tokens(trace, routing.kept[shown - 1])
+        assert found["dropped"] == tokens(trace, routing.dropped[shown - 1])
     assert page.evaluate(_MAP, [routing.num_blocks, trace.num_tokens]) == routing.processed.tolist()
 
 
@@ -217,6 +217,51 @@ def test_seven_prompts_in_a_row_are_debugged_with_edits_in_between(debug, model,
     debug.screenshot(path=pictures / "seven prompts debugged.png", full_page=True)
     debug.get_by_role("link", name="Explore").click()  # shows the run that was chosen last
     expect(debug.locator(".routing .text:visible")).to_have_js_property("textContent", PROMPTS[6])
+
+
+def test_back_and_forward_in_the_browser_show_runs_and_levels_from_before(page, model):
+    first, second = PROMPTS[0], PROMPTS[4]
+    ask(page, first)
+    check_explore(page, model.trace(first), first)
+    page.get_by_role("radiogroup", name="Level to show").get_by_role("radio").nth(1).click()
+    wait_for_address(page, prompt=first, level="2")
+    ask(page, second)
+    wait_for_address(page, prompt=second, level="2")
+    page.go_back()
+    wait_for_address(page, prompt=first, level="2")
+    settled(page)
+    check_view(page, model.trace(first), shown=2)
+    page.go_back()
+    check_explore(page, model.trace(first), first)
+    page.go_back()  # before the session's first run: what is shown stays
+    settled(page)
+    check_view(page, model.trace(first))
+    for _ in range(3):
+        page.go_forward()
+    wait_for_address(page, prompt=second, level="2")
+    settled(page)
+    check_view(page, model.trace(second), shown=2)
+
+
+def test_back_and_forward_in_the_browser_show_edits_from_before_and_other_pages(debug, model):
+    text = PROMPTS[4]
+    read(debug, text)
+    check_debug(debug, model, text, [])
+    debug.get_by_role("combobox", name="Edit", exact=True).click()
+    debug.get_by_role("option", name="keep", exact=True).click()
+    add(debug, "5")
+    check_debug(debug, model, text, ["keep 5@1"])
+    debug.go_back()
+    check_debug(debug, model, text, [])
+    debug.go_forward()
+    check_debug(debug, model, text, ["keep 5@1"])
+    debug.get_by_role("link", name="Explore").click()
+    debug.get_by_role("heading", name="What does this LLM drop?").wait_for()
+    settled(debug)
+    check_view(debug, model.trace(text))
+    debug.go_back()  # to the page, whose address says less
+    debug.go_back()
+    check_debug(debug, model, text, ["keep 5@1"])
 
 
 def test_what_if_is_whole_while_another_person_writes(debug, browser, server, model):
