@@ -276,20 +276,23 @@ class SubllmConfig(LlamaConfig):
 
     @classmethod
     def from_dict(cls, config_dict: dict[str, Any], **kwargs: Any) -> "SubllmConfig":
-        """Build a configuration from what a checkpoint's config.json holds.
+        """Build a configuration from what a checkpoint's config.json holds, and fields that replace it.
 
         In a checkpoint older than the training schedules, the schedules are taken to have ended.
 
         Raises:
-            ConfigurationError: if it names no structure, so that the model would silently be another one.
+            ConfigurationError: if it names no structure, so that the model would silently be another one, or the fields
+                contradict each other.
         """
+        old = "structure" in config_dict
+        config_dict = config_dict | {name: kwargs.pop(name) for name in OWN_FIELDS if name in kwargs}  # to be checked
         if config_dict.get("structure") is None:
             raise ConfigurationError(
                 "The configuration has no 'structure'; a SUBLLM checkpoint needs one, such as 'TT(TT)TT'. "
                 "Found the fields {fields}.",
                 fields=sorted(name for name in config_dict if name != "structure"),
             )
-        missing = {name: 0 for name in ("balancer_steps", "bypass_steps") if name not in config_dict}
+        missing = {name: 0 for name in ("balancer_steps", "bypass_steps") if old and name not in config_dict}
         return super().from_dict(config_dict | missing, **kwargs)
 
     def to_diff_dict(self) -> dict[str, Any]:

@@ -10,7 +10,6 @@ from transformers import LlamaForCausalLM, PreTrainedTokenizerBase
 from ..configuration import SubllmConfig
 from ..errors import CheckpointError
 from ..model.causal_lm import SubllmForCausalLM
-from ..structure import BRACKETS
 from .config import read_llama_config
 from .dense import sharing_weights
 from .files import refusing
@@ -19,7 +18,7 @@ from .load import fetch_checkpoint
 from .tokenizer import load_tokenizer
 from .weights import check_finite, load_model
 
-_NOT_COPIED = ("architectures", "dtype", "model_type", "num_hidden_layers", "transformers_version")
+_NOT_COPIED = ("architectures", "dtype", "model_type", "transformers_version")
 
 
 def load_base(name: str, dtype: torch.dtype = torch.bfloat16) -> tuple[LlamaForCausalLM, PreTrainedTokenizerBase]:
@@ -77,7 +76,7 @@ def from_llama(
         structure: structure string with as many blocks as the LLaMA has.
         retention_ratio: nominal share of tokens kept, for all levels or for each.
         positions: rotary positions, as in the configuration.
-        router: router of each level, as in the configuration: "subllm", "mod" or "stride".
+        router: router of each level, as in the configuration.
         **divided: fields of light/heavy blocks, as in the configuration.
 
     Raises:
@@ -87,31 +86,24 @@ def from_llama(
     fields = {key: value for key, value in dense.config.to_dict().items() if key not in _NOT_COPIED}
     config = SubllmConfig(
         **fields,
-        num_hidden_layers=dense.config.num_hidden_layers,
         structure=structure,
         retention_ratio=retention_ratio,
         positions=positions,
         router=router,
-        router_weight="unit" if "mod" in router else "score",
+        router_weight="unit" if "mod" in ([router] if isinstance(router, str) else router) else "score",
         balancer_steps=0,  # a conversion does not train from scratch
         bypass_steps=0,
         **divided,
     )
-    width, device = config.hidden_size, dense.device
-    own: dict[str, Tensor] = {}  # more than any level has
-    for level, number in config.parsed_structure.brackets.items():
-        own[f"model.subsamplers.{number}.weight"] = torch.zeros(width, device=device)
-        own[f"model.subsamplers.{number}.bias"] = torch.zeros(config.strides[level - 1], device=device)
-        own[f"model.bypasses.{number}.scale"] = torch.ones(width, device=device)
-        for schedule in (f"subsamplers.{number}.balancing", f"bypasses.{number}.minimum"):
-            own[f"model.{schedule}.step"] = torch.zeros((), dtype=torch.long, device=device)
-    for site in config.parsed_structure.sites:
-        if site.kind != BRACKETS:
-            router_of = f"model.layers.{site.block}.routers.{site.kind}"
-            own[f"{router_of}.weight"] = torch.zeros(width, device=device)
-            own[f"{router_of}.passes"] = torch.zeros((), dtype=torch.long, device=device)
-            own |= {f"{router_of}.{name}": torch.zeros((), device=device) for name in ("threshold", "water_level")}
-    model = sharing_weights(SubllmForCausalLM, config, dense.state_dict() | own, device)
+    shared = dense.state_dict()
+    with torch.device("meta"):
+        empty = SubllmForCausalLM(config).state_dict()
+    own: dict[str, Tensor] = {}  # what a LLaMA does not have
+    for name, tensor in empty.items():
+        if name not in shared:
+            make = torch.ones if name.endswith(".scale") else torch.zeros
+            own[name] = make(tensor.shape, dtype=tensor.dtype, device=dense.device)
+    model = sharing_weights(SubllmForCausalLM, config, shared | own, dense.device)
     model.config.dtype = dense.dtype
     model.generation_config = dense.generation_config
     return model

@@ -20,6 +20,7 @@ from transformers import logging
 from .. import atomic
 from ..checkpoints.base import from_llama, load_base
 from ..checkpoints.device import pick_device, pick_dtype
+from ..checkpoints.files import read_json
 from ..command import Arguments, command, positive
 from ..errors import CheckpointError, DataError, StructureError, SubllmError
 from ..runs.config import PRECISIONS
@@ -44,8 +45,8 @@ _ROUTERS = ("subllm", "mod", "stride")  # those that can begin close to the LLaM
 
 def _reference(arguments: argparse.Namespace) -> None:
     try:
-        config = json.loads(arguments.config.read_text())
-    except (OSError, ValueError, RecursionError) as error:
+        config = read_json(arguments.config)
+    except (OSError, ValueError) as error:
         raise CheckpointError(f"{arguments.config} is not a readable JSON file: {error}") from error
     model = from_reference(config, load_weights(arguments.weights))
     with atomic.full_disk_reported(arguments.out), atomic.added_whole(arguments.out) as partial:

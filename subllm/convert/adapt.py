@@ -136,8 +136,8 @@ def adapt(
 ) -> tuple[PeftModel, list[tuple[int, Fidelity]]]:
     """Train a conversion, or resume from the last checkpoint in the folder.
 
-    A finished run resumes if it is given more steps; the learning rate then continues at its value in the longer
-    schedule.
+    A finished run resumes if it is given more steps; the learning rate and the share that is kept then continue at
+    their values in the longer schedule.
 
     Args:
         model: the SUBLLM with fitted scorers; adapters are added to it.

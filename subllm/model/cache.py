@@ -24,7 +24,7 @@ class Level:
     """The tokens of one level: how many each row has, and where they stand in the prompt.
 
     Attributes:
-        lengths: cached tokens per row; None before the first forward pass.
+        lengths: cached tokens per row; None before the first forward pass begins.
         counts: new tokens per row in the forward pass under way.
         positions: (B, slots) position in the row's prompt of every cached token, in its slot.
         carried: what the level's router needs of earlier passes, if it merges tokens.
@@ -38,6 +38,11 @@ class Level:
         self._new_positions: Tensor | None = None
         self._new_carried: Carried | None = None
         self._slots: Tensor | None = None
+
+    @property
+    def cached(self) -> Lengths | None:
+        """Cached tokens per row; None before a forward pass has ended."""
+        return None if self.positions is None else self.lengths
 
     @property
     def rows(self) -> tuple[int, ...]:
@@ -66,8 +71,7 @@ class Level:
         Returns:
             The tokens that each row had before.
         """
-        if self.lengths is None:
-            self.lengths = Lengths.even(0, len(counts.rows))
+        self.lengths = Lengths.even(0, len(counts.rows)) if self.cached is None else self.cached
         self.counts, self._new_positions, self._slots = counts, positions, None
         self._new_carried = None
         return self.lengths
@@ -106,6 +110,8 @@ class Level:
         width = new.shape[dim]
         if torch.is_grad_enabled() and (new.requires_grad or buffer.requires_grad):
             buffer = buffer.clone()  # autograd needs the old values
+        elif buffer.is_inference() and not torch.is_inference_mode_enabled():
+            buffer = buffer.clone()  # the old one can only be written to in inference mode
         buffer = _with_room(buffer, self.max_length + width, dim)
         if isinstance(self.lengths.column, int):
             buffer.narrow(dim, self.lengths.column, width).copy_(new)

@@ -10,7 +10,7 @@ from transformers.models.llama.modeling_llama import LlamaRMSNorm, LlamaRotaryEm
 from transformers.utils.generic import can_return_tuple, merge_with_config_defaults
 
 from ..configuration import SubllmConfig
-from ..routing import Bypass, Entry, Lengths, LevelTokens, LightHeavyRouter, Packing, Router, RoutingRecord, Selection
+from ..routing import Bypass, Entry, Lengths, LevelTokens, Packing, Router, RoutingRecord, Selection
 from ..routing.selection import gather
 from ..structure import BRACKETS, CLOSE, LIGHT_HEAVY, OPEN, WHOLE
 from .attention_mask import attention_mask, padding_mask, seen_columns
@@ -21,6 +21,8 @@ from .levels import Snapshot, Tokens, pack, texts_of, unpack, without_padding
 from .light_heavy import Branch, LightHeavyBlock
 from .pretrained import SubllmPreTrainedModel
 from .probe import PLAIN, Closed, Opened, Probe, Ran
+
+_OF_FLASH_ATTENTION = ("cu_seq_lens_q", "cu_seq_lens_k", "max_length_q", "max_length_k")  # of the whole sequence alone
 
 
 @dataclass
@@ -111,7 +113,8 @@ class SubllmModel(SubllmPreTrainedModel):
             output_attentions: return `attentions`; needs the eager kernel.
             output_routing: return `routing`, as a probe that records does.
             probe: what to record, observe or override; see `subllm.model.probe`.
-            **kwargs: arguments of the attention kernel.
+            **kwargs: arguments of the attention kernel. Those that say where texts begin (`cu_seq_lens_q` and the like)
+                are left out, since levels have other lengths; positions say it.
 
         Returns:
             `last_hidden_state` (B, T, D), zero at padding; the cache; the routing. If asked for, `hidden_states`: the
@@ -122,8 +125,8 @@ class SubllmModel(SubllmPreTrainedModel):
         Raises:
             ValueError: if neither or both of `input_ids` and `inputs_embeds` are given, the mask or the positions have
                 another shape, several texts in a row meet a cache or a kernel that cannot keep them apart, attention is
-                asked of a kernel that does not return it, or a forward resumes with cache, padding, hidden states or
-                attention.
+                asked of a kernel that does not return it, or a forward resumes with cache, padding, positions, hidden
+                states or attention.
             TypeError: if the cache is not a `SubllmCache`.
         """
         if (input_ids is None) == (inputs_embeds is None):
@@ -135,11 +138,14 @@ class SubllmModel(SubllmPreTrainedModel):
         if output_attentions is None:
             output_attentions = self.config.output_attentions
         collects = bool(output_hidden_states or output_attentions)
-        if probe.resume is not None and (past_key_values is not None or attention_mask is not None or collects):
+        given = (past_key_values, attention_mask, position_ids)
+        if probe.resume is not None and (collects or any(each is not None for each in given)):
             raise ValueError(
-                "A forward resumes without cache and padding, and knows no earlier blocks; leave past_key_values, the "
-                "mask, output_hidden_states and output_attentions out."
+                "A forward resumes without cache and padding, at the positions that it had, and knows no earlier "
+                "blocks; leave past_key_values, the mask, position_ids, output_hidden_states and output_attentions out."
             )
+        for name in _OF_FLASH_ATTENTION:
+            kwargs.pop(name, None)
         if output_attentions and self.structure.light_heavy:
             raise ValueError(
                 "output_attentions is not returned by a structure with light/heavy blocks ('C'), whose two branches "
@@ -260,7 +266,8 @@ class SubllmModel(SubllmPreTrainedModel):
         """Level 0 with the real tokens of the input, packed; and the (B, T) mask to unpack them, if any moved."""
         batch, length = embeddings.shape[:2]
         level = None if cache is None else cache.levels[WHOLE]
-        past = Lengths.even(0, batch) if level is None or level.lengths is None else level.lengths
+        cached = None if level is None else level.cached
+        past = Lengths.even(0, batch) if cached is None else cached
         if len(past.rows) != batch:
             raise ValueError(f"The cache holds {len(past.rows)} rows but the input has {batch}; they must be equal.")
         if position_ids is not None and position_ids.shape not in ((1, length), (batch, length)):
@@ -352,8 +359,7 @@ class SubllmModel(SubllmPreTrainedModel):
         stream, branches = divided(tokens.hidden_states, tokens=tokens, decide=decide, cache=cache)
         if self.training and torch.is_grad_enabled() and probe.override is None:
             for branch in branches:  # here and not in the block, which gradient checkpointing runs twice
-                router = self._router(branch.level)
-                assert isinstance(router, LightHeavyRouter)
+                router: Any = self._router(branch.level)
                 router.follow(branch.selection)
         return tokens.with_stream(stream), branches
 

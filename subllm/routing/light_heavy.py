@@ -6,6 +6,7 @@ two numbers only: the threshold that the routed scores exceed, and the water lev
 in training stand for them at inference, where each token then decides alone.
 """
 
+from collections.abc import Callable
 from dataclasses import replace
 from functools import partial
 from typing import TYPE_CHECKING
@@ -58,6 +59,11 @@ class LightHeavyRouter(LinearRouter):
         for name, dtype in (("threshold", torch.float32), ("water_level", torch.float32), ("passes", torch.long)):
             self.register_buffer(name, torch.zeros((), dtype=dtype))
 
+    def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> "LightHeavyRouter":
+        super()._apply(fn, recurse)
+        self.threshold, self.water_level = self.threshold.float(), self.water_level.float()  # they move in small steps
+        return self
+
     @property
     def usual_threshold(self) -> Tensor:
         """(1, 1) the learned threshold; see `Router.usual_threshold`."""
@@ -105,12 +111,13 @@ class LightHeavyRouter(LinearRouter):
     def follow(self, selection: Selection) -> None:
         """Let the running means follow a training pass.
 
-        A pass whose scores are not all finite changes nothing: the means would never be finite again.
+        A pass whose scores are not all finite changes nothing: the means would never be finite again. Nor does a pass
+        in which the router is frozen, as for adapters that are trained beside it.
 
         Args:
             selection: what the router selected in it.
         """
-        if selection.of_pass is None:
+        if selection.of_pass is None or not self.weight.requires_grad:
             return
         found = selection.of_pass.to(self.threshold.device)
         sound = found.isfinite().all()  # asking the host would stop it

@@ -113,8 +113,12 @@ class RoutingSnapshot:
                 arrays = dict(content)
             if "reached" not in arrays:
                 arrays |= first_format(arrays["scores"].astype(np.float32), arrays["kept"])
+            levels = len(arrays["kept"])
             if "strides" not in arrays:
-                arrays["strides"] = np.ones(len(arrays["kept"]), dtype=np.int64)
+                arrays["strides"] = np.ones(levels, dtype=np.int64)
+            if not len(arrays["bypass_scale"]):  # of light/heavy blocks, as it was written at first
+                width = arrays["bypass_scale"].shape[1]
+                arrays["bypass_scale"] = np.full((levels, width), np.nan, dtype=np.float16)
             found = cls(**(arrays | {"step": int(arrays["step"])}))
             found._check()
         except (*_UNREADABLE, KeyError, TypeError, ValueError, AttributeError) as error:

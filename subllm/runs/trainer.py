@@ -44,8 +44,9 @@ _LONGEST_PLAIN = 512
 class StepTrainer(Trainer):
     """A Trainer whose steps do not depend on interruptions, and little on how a batch is divided into passes.
 
-    Of each pass are only: the tokens that the router "random" draws, the gradients that bypass scales beyond their
-    limits turn round, and the running means of the routers of light/heavy blocks.
+    Of each pass are only: the tokens that the router "random" draws, the shares that the balancer counts, the gradients
+    that bypass scales beyond their limits turn round, and the running means of the routers of light/heavy blocks.
+    Dropout has one mask in all passes of a step.
 
     Args:
         model: model to train.
@@ -107,7 +108,7 @@ class StepTrainer(Trainer):
         return last
 
     def compute_loss(self, model: nn.Module, inputs: dict[str, Any], *args: Any, **kwargs: Any) -> Any:
-        """Compute the loss; all randomness in the pass is seeded with the number of the step.
+        """Compute the loss; the randomness of PyTorch's CPU in the pass is seeded with the number of the step.
 
         Raises:
             TrainingError: if the loss is not a number.

@@ -1,10 +1,10 @@
 """Configuration of a training run: the model, the optimisation, and the intervals of log, evaluation and snapshots."""
 
-import json
 from dataclasses import asdict, dataclass, field, fields
 from pathlib import Path
 from typing import Any, ClassVar
 
+from ..checkpoints.files import read_json
 from ..errors import TrainingError
 from ..runs.config import RunConfig
 
@@ -114,8 +114,8 @@ class TrainConfig(RunConfig):
             TrainingError: if the file cannot be read, has unknown fields, or contradicts itself.
         """
         try:
-            content = json.loads(path.read_text(encoding="utf-8"))
-        except (OSError, ValueError, RecursionError) as error:
+            content = read_json(path)
+        except (OSError, ValueError) as error:
             raise TrainingError(f"{path} is not a readable JSON file: {error}") from error
         return cls.of(content if isinstance(content, dict) else {}, **changes)
 

@@ -59,8 +59,10 @@ def build_model(config: TrainConfig, tokenizer: PreTrainedTokenizerBase) -> PreT
         ConfigurationError: if the fields of the model are unknown or contradict each other.
         StructureError: if its structure cannot be read.
     """
-    of_tokenizer = {"vocab_size": len(tokenizer)}
+    of_tokenizer: dict[str, int | None] = {"vocab_size": len(tokenizer)}
     of_tokenizer |= {f"{name}_token_id": getattr(tokenizer, f"{name}_token_id") for name in ("bos", "eos", "pad")}
+    if tokenizer.pad_token_id == tokenizer.eos_token_id and "pad_token_id" not in config.model:
+        of_tokenizer["pad_token_id"] = None  # nothing is padded, and the embedding of padding learns nothing
     for name, found in of_tokenizer.items():
         if config.model.get(name, found) != found:
             raise TrainingError(

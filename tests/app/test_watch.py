@@ -7,11 +7,12 @@ import numpy as np
 import pytest
 from streamlit.testing.v1 import AppTest
 
-from analysis.training.run import read_run, routing_history
+from analysis.training.run import load_snapshots, read_run, routing_history
 from app.files import configuration, recorded, training_run
-from app.settings import SHIPPED_RUN
+from app.settings import SHIPPED_RUN, Settings
 from app.state import Session
 from subllm import CheckpointError
+from subllm.assets import ASSETS
 from subllm.runs.routing_snapshot import RoutingSnapshot
 from tests.analysis.training.test_run import PROMPTS, write_run
 from tests.app.scripts import script
@@ -97,6 +98,16 @@ def test_a_look_at_a_training_leaves_what_other_pages_show_as_it_is(page):
     page.run()
     assert not page.exception
     assert own.shown == {"level": 7, "selected": 99, "until": 99, "colour": "divergence"}
+
+
+def test_every_run_that_ships_is_shown_with_its_snapshots(page):
+    shipped = {name: folder for name, folder in Settings.read().runs().items() if folder.is_relative_to(ASSETS)}
+    assert len(shipped) > 10
+    for name, folder in shipped.items():
+        page.selectbox(key="watched").set_value(name).run()
+        assert not page.exception and not page.error, name
+        run = read_run(folder)
+        assert len(load_snapshots(run)) == len(run.snapshots), name
 
 
 @pytest.mark.parametrize("name", ["one", SHIPPED_RUN])

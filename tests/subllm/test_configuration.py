@@ -1,4 +1,5 @@
 import pytest
+from transformers import LlamaConfig
 
 from subllm import ConfigurationError, SubllmConfig, SubllmError
 from tests.conftest import tiny_config
@@ -18,6 +19,25 @@ def test_round_trip_keeps_what_makes_a_mixture_of_depths(tmp_path):
     tiny_config("T(T(T)T)T", **fields).save_pretrained(tmp_path)
     loaded = SubllmConfig.from_pretrained(tmp_path)
     assert {name: getattr(loaded, name) for name in fields} == fields
+
+
+def test_fields_given_at_loading_replace_those_of_the_checkpoint_and_are_checked(tmp_path):
+    tiny_config("T(TT)T").save_pretrained(tmp_path)
+    loaded = SubllmConfig.from_pretrained(tmp_path, structure="TC(T)T", retention_ratio=0.3, router="even")
+    assert (loaded.routers, loaded.retention_ratios[3], loaded.light_heads) == (["colt5"] * 3 + ["even"], 0.3, 2)
+    for fields, message in [
+        ({"router": "nonsense"}, "no router 'nonsense'"),
+        ({"retention_ratio": 5.0}, "5.0"),
+        ({"structure": "T(T)T"}, "number of blocks in the structure 'T.T.T' is 3, but num_hidden_layers is 4"),
+    ]:
+        with pytest.raises(ConfigurationError, match=message):
+            SubllmConfig.from_pretrained(tmp_path, **fields)
+
+
+def test_a_structure_makes_a_subllm_of_a_llamas_configuration_whose_training_begins(tmp_path):
+    LlamaConfig(num_hidden_layers=3).save_pretrained(tmp_path)
+    loaded = SubllmConfig.from_pretrained(tmp_path, structure="T(T)T")
+    assert (loaded.structure, loaded.balancer_steps, loaded.bypass_steps) == ("T(T)T", 8000, 20000)
 
 
 def test_round_trip_keeps_what_makes_light_and_heavy_blocks(tmp_path):

@@ -25,6 +25,7 @@ from subllm.convert.__main__ import main
 from subllm.convert.distillation import add_adapters
 from subllm.convert.learned import merge_learned, save_learned
 from subllm.convert.merging import fit_bypasses
+from subllm.routing import ROUTERS, Router, Selection
 from subllm.runs.folder import read_log
 from subllm.text.sources import is_held_out
 from tests.subllm.convert.conftest import convert
@@ -395,6 +396,33 @@ def test_a_model_whose_tokenizer_has_no_padding_is_converted_and_writes_chats(ti
     ):
         done = convert(*arguments, "--model", tiny_llama / "llama")
         assert done.returncode == 1 and "has no end-of-text token" in done.stderr.splitlines()[-1], done.stderr
+
+
+@torch.no_grad()
+def test_a_router_of_ones_own_begins_with_zeros_in_a_conversion(tiny_llama, monkeypatch):
+    class Gated(Router):
+        scores_tokens = False
+
+        def __init__(self, config, level):
+            super().__init__(config, level)
+            self.gate = torch.nn.Parameter(torch.ones(config.hidden_size))
+
+        def select(self, tokens, training):
+            return Selection.of(
+                tokens,
+                torch.ones_like(tokens.indices, dtype=torch.bool).expand_as(tokens.positions),
+                self.weigh(tokens),
+            )
+
+        def weigh(self, tokens, threshold=None):
+            return torch.ones(tokens.positions.shape)
+
+    monkeypatch.setitem(ROUTERS, "modulo", Gated)
+    dense, _ = load_base(str(tiny_llama / "llama"), torch.float32)
+    model = from_llama(dense, "T(TT)T", 0.64, router="modulo")
+    assert model.config.router_weight == "score" and not model.model.subsamplers[0].gate.any()
+    ids = torch.randint(3, 18, (1, 9))
+    torch.testing.assert_close(model(ids).logits, dense(ids).logits, atol=1e-4, rtol=1e-4)
 
 
 def test_a_base_that_lacks_weights_and_learned_files_that_lack_some_are_refused(tiny_llama):

@@ -1,18 +1,19 @@
 """Light/heavy blocks against golden numbers, and what they promise beside every structure (see `test_modeling`)."""
 
+from dataclasses import replace
 from functools import partial
 
 import pytest
 import torch
 import torch.nn.functional as F
-from peft import LoraConfig, get_peft_model
+from peft import LoraConfig, PeftModel, get_peft_model
 from safetensors.torch import load_file
 from torch import nn
 
 from subllm import Probe, Ran, SubllmForCausalLM
 from subllm.checkpoints.dense import routing_off
 from subllm.model.light_heavy import linear_operations
-from subllm.routing import LightHeavyRouter, Replay, Selection
+from subllm.routing import Lengths, LevelTokens, LightHeavyRouter, Replay, Selection
 from subllm.routing.soft_topk import water_level
 from tests.conftest import DEVICE, GOLDEN, tiny_model
 
@@ -304,6 +305,43 @@ def test_an_adapter_learns():
     ids = ids_of(2, 20)
     adapted(ids, labels=ids).loss.backward()
     assert all(p.grad.abs().sum() > 0 for name, p in adapted.named_parameters() if "lora_B" in name)
+
+
+def test_the_running_means_stand_still_while_the_routers_are_frozen(tmp_path):
+    model, ids = divided("CT"), ids_of(2, 20)
+    plain = model(ids).logits
+    adapted = get_peft_model(model, LoraConfig(r=4, target_modules=["q_proj", "down_proj"])).train()
+    optimizer = torch.optim.SGD([each for each in adapted.parameters() if each.requires_grad], 0.5)
+    for _ in range(3):
+        adapted(ids, labels=ids).loss.backward()
+        optimizer.step()
+    adapted.eval().save_pretrained(tmp_path)
+    with torch.no_grad():
+        found = adapted(ids).logits
+        CLOSE(PeftModel.from_pretrained(divided("CT"), tmp_path)(ids).logits, found)
+        with adapted.disable_adapter():
+            CLOSE(adapted(ids).logits, plain)
+    assert (found - plain).abs().max() > 1e-3
+
+
+def test_routers_are_trained_beside_an_adapter_if_peft_is_asked_to():
+    names = ["query", "key_value"]
+    adapted = get_peft_model(divided("C"), LoraConfig(r=4, target_modules=["q_proj"], modules_to_save=names)).train()
+    ids = ids_of(2, 20)
+    adapted(ids, labels=ids).loss.backward()
+    copies = {name: each for name, each in adapted.named_modules() if isinstance(each, LightHeavyRouter)}
+    trained = [router for name, router in copies.items() if "modules_to_save" in name]
+    assert len(trained) == 2 and all(router.passes == 1 and router.weight.grad.any() for router in trained)
+
+
+def test_the_running_means_of_a_model_in_bfloat16_move_in_small_steps():
+    router = divided("C").to(torch.bfloat16).model.layers[0].routers["mlp"]
+    zeros = torch.zeros(1, 20, 32, dtype=torch.bfloat16, device=DEVICE)
+    selected = router.select(LevelTokens(zeros, torch.arange(20)[None], None, Lengths.even(0, 1)), training=True)
+    for mean in [1.0] * 20 + [1.05] * 400:
+        router.follow(replace(selected, of_pass=torch.tensor([mean, mean])))
+    assert router.threshold.item() == pytest.approx(1.05, abs=1e-3)
+    assert router.water_level.item() == pytest.approx(1.05, abs=1e-3)
 
 
 @pytest.mark.parametrize(

@@ -9,6 +9,8 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from transformers import LlamaConfig, LlamaForCausalLM
+from transformers.integrations.sdpa_attention import sdpa_attention_forward
+from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS
 
 from subllm import Closed, Opened, Probe, Ran, SubllmCache, SubllmForCausalLM
 from subllm.routing import ROUTERS
@@ -206,6 +208,36 @@ def test_an_observer_that_stops_the_forward_leaves_the_cache_as_it_was():
         model(ids[:, 6:], past_key_values=cache, probe=Probe(observe=stop))
     logits = model(ids[:, 6:], past_key_values=cache).logits
     torch.testing.assert_close(logits, model(ids).logits[:, 6:], **TOLERANCE)
+    empty = SubllmCache(model.config)
+    with pytest.raises(InterruptedError):
+        model(ids.expand(3, -1), past_key_values=empty, probe=Probe(observe=stop))
+    logits = model(ids, past_key_values=empty).logits  # with fewer rows, as after a lack of memory
+    torch.testing.assert_close(logits, model(ids).logits, **TOLERANCE)
+
+
+@pytest.mark.parametrize("structure", ["T(T(T)T)T", "T(C)T"])
+def test_what_was_read_in_inference_mode_is_continued_outside_of_it(structure):
+    model, ids = tiny_model(structure), torch.randint(1, 97, (2, 12))
+    with torch.inference_mode():
+        cache = model(ids[:, :6], past_key_values=SubllmCache(model.config)).past_key_values
+    with torch.no_grad():
+        steps = [model(ids[:, at : at + 1], past_key_values=cache).logits for at in range(6, 12)]
+        torch.testing.assert_close(torch.cat(steps, 1), model(ids).logits[:, 6:], **TOLERANCE)
+
+
+@torch.no_grad()
+def test_blocks_inside_levels_are_not_told_the_lengths_of_the_whole_sequence(monkeypatch):
+    model, ids, told = tiny_model("T(T)T"), torch.randint(1, 97, (1, 9)), []
+
+    def kernel(module, *args, **kwargs):
+        told.append(kwargs)
+        return sdpa_attention_forward(module, *args, **kwargs)
+
+    monkeypatch.setitem(ALL_ATTENTION_FUNCTIONS, "sdpa", kernel)
+    lengths = torch.tensor([0, 9], dtype=torch.int32)
+    model(ids, cu_seq_lens_q=lengths, cu_seq_lens_k=lengths, max_length_q=9, max_length_k=9)
+    assert len(told) == 3
+    assert not any(name.startswith(("cu_seq_lens", "max_length")) for kwargs in told for name in kwargs)
 
 
 @pytest.mark.parametrize("checkpointing", [False, True])

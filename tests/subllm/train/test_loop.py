@@ -8,6 +8,7 @@ import signal
 import subprocess
 import sys
 import time
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -68,6 +69,17 @@ def test_a_killed_run_goes_on_exactly_where_its_last_checkpoint_was(data, finish
     whole, resumed = (load_checkpoint(folder / "final", "cpu", "float32").model for folder in (finished, out))
     for (name, one), other in zip(whole.named_parameters(), resumed.parameters(), strict=True):
         torch.testing.assert_close(one, other, atol=1e-6, rtol=1e-5, msg=name)
+
+
+def test_the_end_of_a_text_learns_an_embedding_though_it_is_the_padding_too(data):
+    tokenizer, config = Packed.read(data).tokenizer(), TrainConfig.of(SMALL)
+    assert tokenizer.pad_token_id == tokenizer.eos_token_id
+    for dense in (False, True):
+        model = build_model(replace(config, dense=dense), tokenizer)
+        assert model.config.pad_token_id is None
+        assert model.get_input_embeddings().weight[tokenizer.eos_token_id].any()
+    kept = build_model(replace(config, model=config.model | {"pad_token_id": tokenizer.pad_token_id}), tokenizer)
+    assert kept.config.pad_token_id == tokenizer.pad_token_id
 
 
 def test_a_tokenizer_without_a_padding_token_trains(data, tmp_path):
