@@ -8,7 +8,7 @@
 | `SUBLLM_TURN_SECONDS` | until long work lets the next one in the queue go first | 3 | 2 | 1 |
 | `SUBLLM_HOURLY_SECONDS` | of a device, for one visitor in an hour | inf | 900 | 180 |
 | `SUBLLM_HOURLY_TOKENS` | read and generated, for one visitor in an hour | inf | 200000 | 30000 |
-| `SUBLLM_HOURLY_TEXTS` | prompts, answers and generated texts, for one visitor in an hour | inf | 400 | 100 |
+| `SUBLLM_HOURLY_TEXTS` | prompts, answers, texts and documents, for one visitor in an hour | inf | 400 | 100 |
 | `SUBLLM_MAX_VISITORS` | at the same time | inf | 40 | 30 |
 | `SUBLLM_MAX_WAITING` | runs in the queue of a device | inf | 40 | 10 |
 | `SUBLLM_FEATURES` | what is switched on; or all, or none | all | ablation,devices,uploads | none |

@@ -16,6 +16,7 @@ from analysis.debug.edits import parse_edits, read_edits, write_edits
 from analysis.debug.rules import Rule
 from analysis.figures.routing_view.data import Shown
 from analysis.guard import silent
+from analysis.report.again import MOST_CHARACTERS
 from app.components import link_fragment
 from app.edit_list import EditList
 from app.messages import show_error
@@ -27,7 +28,6 @@ from subllm import CheckpointError
 from subllm.errors import shortened
 
 _LINK = "2"  # number of the form of links: levels count from 1; before, there was no number, and they counted from 0
-_LONGEST = 600  # characters of a prompt that a link carries as it is; longer ones are compressed, after the #
 _LONGEST_LINK = 8000  # characters of a query as it is sent: a Chinese one takes nine; servers refuse longer ones
 
 
@@ -73,9 +73,10 @@ def open_link(settings: Settings) -> None:
     if version not in (None, _LINK):
         own.refused.append(
             AnalysisError(
-                "This link was made by a newer version of the app (format {version}), so its level and its edits are "
-                "ignored. Update the app to open them.",
+                "This link was made by another version of the app (its format is {version}, and {known} is read here), "
+                "so its level and its edits are ignored. If that version is newer, update the app to open them.",
                 version=repr(shortened(version)),
+                known=repr(_LINK),
             )
         )
         fields = {key: value for key, value in fields.items() if key not in ("level", "edits", "made", "rule")}
@@ -193,7 +194,7 @@ def link_of(run: Run) -> Link | None:
     if recipe is Elsewhere.FILE or not recipe.again:
         return None
     fields = {"v": _LINK, "checkpoint": recipe.model.checkpoint}
-    short = len(recipe.text) <= _LONGEST
+    short = len(recipe.text) <= MOST_CHARACTERS  # longer ones are compressed, after the #
     fragment = "" if short else pack(recipe.text)
     if fragment is None:
         return None

@@ -11,15 +11,13 @@ from analysis.corpus.schema import CorpusRun, Options
 from analysis.cost.roofline import Scenario
 from analysis.debug.edits import Edit, write_edits
 from analysis.debug.generation import Sampling
-from analysis.report.again import checkpoint_options, edit_options
+from analysis.report.again import MOST_CHARACTERS, checkpoint_options, edit_options
 from analysis.trace.parts import UNTOUCHED
 from app.engine import Place, Recipe
-from app.settings import DEMO, DEMOS, checkpoint_option, checkpoint_path
+from app.settings import DEMO, DEMOS, checkpoint_option, checkpoint_path, is_on_hub
 from subllm.assets import ASSETS
 
-LONGEST = 600  # characters of a prompt that stands in a command; a longer one is read from a file
-PROMPT_FILE = "prompt.txt"
-_LOAD = "from subllm.checkpoints.load import load_checkpoint"
+PROMPT_FILE = "prompt.txt"  # of a prompt that is too long for a command
 _PATH = "from pathlib import Path"
 
 
@@ -97,21 +95,22 @@ def edited(recipe: Recipe, edits: Sequence[Edit], answer: str) -> Code:
 def explained(
     recipe: Recipe, asked: tuple[int, int | None], texts: tuple[str, str], edits: Sequence[Edit] = (), **options: Any
 ) -> Code:
-    """The attribution of a score, or of a next token, to the words of the prompt.
+    """The attribution of a score, or of a next token, to the words or tokens of the prompt.
 
     Args:
         recipe: run whose token is explained.
         asked: token and level, as in `analysis.debug.contrast.question_of`.
         texts: answer and what it is contrasted with, likewise.
         edits: that are in force.
-        **options: `method`, `held`, `baseline` and `steps` of `analysis.debug.attribution.attribute`.
+        **options: `method`, `held`, `baseline` and `steps` of `analysis.debug.attribution.attribute`; and `words`,
+            whether tokens are merged into words.
     """
     (token, level), (answer, instead) = asked, texts
     parts = [*_asked("why", recipe), "--token", str(token), *(["--level", str(level)] if level is not None else [])]
     parts += (_option("answer", answer) if answer else []) + (_option("instead", instead) if instead else [])
     for name in ("method", "held", "baseline"):
         parts += _option(name, str(options[name]))
-    parts += _edited(edits)
+    parts += ["--steps", str(options["steps"]), *([] if options["words"] else ["--tokens"]), *_edited(edits)]
     given = ", ".join(f"{name}={str(options[name])!r}" for name in ("method", "held", "baseline"))
     python = _python(
         [
@@ -125,12 +124,12 @@ def explained(
                 if edits
                 else []
             ),
-            "from analysis.trace.token_classes import words_of",
+            *(["from analysis.trace.token_classes import words_of"] if options["words"] else []),
         ],
         recipe,
         f"question = question_of({token}, {level}, checkpoint.tokenizer, {answer!r}, {instead!r})",
         *([f"override = EditOverride(parse_edits({write_edits(edits)!r}), prompt)"] if edits else []),
-        f"options = dict({given}, groups=words_of(prompt), steps={options['steps']}"
+        f"options = dict({given}, steps={options['steps']}{', groups=words_of(prompt)' if options['words'] else ''}"
         f"{', override=override' if edits else ''})",
         "found = attribute(checkpoint.model, prompt.token_ids, question, **options)",
         "print(found.value, found.baseline, found.values)",
@@ -233,8 +232,7 @@ def measured(
         f"--repeats {repeats} --device {device} --dtype {dtype} --out results --resume"
     )
     lines = [
-        *([_PATH] if checkpoint != DEMO else []),
-        *([""] if checkpoint != DEMO else []),
+        *([_PATH, ""] if checkpoint not in DEMOS else []),
         "from analysis.cost.benchmark_text import prompt_of",
         "from analysis.cost.comparison import baseline, compare",
         "from analysis.cost.sweep import settings_of",
@@ -271,15 +269,16 @@ def predicted(
         f"{' --graphs' if scenario.graphs else ''}"
     )
     from_file = f'Path("{table}")' if own_hardware else ""
-    shipped = DEMOS.get(checkpoint)
-    folder = f"Path({checkpoint_path(checkpoint)!r})" if shipped is None else f'ASSETS / "{shipped}"'
+    shipped = DEMOS.get(checkpoint)  # whose configuration is there before it is built
+    folder = _folder(checkpoint) if shipped is None else f'ASSETS / "{shipped}"'
     lines = [
-        *([_PATH, ""] if own_hardware or checkpoint != DEMO else []),
+        *([_PATH, ""] if own_hardware or shipped is None else []),
         "from analysis.cost.hardware import load_hardware",
         "from analysis.cost.predict import changed, predict",
         "from analysis.cost.roofline import Scenario",
-        *(["from subllm.assets import ASSETS"] if checkpoint == DEMO else []),
+        *(["from subllm.assets import ASSETS"] if shipped is not None else []),
         "from subllm.checkpoints.config import read_config",
+        *(["from subllm.checkpoints.load import fetch_checkpoint"] if is_on_hub(checkpoint) else []),
         "",
         f"config = changed(read_config({folder}), {structure!r}, {retention})",
         f"(hardware,) = [row for row in load_hardware({from_file}) if row.name == {name!r}]",
@@ -364,7 +363,7 @@ def _option(name: str, value: str) -> list[str]:
 
 def _filed(recipe: Recipe) -> str:
     """The prompt if it is read from a file: no argument of a command has a NUL character."""
-    return recipe.text if len(recipe.text) > LONGEST or "\0" in recipe.text else ""
+    return recipe.text if len(recipe.text) > MOST_CHARACTERS or "\0" in recipe.text else ""
 
 
 def _python(imports: Sequence[str], recipe: Recipe, *lines: str) -> str:
@@ -390,11 +389,15 @@ def _python(imports: Sequence[str], recipe: Recipe, *lines: str) -> str:
 
 
 def _imports_of(checkpoint: str) -> list[str]:
-    return [_LOAD, *(["from subllm.demo import build_demo"] if checkpoint in DEMOS else [])]
+    loads = "fetch_checkpoint, load_checkpoint" if is_on_hub(checkpoint) else "load_checkpoint"
+    demo = ["from subllm.demo import build_demo"] if checkpoint in DEMOS else []
+    return [f"from subllm.checkpoints.load import {loads}", *demo]
 
 
 def _folder(checkpoint: str) -> str:
     """The expression for a checkpoint's folder."""
     if checkpoint in DEMOS:
         return "build_demo()" if checkpoint == DEMO else f"build_demo(name={DEMOS[checkpoint]!r})"
+    if is_on_hub(checkpoint):
+        return f"fetch_checkpoint({checkpoint!r})"
     return f"Path({checkpoint_path(checkpoint)!r})"

@@ -268,7 +268,7 @@ def checkpoint_option(choice: str) -> str:
 
 
 def checkpoint_path(choice: str) -> str:
-    """How a command names a checkpoint: by its folder, seen from the project's or from the root, or as a demo.
+    """How a command names a checkpoint: by its folder, seen from the project's or from the root, as a demo or hub name.
 
     Args:
         choice: one of `Settings.choices`.
@@ -277,6 +277,15 @@ def checkpoint_path(choice: str) -> str:
         return DEMOS[choice]
     shipped = _WITH_REPOSITORY.get(choice)
     return choice if shipped is None else f"assets/{shipped.relative_to(ASSETS)}"
+
+
+def is_on_hub(choice: str) -> bool:
+    """Whether a chosen checkpoint is fetched from the Hugging Face hub.
+
+    Args:
+        choice: one of `Settings.choices`.
+    """
+    return choice in Settings.read().hub_models
 
 
 def _root(text: str) -> Path:

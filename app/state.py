@@ -218,7 +218,8 @@ class Session:
     ) -> None:
         """Keep a run; the oldest one goes if there are too many, and the shipped one as soon as there is another.
 
-        A run whose model is here stays as it is when it is opened from a file, whose note it takes if it has none.
+        A run whose model is here stays as it is when it is opened from a file, whose note it takes if it has none. A
+        note is never lost when its run is made or opened again.
 
         Args:
             trace: of the run.
@@ -226,6 +227,8 @@ class Session:
             shown: whether it is shown from now on.
             unfinished: whether more of its continuation is to come.
         """
+        if (noted := self.named(trace.run)) is not None and noted.trace.note and not trace.note:
+            trace = replace(trace, note=noted.trace.note)
         self.runs = [run for run in self.runs if run.origin is not Elsewhere.SHIPPED]
         known = next((run for run in self.runs if run.trace.run == trace.run), None)
         if known is None:

@@ -136,6 +136,16 @@ class Structure:
         return tuple(site.parent for site in self.sites)
 
     @cached_property
+    def site_kinds(self) -> tuple[str, ...]:
+        """Kind of each site, in order of the levels."""
+        return tuple(site.kind for site in self.sites)
+
+    @cached_property
+    def site_blocks(self) -> tuple[int, ...]:
+        """Light/heavy block of each site, -1 for a bracket pair, in order of the levels."""
+        return tuple(site.block for site in self.sites)
+
+    @cached_property
     def closing_order(self) -> tuple[int, ...]:
         """Levels in the order of their ")": how the reference numbers its bypasses."""
         return tuple(step.index for step in self.steps if step.symbol == CLOSE)

@@ -8,7 +8,7 @@ from typing import NamedTuple
 from subllm import SubllmError
 from subllm.assets import DEMOS
 from subllm.atomic import full_disk_reported, written_whole
-from subllm.checkpoints.load import Checkpoint, load_checkpoint
+from subllm.checkpoints.load import Checkpoint, fetch_checkpoint, load_checkpoint
 from subllm.command import command
 
 from ..debug.edit_override import kinds_of
@@ -25,17 +25,26 @@ analysis_command = partial(command, SubllmError, AnalysisError)
 
 def add_checkpoint(parser: argparse.ArgumentParser) -> None:
     """Options `--checkpoint`, `--device` and `--dtype`."""
-    parser.add_argument("--checkpoint", type=Path, help="folder of the checkpoint, or demo or deep (default: demo)")
+    parser.add_argument(
+        "--checkpoint",
+        type=Path,
+        help="folder of the checkpoint, demo, deep, or owner/name on the Hugging Face hub (default: demo)",
+    )
     parser.add_argument("--device", help="such as cpu or cuda:0 (default: the best one)")
     parser.add_argument("--dtype", help="float32, float16 or bfloat16 (default: the device's best)")
 
 
 def add_prompt(parser: argparse.ArgumentParser) -> None:
-    """Options `--prompt`, `--prompt-file` and `--chat`."""
+    """Options `--prompt`, `--prompt-file`, `--chat` and `--no-special-tokens`."""
     source = parser.add_mutually_exclusive_group(required=True)
     source.add_argument("--prompt", help="text of the prompt")
     source.add_argument("--prompt-file", type=Path, help="UTF-8 file with the prompt; *.json: messages of a chat")
     parser.add_argument("--chat", action="store_true", help="put the prompt into the model's chat template")
+    parser.add_argument(
+        "--no-special-tokens",
+        action="store_true",
+        help="add no special tokens to the prompt, such as one of the beginning; for a text that has them in it",
+    )
 
 
 def add_edits(parser: argparse.ArgumentParser) -> None:
@@ -69,13 +78,20 @@ def load(arguments: argparse.Namespace) -> Checkpoint:
 
 
 def folder_of(arguments: argparse.Namespace) -> Path:
-    """Folder of that checkpoint; a demo is built if it is asked for and is not there yet."""
+    """Folder of that checkpoint; a demo is built, and one on the hub fetched, if it is not there yet."""
     name = arguments.checkpoint
+    if name is not None and _on_hub(name):
+        return fetch_checkpoint(name.as_posix())
     if name is not None and (str(name) not in DEMOS or name.exists()):
         return Path(name)
     from subllm.demo import build_demo  # noqa: PLC0415 - needs more packages than a checkpoint of one's own
 
     return build_demo() if name is None else build_demo(name=str(name))
+
+
+def _on_hub(name: Path) -> bool:
+    """Whether a checkpoint is named as on the hub, owner/name, and no folder on this machine can be meant."""
+    return not name.is_absolute() and len(name.parts) == 2 and not name.parent.exists()
 
 
 def prompt_of(arguments: argparse.Namespace, checkpoint: Checkpoint) -> Prompt:
@@ -85,7 +101,8 @@ def prompt_of(arguments: argparse.Namespace, checkpoint: Checkpoint) -> Prompt:
         with arguments.prompt_file.open("rb") as file:
             found = prompt_in_file(arguments.prompt_file.name, file.read(MOST_BYTES + 1))
     most = checkpoint.model.config.max_position_embeddings
-    return read_prompt(found.text, checkpoint.tokenizer, most, chat=arguments.chat or found.chat)
+    chat, special = arguments.chat or found.chat, not arguments.no_special_tokens
+    return read_prompt(found.text, checkpoint.tokenizer, most, chat=chat, special_tokens=special)
 
 
 class AskedEdits(NamedTuple):

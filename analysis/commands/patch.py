@@ -43,7 +43,9 @@ def main(arguments: Arguments) -> None:
     prompt = prompt_of(chosen, checkpoint)
     most = checkpoint.model.config.max_position_embeddings
     run = run_unedited(checkpoint, prompt, read_answer(chosen.answer, checkpoint.tokenizer, most - len(prompt)))
-    other = run_unedited(checkpoint, read_prompt(chosen.other, checkpoint.tokenizer, most, chat=chosen.chat))
+    special = not chosen.no_special_tokens
+    second = read_prompt(chosen.other, checkpoint.tokenizer, most, chat=chosen.chat, special_tokens=special)
+    other = run_unedited(checkpoint, second)
     source = chosen.token if chosen.source is None else chosen.source
     if chosen.level is None:
         print(_sweep(run, other, list(patch_levels(run, other, chosen.token, source))))  # noqa: T201

@@ -28,7 +28,11 @@ def main(arguments: Arguments) -> None:
     parser = argparse.ArgumentParser(
         prog="subllm predict", description="Predict time and memory against the dense model, on any hardware."
     )
-    parser.add_argument("--checkpoint", type=Path, help="folder of the checkpoint, or demo or deep (default: demo)")
+    parser.add_argument(
+        "--checkpoint",
+        type=Path,
+        help="folder of the checkpoint, demo, deep, or owner/name on the Hugging Face hub (default: demo)",
+    )
     parser.add_argument("--hardware", default=HERE, help="a name in the table (default: this machine, measured)")
     parser.add_argument("--table", type=Path, default=HARDWARE, help="hardware table, JSON")
     parser.add_argument("--dtype", default="bfloat16", choices=sorted(BYTES), help="default: bfloat16")

@@ -14,7 +14,7 @@ from subllm.checkpoints.files import CONFIG
 from subllm.checkpoints.load import load_checkpoint
 from subllm.checkpoints.weights import digest, weight_files
 from subllm.command import Arguments, positive
-from subllm.runs.folder import LOG_FILE, read_log
+from subllm.runs.folder import FINAL, LOG_FILE, read_log
 
 from ..cost.benchmark_text import prompt_of
 from ..cost.comparison import DECODE_AGAINST, WRITING
@@ -30,8 +30,6 @@ from ..cost.routers import (
 )
 from ..cost.sweep import machine
 from .arguments import analysis_command, check_folder
-
-FINAL = "final"
 
 
 @analysis_command()

@@ -13,7 +13,7 @@ import torch
 from subllm import Probe
 from subllm.command import Arguments, positive
 
-from ..debug.attribution import attribute
+from ..debug.attribution import STEPS, attribute
 from ..debug.attribution_methods import Method
 from ..debug.contrast import Contrasted, Decision, decision, question_of
 from ..debug.edit_override import EditOverride, kinds_of
@@ -30,8 +30,8 @@ def main(arguments: Arguments) -> None:
     """Command line."""
     parser = argparse.ArgumentParser(
         prog="subllm why",
-        description="Attribute an importance score, or the next token, to the words of the prompt; or the difference "
-        "between two of them.",
+        description="Attribute an importance score, or the next token, to the words or tokens of the prompt; or the "
+        "difference between two of them.",
     )
     add_checkpoint(parser)
     add_prompt(parser)
@@ -50,7 +50,11 @@ def main(arguments: Arguments) -> None:
     parser.add_argument("--method", choices=methods, default=methods[0], help=f"default: {methods[0]}")
     parser.add_argument("--held", choices=held, default=held[0], help="what stays fixed (default: kept)")
     parser.add_argument("--baseline", choices=baselines, default=baselines[0], help="embedding of an absent word")
-    parser.add_argument("--most", type=positive, default=12, help="words to print (default: 12)")
+    parser.add_argument(
+        "--steps", type=positive, default=STEPS, help=f"of integrated gradients and conductance (default: {STEPS})"
+    )
+    parser.add_argument("--tokens", action="store_true", help="attribute to single tokens in place of words")
+    parser.add_argument("--most", type=positive, default=12, help="words or tokens to print (default: 12)")
     add_rule(parser)
     add_edits(parser)
     chosen = parser.parse_args(arguments)
@@ -61,7 +65,7 @@ def main(arguments: Arguments) -> None:
     check(edits, kinds_of(checkpoint.model), prompt)
     override = EditOverride(edits, prompt) if edits else None
     token = len(prompt) - 1 if chosen.token is None else chosen.token
-    groups = words_of(prompt)
+    groups = np.arange(len(prompt)) if chosen.tokens else words_of(prompt)
     question = question_of(token, chosen.level, checkpoint.tokenizer, chosen.answer, chosen.instead)
     found = attribute(
         checkpoint.model,
@@ -71,10 +75,12 @@ def main(arguments: Arguments) -> None:
         chosen.held,
         baseline=chosen.baseline,
         groups=groups,
+        steps=chosen.steps,
         override=override,
     )
     what = _in_words(question, Contrasted.of(question, found.answer, prompt, checkpoint.tokenizer))
-    print(f"{what}: {found.value:.4f}; with every word at its baseline: {found.baseline:.4f}")  # noqa: T201
+    part = "token" if chosen.tokens else "word"
+    print(f"{what}: {found.value:.4f}; with every {part} at its baseline: {found.baseline:.4f}")  # noqa: T201
     if question.level is not None:
         with torch.inference_mode():
             ids, probe = ids_on_device(checkpoint.model, prompt.token_ids), Probe(override=override)
@@ -84,6 +90,7 @@ def main(arguments: Arguments) -> None:
     for group in np.argsort(-np.abs(found.values))[: chosen.most]:
         members = np.flatnonzero(groups == group)
         word = prompt.text[int(prompt.starts[members[0]]) : int(prompt.ends[members[-1]])]
+        word = str(prompt.pieces[group]) if chosen.tokens else word
         print(f"  {found.values[group]:+9.4f}  {word!r}")  # noqa: T201
     print(f"convergence delta: {found.delta:+.4f}; {found.seconds:.2f} s")  # noqa: T201
 

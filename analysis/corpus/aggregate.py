@@ -6,6 +6,7 @@ the shards.
 """
 
 from collections.abc import Callable, Iterable, Iterator, Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -89,6 +90,7 @@ class _Aggregation:
         about = About(
             run.tokens, run.documents, run.digest, self._levels, RESAMPLES, tests, self._documents.quantiles(),
             whole[2], whole[3], *self._documents.losses(), len(self._documents.sources) > MOST_SOURCES,
+            self._documents.long(),
         )  # fmt: skip
         tables = {"measures": measures, "documents": self._documents.named(), "examples": examples, "excerpts": texts}
         write_summary(self._folder, about, tables)
@@ -121,13 +123,14 @@ class _Aggregation:
         }
         cells = _Cells(run, by_level)
         paths = chosen("path", "kept", self._paths.paths())
-        taken, examples = Tally(paths), Choice(len(paths.cells))
+        listed = len(paths.cells)  # rarer ones come after them, as one cell more, so that shares are of all tokens
+        taken, examples = Tally(replace(paths, cells=(*paths.cells, "rest"))), Choice(listed)
         for tokens in self._shards(1, self._columns):
             cells.add(tokens)
             codes = paths.codes(tokens)
-            inside = codes < len(paths.cells)
-            taken.add(tokens, codes, inside, inside)
-            examples.add(tokens.shard, windows_of(tokens), codes, inside)
+            each = np.ones(len(tokens), dtype=np.bool_)
+            taken.add(tokens, codes, each, each)
+            examples.add(tokens.shard, windows_of(tokens), codes, codes < listed)
             for association in self._associations:
                 association.rank(tokens)
         for association in self._associations:
@@ -335,6 +338,10 @@ class _Documents:
                 places = np.searchsorted(np.cumsum(bins), np.array(QUANTILES) * bins.sum())
                 found[str(level)] = (places / _BINS).tolist()
         return found
+
+    def long(self) -> dict[str, int]:
+        """By level, the number of documents that the quantiles are of: those of which enough tokens reach it."""
+        return {str(level): int(bins.sum()) for level, bins in self._bins.items()}
 
     def least(self, level: int) -> list[int]:
         """Numbers of the documents of which a level keeps the smallest share."""

@@ -219,7 +219,7 @@ def make_plan(
             continue
         text = piece.text
         if left is not None:
-            text, used = _first_tokens(text, tokenizer, left)
+            text, used = first_tokens(text, tokenizer, left)
             left -= used
         document = next(number)
         shards.add(document, name, piece.source, text)
@@ -251,8 +251,11 @@ def _lines(text: str, before: int) -> tuple[int, int]:
     return max(lengths), lengths[-1]
 
 
-def _first_tokens(text: str, tokenizer: PreTrainedTokenizerBase, most: int) -> tuple[str, int]:
-    """The beginning of a text that has at most so many tokens, and their number."""
+def first_tokens(text: str, tokenizer: PreTrainedTokenizerBase, most: int) -> tuple[str, int]:
+    """The beginning of a text that has at most so many tokens, and their number.
+
+    A text that the tokenizer cannot read stays whole, and counts for nothing.
+    """
     try:
         found = encode(tokenizer, text, add_special_tokens=False, return_offsets_mapping=True)["offset_mapping"]
     except ConfinedError:

@@ -5,7 +5,7 @@ It is read without the model, without the shards, and without torch.
 
 import json
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -120,6 +120,7 @@ class About:
         loss: mean surprisal, nats per token; None if no token has one.
         dense_loss: of the dense model; None without one.
         many_sources: whether there are too many sources for shares of each.
+        long_documents: by level (as text), the number of documents that the quantiles are of; not in older summaries.
     """
 
     tokens: int
@@ -134,6 +135,7 @@ class About:
     loss: float | None
     dense_loss: float | None
     many_sources: bool = False
+    long_documents: dict[str, int] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, eq=False)
@@ -224,7 +226,7 @@ class Summary:
         return cls(
             run,
             about,
-            tables[_MEASURES].to_pandas(),
+            _of_all_tokens(tables[_MEASURES].to_pandas(), about.tokens),
             tables[_DOCUMENTS].to_pandas(),
             tables[_EXAMPLES].to_pandas(),
             tables[_EXCERPTS],
@@ -331,6 +333,18 @@ class Summary:
         )
 
 
+def _of_all_tokens(measures: pd.DataFrame, tokens: int) -> pd.DataFrame:
+    """Measures whose shares of paths are of all tokens; those of older summaries are of the listed paths' tokens."""
+    own = measures["measure"] == "path"
+    listed = measures.loc[own, "tokens"].sum()
+    if listed < tokens and measures.loc[own, "value"].sum() > 1 - 1e-6:
+        measures.loc[own, ["value", "low", "high", "error"]] *= listed / tokens
+        measures.loc[own, "resampled"] = measures.loc[own, "resampled"].map(
+            lambda each: each * (listed / tokens), na_action="ignore"
+        )
+    return measures
+
+
 def _renamed(name: str, sources: Mapping[str, str]) -> str:
     """A document's name, which begins with that of its source."""
     source = next((source for source in sources if name.startswith(source)), None)
@@ -399,11 +413,11 @@ def _check(run: CorpusRun, about: About, tables: Mapping[str, pa.Table]) -> None
     if any(column.null_count for column in (*excerpts.columns, *examples.columns)):
         raise ValueError("an example or excerpt has empty cells")
     lengths = pc.list_value_length(excerpts["starts"]).to_numpy()
-    for field in excerpts.schema:
-        if pa.types.is_list(field.type):
-            column = excerpts[field.name]
+    for each in excerpts.schema:
+        if pa.types.is_list(each.type):
+            column = excerpts[each.name]
             if (pc.list_value_length(column).to_numpy() != lengths).any() or pc.list_flatten(column).null_count:
-                raise ValueError(f"{field.name} has another number of tokens than starts")
+                raise ValueError(f"{each.name} has another number of tokens than starts")
     own = np.repeat(pc.utf8_length(excerpts["text"]).to_numpy(), lengths)
     starts, ends = (pc.list_flatten(excerpts[name]).to_numpy() for name in ("starts", "ends"))
     _check_range("the beginning of a token", starts, 0, own + 1)

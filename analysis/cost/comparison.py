@@ -165,6 +165,12 @@ class Comparison:
         """Median ratio of the processor time of passes that ran in turn."""
         return median(a / b for a, b in zip(self.busy[slow], self.busy[fast], strict=True))
 
+    @property
+    def resident_ratio(self) -> float | None:
+        """Memory that the process took, SUBLLM over dense; None where one is not told, or took what was free."""
+        known = len(self.resident_bytes) == 2 and all(self.resident_bytes)
+        return self.resident_bytes[0] / self.resident_bytes[1] if known else None
+
     def throughput(self, name: str) -> float:
         """Tokens per second, all prompts together, of a pass that reads or that writes one new token."""
         each = 1 if name in _DECODED else self.tokens

@@ -22,6 +22,7 @@ from subllm.atomic import full_disk_reported, written_whole
 from subllm.checkpoints.device import device_name, dtype_name
 from subllm.checkpoints.load import Checkpoint
 from subllm.errors import first_line
+from subllm.structure import parse_structure
 
 from ..errors import AnalysisError
 from .comparison import DECODE_AGAINST, WRITING, Comparison, Setting
@@ -123,6 +124,9 @@ def from_parquet(data: bytes) -> tuple[dict[str, str], list[Comparison]]:
         facts = json.loads(table.schema.metadata[_FACTS.encode()])
         rows = [Comparison(**_without_none(row)) for row in table.to_pylist()]
         report(facts, rows)  # takes everything that is shown
+        for row in rows:
+            if len(row.level_bytes) != 1 + parse_structure(row.structure).num_levels:
+                raise ValueError(f"{row.structure!r:.40} has not the {len(row.level_bytes)} levels of its cache")
         if not rows:
             raise ValueError("it has no rows")
     except (
@@ -212,7 +216,7 @@ def table(rows: Sequence[Comparison]) -> str:
             f"{row.ratio(slow, fast) - 1:+.1%}" if slow in row.seconds else "–"
             for slow, fast in (("recording", "subllm"), ("trace", "subllm"), ("dense structure", "dense"))
         ]
-        resident = f"{row.resident_bytes[0] / row.resident_bytes[1]:.2f}×" if all(row.resident_bytes[:2]) else "–"
+        resident = "–" if row.resident_ratio is None else f"{row.resident_ratio:.2f}×"
         cells, graphs = row.decode_by_blocks().items(), " (graphs)" if row.graphs else ""
         lines.append(
             f"| {row.setting.words} | {', '.join(f'{share:.0%}' for share in row.retention)} "
@@ -221,7 +225,7 @@ def table(rows: Sequence[Comparison]) -> str:
             f"| {speed / row.prefill_limit:.0%} | {row.ratio('dense decode', 'subllm decode'):.2f}×{graphs} "
             f"| {row.decode_limit:.2f}× | {row.throughput('subllm'):,.0f}, {row.throughput('subllm decode'):,.1f} "
             f"| {row.cache_bytes[0] / row.cache_bytes[1]:.2f}× | {row.peak_bytes[0] / row.peak_bytes[1]:.2f}× "
-            f"| {resident if len(row.resident_bytes) == 2 else '–'} | {' | '.join(costs)} | {row.routing_share:.1%} "
+            f"| {resident} | {' | '.join(costs)} | {row.routing_share:.1%} "
             f"| {', '.join(f'{blocks}: {time:.2f} ({share:.2f})' for blocks, (time, share) in cells)} |"
         )
     return "\n".join(lines)

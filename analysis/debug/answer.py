@@ -13,7 +13,7 @@ from transformers import PreTrainedTokenizerBase
 
 from ..errors import AnalysisError
 from ..trace.parts import Prompt
-from ..trace.tokenize import decode_pieces, read_again
+from ..trace.tokenize import joined, read_again
 from .edits import Edit
 from .named_tokens import find_tokens, last_ones, ranges
 
@@ -50,15 +50,14 @@ def with_answer(prompt: Prompt, ids: Sequence[int], tokenizer: PreTrainedTokeniz
     read = read_again(prompt.text + after[len(before) :], whole, tokenizer)
     if read is not None:
         return Answered(read, True)
-    pieces = decode_pieces(np.array(ids, dtype=np.int64), tokenizer)
-    ends = len(prompt.text) + np.cumsum([len(piece) for piece in pieces.tolist()])
+    answer, first = joined(whole[len(prompt) :], tokenizer), len(prompt.text)
     return Answered(
         Prompt(
-            prompt.text + "".join(pieces.tolist()),
+            prompt.text + answer.text,
             whole,
-            np.concatenate([prompt.starts, [len(prompt.text)], ends[:-1]]),
-            np.concatenate([prompt.ends, ends]),
-            np.concatenate([prompt.pieces, pieces]),
+            np.concatenate([prompt.starts, answer.starts + first]),
+            np.concatenate([prompt.ends, answer.ends + first]),
+            np.concatenate([prompt.pieces, answer.pieces]),
         ),
         False,
     )

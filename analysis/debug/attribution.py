@@ -21,7 +21,7 @@ from .conductance import Conductance
 from .edit_override import EditOverride
 from .target import Baseline, Held, Question, Target, baseline_of
 
-_STEPS = 32
+STEPS = 32  # of the path integral
 
 
 @dataclass(frozen=True, eq=False)
@@ -60,7 +60,7 @@ def attribute(
     *,
     baseline: Baseline | str = Baseline.MEAN,
     groups: np.ndarray | None = None,
-    steps: int = _STEPS,
+    steps: int = STEPS,
     window: int = 3,
     override: EditOverride | None = None,
     measure_memory: bool = False,

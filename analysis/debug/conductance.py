@@ -26,9 +26,11 @@ class Conductance:
 
     Attributes:
         blocks: (L,) through each block's output; 0 for blocks after what is asked.
-        carried: (S, T) through the stream that passes the level unchanged.
-        added: (S, T) through what the level added to it. At an outermost level, the sums of `carried` and `added`
-            make up the whole difference from the baseline.
+        carried: (S, T) through the stream that passes the level unchanged; in a light/heavy block, through all but
+            what the heavy branch adds. NaN at levels that what is asked does not lie behind, and at those of keys and
+            values, which add nothing to the stream.
+        added: (S, T) through what the level added to it; NaN as above. At an outermost level, the sums of `carried` and
+            `added` make up the whole difference from the baseline.
     """
 
     blocks: np.ndarray
@@ -63,10 +65,10 @@ def conductance(target: Target, inputs: Tensor, base: Tensor, steps: int, progre
     """
     structure = target.model.config.parsed_structure
     found = _integrate(target, inputs, base, steps, progress)
-    nothing = np.zeros(inputs.shape[1], dtype=np.float32)
-    blocks = [found.get(("block", block), nothing).sum() for block in range(structure.num_blocks)]
+    unknown = np.full(inputs.shape[1], np.nan, dtype=np.float32)
+    blocks = [found["block", block].sum() if ("block", block) in found else 0 for block in range(structure.num_blocks)]
     carried, added = (
-        np.array([found.get((path, site.level), nothing) for site in structure.sites]).reshape(-1, len(nothing))
+        np.array([found.get((path, site.level), unknown) for site in structure.sites]).reshape(-1, len(unknown))
         for path in ("carried", "added")
     )
     return Conductance(np.array(blocks, dtype=np.float32), carried, added)
@@ -84,6 +86,11 @@ def _integrate(
         after, places = event.after.hidden_states, event.after.positions[0]
         if isinstance(event, Ran):
             paths["block", event.block] = _Path(after, after, places)
+            for branch in event.branches:
+                if (added := branch.change) is not None:
+                    by = after if branch is event.branches[-1] else event.branches[-1].tokens.hidden_states
+                    paths["carried", branch.level] = _Path(by, (by - added).detach(), places)
+                    paths["added", branch.level] = _Path(by, added.detach(), places)
         elif isinstance(event, Closed):
             stream = event.before.hidden_states
             paths["carried", event.level] = _Path(after, stream, places)

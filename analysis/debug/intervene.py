@@ -96,7 +96,8 @@ class Outcome:
         trace: trace of the edited run. Likelihood and agreement are added last; the reference is the unedited run.
         flipped: (S, T) 1 where the edits made a level keep a token that they do not name, -1 where they made it drop
             one, 0 elsewhere.
-        absent: tokens that an edit names at a level that they do not reach, because an outer level drops them.
+        absent: tokens that an edit names at a level that they do not reach, because an outer level drops or merges
+            them.
         next_ids: (K,) ids of the likeliest next tokens of both runs.
         next_pieces: (K,) readable text of each.
         next_probabilities: (2, K) their probabilities without and with edits.
@@ -138,6 +139,7 @@ def run_unedited(
     answer_ids: Sequence[int] = (),
     name: str = "",
     progress: Progress = silent,
+    answer_from: int = 0,
 ) -> UneditedRun:
     """Run a prompt without edits.
 
@@ -147,6 +149,7 @@ def run_unedited(
         answer_ids: (A,) ids of an answer after the prompt whose probability is measured.
         name: display name of the checkpoint, for traces.
         progress: receives the progress, after every step; may raise to stop.
+        answer_from: first token of the prompt that the model wrote itself, as in `Provenance`.
 
     Raises:
         PromptError: if the model has no embedding for a token.
@@ -166,7 +169,7 @@ def run_unedited(
     trace = Trace(
         prompt=prompt,
         routing=whole.routing,
-        provenance=provenance_of(checkpoint, None, name),
+        provenance=replace(provenance_of(checkpoint, None, name), answer_from=answer_from),
         blocks=whole.blocks,
         predictions=predictions,
     )
@@ -267,20 +270,25 @@ def _outcome(unedited: UneditedRun, edits: tuple[Edit, ...], edited: Prefill, se
     )
 
 
-def reachable(edits: Sequence[Edit], absent: Sequence[LevelToken], parents: Sequence[int]) -> list[Edit]:
-    """The edits, after others that keep the absent tokens in the outer levels that drop them.
+def reachable(edits: Sequence[Edit], absent: Sequence[LevelToken], routing: Routing) -> list[Edit]:
+    """The edits, after others that keep the absent tokens in the outer levels where that is possible.
+
+    A token that an outer level merges cannot be brought further; where all are such, the edits stay as they are.
 
     Args:
         edits: the edits in force.
         absent: absent tokens, as in `Outcome`.
-        parents: (S,) enclosing level of each level.
+        routing: what became of them under the edits.
     """
     added: dict[int, set[int]] = {}
     for level, token in absent:
-        outer = parents[level - 1]
-        while outer:
-            added.setdefault(outer, set()).add(token)
-            outer = parents[outer - 1]
+        around = []
+        while level := int(routing.parents[level - 1]):
+            around.append(level)
+        if any(routing.dropped[outer - 1, token] for outer in around):
+            for outer in around:
+                if not routing.merges[outer - 1]:
+                    added.setdefault(outer, set()).add(token)
     return [*(Edit(EditKind.KEEP, level, ranges(sorted(tokens))) for level, tokens in added.items()), *edits]
 
 

@@ -26,9 +26,9 @@ class Lens:
         probabilities: (L + 1,) probabilities of those.
         target_probabilities: (L + 1,) probability of the actual next token; NaN at the end of the prompt.
         contributions: (S, D) what each level added to the token's stream; NaN where the token did not reach the level's
-            router.
+            router, and for keys and values of a light/heavy block.
         norms: (S, 3) L2 norm of the token's stream before the level, after the level's last block, and after the
-            level; NaN where the token was not there.
+            level; NaN where the token was not there, and in a light/heavy block.
     """
 
     processed: np.ndarray
@@ -86,6 +86,9 @@ def logit_lens(
         if isinstance(event, Ran):
             processed.append(after is not None)
             streams.append(current)
+            for branch in () if after is None else event.branches:
+                if (added := branch.change) is not None:
+                    contributions[branch.level - 1] = added[0, -1].float().cpu().numpy()
         elif isinstance(event, Closed):
             before = own(event.before)
             for place, stream in enumerate((before, own(event.inside), after)):

@@ -50,8 +50,6 @@ def cell_name(group: str, cell: str, words: Words, types: Mapping[str, str] | No
         return words[f"corpus_variable_{cell}"]
     if kind == "path":
         return words["corpus_path_none"] if cell == "0" else words["corpus_path"].format(levels=", ".join(cell.split()))
-    if kind == "frequency":
-        return words["corpus_cell_frequency" if cell != "0" else "corpus_cell_rare"].format(n=f"{int(cell) or 10:,}")
     if kind == "decile":
         return f"{10 * (int(cell) - 1)}–{10 * int(cell)}%"
     if kind == "fifth":

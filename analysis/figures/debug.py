@@ -13,7 +13,7 @@ from ..trace.pairs import Pairing
 from ..trace.trace import Trace
 from .quoted import quoted
 from .style import DROPPED, FROM_ZERO, KEPT, LAYOUT, NEUTRAL
-from .terms import level_words
+from .terms import level_name, level_words
 from .words import ENGLISH, Words
 
 _LONGEST = 24  # characters of a token in a label
@@ -178,12 +178,14 @@ def token_times(written: Sequence[NewToken], dense: Sequence[NewToken], words: W
     return figure
 
 
-def level_growth(written: Sequence[NewToken], dense: Sequence[NewToken], words: Words = ENGLISH) -> go.Figure:
-    """Cache of every level while a text grows; `dense` is empty without a dense model."""
+def level_growth(
+    trace: Trace, written: Sequence[NewToken], dense: Sequence[NewToken], words: Words = ENGLISH
+) -> go.Figure:
+    """Cache of every level while a text grows after a trace's prompt; `dense` is empty without a dense model."""
     figure = go.Figure()
     sizes = np.asarray([token.level_bytes for token in written]) / 2**20
     for level in range(sizes.shape[1] if len(sizes) else 0):
-        name = words["level"].format(n=level) if level else words["figure_outside"]
+        name = level_name(trace, level, words) if level else words["figure_outside"]
         figure.add_scatter(
             y=sizes[:, level],
             mode="lines",

@@ -22,6 +22,8 @@ from .strings import spoken
 from .words import ENGLISH, Words
 
 if TYPE_CHECKING:
+    from subllm.structure import Structure
+
     from ..corpus.schema import Levels
 
 _NAMED = 12  # tokens that a flag names
@@ -125,11 +127,11 @@ def level_name(trace: Trace, level: int, words: Words = ENGLISH) -> str:
     return place_name(trace.routing, level, words)
 
 
-def place_name(levels: "Routing | Levels", level: int, words: Words = ENGLISH) -> str:
+def place_name(levels: "Routing | Levels | Structure", level: int, words: Words = ENGLISH) -> str:
     """As `level_name`.
 
     Args:
-        levels: the levels of a trace or of a corpus result.
+        levels: the levels of a trace, of a corpus result or of a structure.
         level: number of the level.
         words: labels by key.
     """

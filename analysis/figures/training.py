@@ -19,7 +19,10 @@ _LAYOUT = LAYOUT | {
 
 
 def loss_curves(runs: Mapping[str, Run], words: Words = ENGLISH) -> go.Figure:
-    """Loss over trained tokens of runs by name: a running mean for training, points for held-out text."""
+    """Loss over trained tokens of runs by name: a running mean for training, points for held-out text.
+
+    The axis has no unit where there is a conversion, whose loss in training has none.
+    """
     figure = go.Figure()
     for number, (name, run) in enumerate(runs.items()):
         per_step = run.config["batch_size"] * run.config["length"]
@@ -42,7 +45,9 @@ def loss_curves(runs: Mapping[str, Run], words: Words = ENGLISH) -> go.Figure:
             marker=marker(number, 9),
             hovertemplate=f"%{{x:,}}: %{{y:.3f}}, {words['figure_held_out']}<extra></extra>",
         )
-    figure.update_layout(**_LAYOUT, xaxis_title=words["figure_trained_tokens"], yaxis_title=words["figure_loss"])
+    converted = any(run.config.get("converted") for run in runs.values())
+    title = words["figure_loss_converted" if converted else "figure_loss"]
+    figure.update_layout(**_LAYOUT, xaxis_title=words["figure_trained_tokens"], yaxis_title=title)
     return figure
 
 
@@ -87,7 +92,7 @@ def level_curves(
 
 
 def kind_curves(history: RoutingHistory, level: int, words: Words = ENGLISH) -> go.Figure:
-    """Share that a level keeps of every kind of token, over the steps."""
+    """Share kept of the tokens of every kind that reach a level, over the steps."""
     series = {
         words[f"figure_kind_{kind}"]: (history.steps, history.by_kind[:, level - 1, n])
         for n, kind in enumerate(KINDS)

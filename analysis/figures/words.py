@@ -94,6 +94,7 @@ ENGLISH: Words = {
     "figure_held_out": "held-out",
     "figure_trained_tokens": "tokens trained on",
     "figure_loss": "loss, nats per token",
+    "figure_loss_converted": "loss",
     "figure_tokens_per_second": "tokens per second",
     "figure_step": "step",
     "figure_nominal": "nominal",

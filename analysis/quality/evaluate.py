@@ -65,7 +65,7 @@ def held_out_blocks(checkpoint: Checkpoint, paths: Sequence[Path], length: int, 
                 break
         rows = min(len(ids) // length, count)
         if not rows:
-            raise AnalysisError(f"The text has {len(ids):,} tokens, less than one block of {length:,}; give more text.")
+            raise AnalysisError(f"The text has {len(ids):,} of the {length:,} tokens of one block; give more text.")
         found = torch.tensor(ids[: rows * length]).reshape(rows, length)
     check_ids(checkpoint.model, found.numpy())
     return found

@@ -12,7 +12,7 @@ from ..trace.chat_turns import turns_of
 from ..trace.parts import UNTOUCHED
 from ..trace.trace import Trace
 
-MOST_CHARACTERS = 600  # of a prompt that stands in the command itself
+MOST_CHARACTERS = 600  # of a prompt that stands in a command, or in a link, as it is
 FOLDER = "FOLDER"  # stands for the folder of a checkpoint that cannot be located
 _DEMO = re.compile(  # ids in the app, and folders that `subllm demo` builds
     r"shipped:({0})|({0})-[0-9a-f]{{12}}".format("|".join(DEMOS))
@@ -36,6 +36,7 @@ def commands(trace: Trace) -> list[str]:
     parts = ["subllm", name, *checkpoint_options(where.checkpoint), "--dtype", where.dtype]
     text = trace.prompt.text
     parts += ["--prompt-file", "prompt.txt"] if needs_file(trace) else [f"--prompt={text}"]
+    parts += ["--no-special-tokens"] if from_template(trace) and not _has_added(trace) else []
     parts += ["--new-tokens", str(len(trace.continuation.ids))] if trace.continuation is not None else []
     parts += [*(["--compare"] if trace.costs is not None else []), *edit_options(edits), "--out", "trace.npz"]
     return [shlex.join(parts), report]
@@ -54,6 +55,11 @@ def located(trace: Trace) -> bool:
 def from_template(trace: Trace) -> bool:
     """Whether the prompt went through a chat template, as far as its marks say."""
     return next(turns_of(trace.prompt.text), None) is not None
+
+
+def _has_added(trace: Trace) -> bool:
+    """Whether a token stands for no text: the tokenizer added it, which it does to no chat."""
+    return bool((trace.prompt.starts == trace.prompt.ends).any())
 
 
 def edit_options(edits: Sequence[Edit]) -> Iterator[str]:

@@ -93,12 +93,16 @@ def documents(summary: Summary, level: int, words: Words) -> pd.DataFrame:
 
 
 def document_spread(summary: Summary, level: int, words: Words) -> str:
-    """How the shares of documents vary; empty where no document is long enough."""
+    """How the shares of long documents vary, and how many those are if that is known; empty where there is none."""
     quantiles = summary.about.quantiles.get(str(level))
     if not quantiles:
         return ""
     low, _, middle, _, high = (f"{value:.0%}" for value in quantiles)
-    return words["corpus_document_spread"].format(low=low, middle=middle, high=high)
+    spread = words["corpus_document_spread"].format(low=low, middle=middle, high=high)
+    n = summary.about.long_documents.get(str(level))
+    if n is None:
+        return spread
+    return spread + words["corpus_long_documents"].format(n=f"{n:,}", all=f"{summary.about.documents:,}")
 
 
 def rules(summary: Summary, words: Words) -> pd.DataFrame:

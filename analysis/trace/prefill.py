@@ -122,8 +122,8 @@ def routing_of(model: SubllmForCausalLM, arrays: Mapping[str, np.ndarray]) -> Ro
         block_levels=np.asarray(structure.block_levels, dtype=np.int64),
         bypass_scale=bypass_scales(model.model.level_bypasses, config.hidden_size),
         strides=np.asarray(config.strides, dtype=np.int64),
-        site_kinds=np.asarray([site.kind for site in structure.sites], dtype=np.str_),
-        site_blocks=np.asarray([site.block for site in structure.sites], dtype=np.int64),
+        site_kinds=np.asarray(structure.site_kinds, dtype=np.str_),
+        site_blocks=np.asarray(structure.site_blocks, dtype=np.int64),
         work=block_work(config, arrays["reached"], arrays["kept"]),
         **arrays,
     )

@@ -19,14 +19,12 @@ class RuleOverlap:
     Attributes:
         kept: number of tokens that the level kept.
         highest: number of tokens that the rule of training keeps: see `subllm.routing.Router.quota`.
-        both: number of tokens in both sets.
         overlap: Jaccard index of the two sets.
         differing: (N,) tokens in only one of the sets, in the order of the prompt.
     """
 
     kept: int
     highest: int
-    both: int
     overlap: float
     differing: np.ndarray
 
@@ -51,7 +49,6 @@ def rule_overlap(routing: Routing, level: int) -> RuleOverlap:
     return RuleOverlap(
         kept=int(kept.sum()),
         highest=count,
-        both=int((kept & highest).sum()),
         overlap=float(jaccard(kept, highest)),
         differing=(kept != highest).nonzero()[0],
     )

@@ -18,6 +18,7 @@ from .parts import Prompt
 _CHARACTERS = 1024, 128  # allowed in a text: a constant, and more for each allowed token
 _BYTE = re.compile(r"<0x([0-9A-F]{2})>")
 _LETTERS = {letter: byte for byte, letter in bytes_to_unicode().items()}  # which byte a letter stands for
+_INCOMPLETE = re.compile("[\udc80-\udcff]+")  # bytes that are no whole character: each becomes 0xDC00 and itself
 _MARK = "▁"  # which SentencePiece writes for a space
 
 
@@ -29,6 +30,7 @@ def read_prompt(
     chat: bool = False,
     system: str = "",
     truncate: bool = False,
+    special_tokens: bool = True,
 ) -> Prompt:
     """Tokenise a prompt.
 
@@ -39,6 +41,7 @@ def read_prompt(
         chat: put the text into the tokenizer's chat template, as `analysis.trace.chat_text` reads its turns.
         system: system message of a chat whose text has none.
         truncate: cut a longer prompt to its first `limit` tokens.
+        special_tokens: add those that the tokenizer begins or ends a text with; a chat has those of its template alone.
 
     Raises:
         PromptError: if the text is empty, white space only, not encodable, or not accepted by the chat template.
@@ -76,7 +79,7 @@ def read_prompt(
                 "whoever made the checkpoint.",
                 error=str(error),
             ) from error
-    encoding = _encode(text, tokenizer, return_offsets_mapping=True, add_special_tokens=not chat)
+    encoding = _encode(text, tokenizer, return_offsets_mapping=True, add_special_tokens=special_tokens and not chat)
     ids = np.asarray(encoding["input_ids"], dtype=np.int64)
     offsets = np.asarray(encoding["offset_mapping"], dtype=np.int64).reshape(-1, 2)
     if len(ids) > limit:
@@ -99,10 +102,34 @@ def read_again(text: str, ids: np.ndarray, tokenizer: PreTrainedTokenizerBase) -
 
 
 def prompt_of_ids(ids: np.ndarray, tokenizer: PreTrainedTokenizerBase) -> Prompt:
-    """A prompt that is known by its token ids (T,) alone; its text is that of the tokens, one after another."""
-    pieces = decode_pieces(ids, tokenizer)
-    ends = np.cumsum([len(piece) for piece in pieces.tolist()])
-    return Prompt("".join(pieces.tolist()), ids, np.concatenate([[0], ends[:-1]]), ends, pieces)
+    """A prompt that is known by its token ids (T,) alone, as a page reads its text, so that edits name the same tokens.
+
+    Where the tokenizer makes other tokens of the text, as it does of one that begins within a word, it is as `joined`.
+    """
+    for part in (ids, ids[1:]):  # many tokenizers put a special token before a text
+        read = read_again(str(tokenizer.decode(part, clean_up_tokenization_spaces=False)), ids, tokenizer)
+        if read is not None:
+            return read
+    return joined(ids, tokenizer)
+
+
+def joined(ids: np.ndarray, tokenizer: PreTrainedTokenizerBase) -> Prompt:
+    """A prompt whose text is that of the tokens (T,), one after another.
+
+    Several tokens of one character all stand at its place. A byte that is no whole character is U+FFFD in the text.
+    """
+    parts = _written(ids, tokenizer)
+    text = b"".join(parts).decode("utf-8", "surrogateescape")
+    sizes = np.array([len(character.encode("utf-8", "surrogateescape")) for character in text])  # in bytes
+    behind, ends = np.cumsum(sizes), np.cumsum([len(part) for part in parts])  # of characters, and of tokens
+    starts = np.concatenate([[0], ends[:-1]])
+    return Prompt(
+        _INCOMPLETE.sub(lambda found: "\ufffd" * len(found[0]), text),
+        ids,
+        np.searchsorted(behind, starts, side="right"),
+        np.searchsorted(behind - sizes, ends),
+        _array([_readable(part) for part in parts]),
+    )
 
 
 def read_answer(text: str, tokenizer: PreTrainedTokenizerBase, room: int) -> list[int]:
@@ -122,7 +149,7 @@ def read_answer(text: str, tokenizer: PreTrainedTokenizerBase, room: int) -> lis
     ids: list[int] = _encode(text, tokenizer, add_special_tokens=False)["input_ids"]
     if len(ids) > room:
         raise PromptError(
-            "The answer has {tokens:,} tokens; {room:,} fit after the prompt. Shorten one of them.",
+            "Tokens of the answer: {tokens:,}; {room:,} fit after the prompt. Shorten one of them.",
             tokens=len(ids),
             room=room,
         )
@@ -176,11 +203,17 @@ def decode_pieces(ids: np.ndarray, tokenizer: PreTrainedTokenizerBase) -> np.nda
         (N,) texts, with the space that a token begins with. A token that is part of a character shows its bytes, such
         as "⟨F0 9F⟩", a special token its name, and an id that the tokenizer does not have "⟨id 7⟩".
     """
+    return _array([_readable(part) for part in _written(ids, tokenizer)])
+
+
+def _written(ids: np.ndarray, tokenizer: PreTrainedTokenizerBase) -> list[bytes]:
+    """(N,) bytes that each token adds to a text, which may end within a character; its name if it adds nothing else."""
     special, found = set(tokenizer.all_special_ids), {}
     for token in dict.fromkeys(ids.tolist()):
-        piece = "" if token in special else _in_a_text(token, tokenizer)
-        found[token] = _in_bytes(_spelled(token, tokenizer)) if "\ufffd" in piece or not piece else piece
-    return _array([found[token] for token in ids.tolist()])
+        name = _spelled(token, tokenizer)
+        piece = name if token in special else _in_a_text(token, tokenizer)
+        found[token] = piece.encode() if piece and "\ufffd" not in piece else _spelled_bytes(name)
+    return [found[token] for token in ids.tolist()]
 
 
 def _in_a_text(token: int, tokenizer: PreTrainedTokenizerBase) -> str:
@@ -191,21 +224,21 @@ def _in_a_text(token: int, tokenizer: PreTrainedTokenizerBase) -> str:
     return both[len(first) :]
 
 
-def _in_bytes(name: str) -> str:
-    """A token that ends within a character, or begins there, with its bytes; any other one as it is spelled.
+def _spelled_bytes(name: str) -> bytes:
+    """The bytes of a token that is part of a character.
 
     Args:
         name: as the vocabulary has it: "<0xF0>" by SentencePiece, or a letter for every byte by GPT-2's tokenizers.
     """
-    single = _BYTE.fullmatch(name)
-    if single is None and not all(letter in _LETTERS for letter in name):
-        return name
-    written = bytes([int(single[1], 16)] if single else [_LETTERS[letter] for letter in name])
-    text = written.decode("utf-8", "surrogateescape")  # a byte that fits nowhere becomes 0xDC00 and itself
-    incomplete = re.compile("[\udc80-\udcff]+")
-    if incomplete.search(text) is None:
-        return name
-    return incomplete.sub(lambda found: f"⟨{' '.join(f'{ord(each) - 0xDC00:02X}' for each in found[0])}⟩", text)
+    if single := _BYTE.fullmatch(name):
+        return bytes([int(single[1], 16)])
+    return bytes(_LETTERS[letter] for letter in name) if all(letter in _LETTERS for letter in name) else name.encode()
+
+
+def _readable(written: bytes) -> str:
+    """What a token adds to a text; bytes that are no whole character are spelled out."""
+    text = written.decode("utf-8", "surrogateescape")
+    return _INCOMPLETE.sub(lambda found: f"⟨{' '.join(f'{ord(each) - 0xDC00:02X}' for each in found[0])}⟩", text)
 
 
 def _spelled(token: int, tokenizer: PreTrainedTokenizerBase) -> str:

@@ -20,7 +20,7 @@ from subllm.runs.routing_snapshot import SUFFIX, RoutingSnapshot
 from subllm.structure import parse_structure
 
 from ..errors import AnalysisError
-from ..trace.parts import Likelihood, Prompt, Provenance, Routing, perplexity
+from ..trace.parts import Likelihood, Prompt, Provenance, Routing
 from ..trace.prefill import block_work
 from ..trace.statistics import jaccard
 from ..trace.token_classes import KINDS, kinds_of
@@ -200,8 +200,8 @@ def snapshot_trace(run: Run, snapshot: RoutingSnapshot, prompt: int) -> Trace:
             bypass_scale=snapshot.bypass_scale.astype(np.float32),
             thresholds=snapshot.thresholds,
             strides=snapshot.strides,
-            site_kinds=np.asarray([site.kind for site in structure.sites], dtype=np.str_),
-            site_blocks=np.asarray([site.block for site in structure.sites], dtype=np.int64),
+            site_kinds=np.asarray(structure.site_kinds, dtype=np.str_),
+            site_blocks=np.asarray(structure.site_blocks, dtype=np.int64),
             work=block_work(run.model, per_token["reached"], per_token["kept"]),
             edited=np.zeros_like(per_token["kept"]),
             **per_token,
@@ -232,9 +232,7 @@ class RoutingHistory:
         thresholds: (K, S) that scores were compared with; NaN where the router does not score.
         scales: (K, S, Q) quantiles of the bypass scale over channels.
         to_last: (K, S) Jaccard index of the kept set with the last snapshot's.
-        to_before: (K, S) the same with the snapshot before; NaN at the first.
-        by_kind: (K, S, C) share of all tokens of each of `KINDS` that the level keeps; NaN where there are none.
-        perplexity: (K,) of the prompts.
+        by_kind: (K, S, C) the same of the tokens of each of `KINDS`; NaN where none reached it.
         work: (K,) share of the dense model's work that was done, mean over blocks and tokens.
     """
 
@@ -244,9 +242,7 @@ class RoutingHistory:
     thresholds: np.ndarray
     scales: np.ndarray
     to_last: np.ndarray
-    to_before: np.ndarray
     by_kind: np.ndarray
-    perplexity: np.ndarray
     work: np.ndarray
 
 
@@ -259,27 +255,27 @@ def routing_history(run: Run, snapshots: Sequence[RoutingSnapshot]) -> RoutingHi
     """
     kept = np.stack([snapshot.kept for snapshot in snapshots])  # (K, S, N)
     scores = np.stack([snapshot.scores.astype(np.float32) for snapshot in snapshots])
-    reached = np.stack([snapshot.reached for snapshot in snapshots]).sum(2)
+    reached = np.stack([snapshot.reached for snapshot in snapshots])  # (K, S, N)
     scales = np.stack([snapshot.bypass_scale.astype(np.float32) for snapshot in snapshots])
-    before = np.full(kept.shape[:2], np.nan)
-    before[1:] = jaccard(kept[1:], kept[:-1])
     kinds = np.asarray([kind for number in range(len(run.offsets)) for kind in kinds_of(_pieces(run, number))])
-    shares = [
-        kept[:, :, kinds == kind].mean(2) if (kinds == kind).any() else np.full(kept.shape[:2], np.nan)
-        for kind in KINDS
-    ]
+    by_kind = [_share(kept[:, :, kinds == kind], reached[:, :, kinds == kind]) for kind in KINDS]
     return RoutingHistory(
         steps=np.asarray([snapshot.step for snapshot in snapshots]),
-        retention=np.where(reached, kept.sum(2) / np.maximum(reached, 1), np.nan),
+        retention=_share(kept, reached),
         scores=np.stack([[_quantiles(row) for row in snapshot] for snapshot in scores]),
         thresholds=np.stack([snapshot.thresholds for snapshot in snapshots]),
         scales=np.stack([[_quantiles(row) for row in snapshot] for snapshot in scales]),
         to_last=jaccard(kept, kept[-1:]),
-        to_before=before,
-        by_kind=np.stack(shares, axis=2),
+        by_kind=np.stack(by_kind, axis=2),
         work=np.asarray([block_work(run.model, each.reached, each.kept).mean(dtype=np.float64) for each in snapshots]),
-        perplexity=np.asarray([perplexity(snapshot.surprisal.astype(np.float64)) for snapshot in snapshots]),
     )
+
+
+def _share(kept: np.ndarray, reached: np.ndarray) -> np.ndarray:
+    """(K, S) share kept of the tokens that reached each level, from decisions (K, S, N); NaN where none did."""
+    count = reached.sum(2)
+    share: np.ndarray = np.where(count, kept.sum(2) / np.maximum(count, 1), np.nan)
+    return share
 
 
 def _pieces(run: Run, prompt: int) -> list[str]:

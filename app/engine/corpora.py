@@ -8,6 +8,7 @@ from pathlib import Path
 
 from analysis import RunStopped
 from analysis.corpus.aggregate import aggregate
+from analysis.corpus.plan import first_tokens
 from analysis.corpus.run import options_for, run_corpus
 from analysis.corpus.schema import RUN
 from analysis.corpus.summary import Summary
@@ -23,7 +24,8 @@ _SHARD = 10_000  # characters, after which what was read stays when a limit is r
 def read_corpus(model: ModelSpec, texts: Mapping[str, str], tokens: int, progress: Progress) -> Summary:
     """Read documents, and measure which of their tokens are kept.
 
-    At a limit, what was read before it is measured.
+    What counts is what is read: documents beyond the number of tokens do not. At a limit, what was read before it is
+    measured.
 
     Args:
         model: that reads.
@@ -36,12 +38,17 @@ def read_corpus(model: ModelSpec, texts: Mapping[str, str], tokens: int, progres
         RunStopped: at a limit before anything was read.
     """
     checkpoint, _ = model.load(progress)
-    admit(progress, tokens, texts=len(texts))
+    documents, left = dict[str, str](), tokens
+    for name, text in texts.items():
+        if left:
+            documents[name] = text
+            left -= first_tokens(text, checkpoint.tokenizer, left)[1]
+    admit(progress, tokens - left, texts=len(documents))
     with tempfile.TemporaryDirectory(prefix="subllm-corpus-") as place, turn(model.device, progress):
         folder, out = Path(place) / "texts", Path(place) / "result"
         folder.mkdir()
         paths = []
-        for number, text in enumerate(texts.values()):
+        for number, text in enumerate(documents.values()):
             paths.append(folder / f"{number}.jsonl")
             paths[-1].write_text(json.dumps({"text": text}) + "\n", encoding="utf-8")
         options = replace(options_for(model.device, model.dtype), tokens=tokens, shard_characters=_SHARD)
@@ -52,5 +59,5 @@ def read_corpus(model: ModelSpec, texts: Mapping[str, str], tokens: int, progres
                 raise
             aggregate(out)  # of what is there; it takes a moment
         found = Summary.read(out)
-    named = {key: name for path, name in zip(paths, texts, strict=True) for key in (str(path), path.stem)}
+    named = {key: name for path, name in zip(paths, documents, strict=True) for key in (str(path), path.stem)}
     return found.renamed(named)

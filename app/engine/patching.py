@@ -49,7 +49,7 @@ def patched(
     checkpoint, _ = model.load(progress)
     most = min(limit, checkpoint.model.config.max_position_embeddings)
     prompt = read_prompt(place.other, checkpoint.tokenizer, most, chat=recipe.chat)
-    run = unedited_run(model, trace.prompt, answer, progress, limit)
+    run = unedited_run(model, trace.prompt, answer, progress, limit, trace.provenance.answer_from)
     other = unedited_run(model, prompt, "", progress, limit)
     with turn(model.device, progress):
         return other.trace, list(patch_levels(run, other, place.token, place.source, progress))

@@ -101,7 +101,8 @@ def run(
         _log.debug("a trace of %d tokens is there", len(prompt))  # tests/benchmarks/browser.py reads this line
         yield trace, not (options.compare or options.new_tokens)
     assert trace is not None
-    if trace.costs is not None or not options.compare:  # else time ran out, and another run may have enough
+    whole = trace.costs is not None and trace.agreement is not None
+    if whole or not options.compare:  # else time ran out, and another run may have enough
         _traces().put(key, trace)
 
 

@@ -24,7 +24,9 @@ def _unedited_runs() -> ModelStore[UneditedRun]:
     return ModelStore(_MOST)
 
 
-def unedited_run(model: ModelSpec, prompt: Prompt, answer: str, progress: Progress, limit: int) -> UneditedRun:
+def unedited_run(
+    model: ModelSpec, prompt: Prompt, answer: str, progress: Progress, limit: int, answer_from: int = 0
+) -> UneditedRun:
     """The run of a prompt and the answer without edits; made now if it is not kept.
 
     Args:
@@ -33,6 +35,7 @@ def unedited_run(model: ModelSpec, prompt: Prompt, answer: str, progress: Progre
         answer: text whose probability is measured.
         progress: receives what is being done; may raise to stop.
         limit: maximum number of tokens that the operator allows.
+        answer_from: as in `analysis.trace.parts.Provenance`.
 
     Raises:
         PromptError: if the answer cannot be taken.
@@ -40,7 +43,8 @@ def unedited_run(model: ModelSpec, prompt: Prompt, answer: str, progress: Progre
     checkpoint, _ = model.load(progress)
     most = min(limit, checkpoint.model.config.max_position_embeddings)
     answer_ids = read_answer(answer, checkpoint.tokenizer, most - len(prompt))
-    key = (id(checkpoint.model), model.checkpoint, prompt.text, prompt.token_ids.tobytes(), tuple(answer_ids))
+    texts = (prompt.text, prompt.token_ids.tobytes(), answer_from, tuple(answer_ids))
+    key = (id(checkpoint.model), model.checkpoint, *texts)
     unedited = _unedited_runs().values.get(key)
     if unedited is None:
         with turn(model.device, progress):
@@ -48,7 +52,7 @@ def unedited_run(model: ModelSpec, prompt: Prompt, answer: str, progress: Progre
             if unedited is None:
                 admit(progress, len(prompt) + len(answer_ids), texts=1)
                 _unedited_runs().values.make_room()
-                unedited = run_unedited(checkpoint, prompt, answer_ids, model.checkpoint, progress)
+                unedited = run_unedited(checkpoint, prompt, answer_ids, model.checkpoint, progress, answer_from)
                 _unedited_runs().put(key, unedited)
     return unedited
 
@@ -73,7 +77,8 @@ def edited(
         PromptError: if the answer cannot be taken.
         AnalysisError: if an edit does not fit.
     """
-    found = stages(unedited_run(model, trace.prompt, answer, progress, limit), edits, progress)
+    unedited = unedited_run(model, trace.prompt, answer, progress, limit, trace.provenance.answer_from)
+    found = stages(unedited, edits, progress)
     while True:
         with turn(model.device, progress):  # no turn is held while a caller, who may be interrupted, draws
             outcome = next(found, None)
@@ -99,7 +104,7 @@ def effects(
     Yields:
         Effects; first the estimates alone.
     """
-    unedited = unedited_run(model, trace.prompt, answer, progress, limit)
+    unedited = unedited_run(model, trace.prompt, answer, progress, limit, trace.provenance.answer_from)
     with turn(model.device, progress):
         found: Effects | None = estimate_effects(unedited, level, progress)
     assert found is not None

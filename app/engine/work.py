@@ -11,7 +11,7 @@ from collections import deque
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, fields
-from typing import Protocol
+from typing import NoReturn, Protocol
 
 from analysis import RunStopped
 from analysis.guard import Limit, Progress
@@ -68,14 +68,26 @@ class Account:
         most = (limits.hourly_seconds, limits.hourly_tokens, limits.hourly_texts)
         return Use(*(each - one for each, one in zip(most, used, strict=True)))
 
-    def minutes(self) -> int:
-        """Minutes until something is forgotten."""
+    def minutes(self, name: str, more: float, most: float) -> int:
+        """Minutes until enough is forgotten for something more; at least 1.
+
+        Args:
+            name: of a field of `Use`.
+            more: that is to be used; no more than `most`.
+            most: that may be used in an hour.
+        """
         with self._lock:
-            first = self._used[0][0] if self._used else time.monotonic()
-        return max(1, math.ceil((first + _HOUR - time.monotonic()) / 60))
+            self._forget()
+            used = [(since, getattr(use, name)) for since, use in self._used]
+        total, until = sum(each for _, each in used), time.monotonic()
+        for since, each in used:
+            if total + more <= most:
+                break
+            total, until = total - each, since + _HOUR
+        return max(1, math.ceil((until - time.monotonic()) / 60))
 
     def _forget(self) -> None:
-        while self._used and self._used[0][0] < time.monotonic() - _HOUR:
+        while self._used and self._used[0][0] + _HOUR <= time.monotonic():
             self._used.popleft()
 
 
@@ -123,7 +135,11 @@ class Work(Limit):
     def check(self) -> None:
         """See `Limit`; the visitor's hour counts as well."""
         super().check()
-        self._check_hour(Use(seconds=self._held()))
+        if self._held() > self._account.left(self.limits).seconds:
+            if self._since is not None:  # what was used until now counts when the work is begun again
+                self._end()
+                self._begin()
+            self._refuse("seconds", self.clock())
 
     def admit(self, tokens: int, texts: int = 0) -> None:
         """Count tokens before they are read or generated.
@@ -131,8 +147,10 @@ class Work(Limit):
         Raises:
             RunStopped: if the visitor has used too many within the last hour.
         """
-        use = Use(tokens=tokens, texts=texts)
-        self._check_hour(use)
+        use, left = Use(tokens=tokens, texts=texts), self._account.left(self.limits)
+        for each in fields(Use):
+            if getattr(use, each.name) > getattr(left, each.name):
+                self._refuse(each.name, getattr(use, each.name))
         self.tokens += tokens
         self._account.add(use)
 
@@ -165,21 +183,23 @@ class Work(Limit):
         if held:
             self._account.add(Use(seconds=held))
 
-    def _check_hour(self, more: Use) -> None:
-        left = self._account.left(self.limits)
-        for name, what, most in (
-            ("seconds", "seconds of computing", self.limits.hourly_seconds),
-            ("tokens", "tokens", self.limits.hourly_tokens),
-            ("texts", "texts", self.limits.hourly_texts),
-        ):
-            if getattr(more, name) > getattr(left, name):
-                raise RunStopped(
-                    "You have used up what a visitor can use in an hour: {most:,.0f} {what}. Try again in {minutes} "
-                    "minutes, or ask for less.",
-                    most=most,
-                    what=what,
-                    minutes=self._account.minutes(),
-                )
+    def _refuse(self, name: str, more: float) -> NoReturn:
+        """Say what to do where more is asked for than the visitor's hour has left."""
+        most: float = getattr(self.limits, f"hourly_{name}")
+        what = "seconds of computing" if name == "seconds" else name
+        if more > most:
+            raise RunStopped(
+                "This is more than a visitor can use in an hour: {most:,.0f} {what}. Ask for less.",
+                most=most,
+                what=what,
+            )
+        raise RunStopped(
+            "Too little is left of what you can use in an hour ({most:,.0f} {what}). Try again in {minutes} min, or "
+            "ask for less.",
+            most=most,
+            what=what,
+            minutes=self._account.minutes(name, more, most),
+        )
 
 
 def admit(progress: Progress, tokens: int, texts: int = 0) -> None:

@@ -105,7 +105,11 @@ def _draw_curves(runs: dict[str, Run]) -> None:
         st.warning(say("watch_damaged", n=f"{damaged:,}"), icon=":material/warning:")
     left, right = st.columns(2)
     plot(left, training_figures.loss_curves(runs, words), "watch loss")
-    left.caption(say("watch_loss_converted" if run.config.get("converted") else "watch_loss_help"))
+    for key, converted in (("watch_loss_help", False), ("watch_loss_converted", True)):
+        names = [name for name, each in runs.items() if bool(each.config.get("converted")) == converted]
+        if names:
+            whose = plain(say("comma").join(names))
+            left.caption(say(key) if len(names) == len(runs) else say("labelled", label=whose, value=say(key)))
     routers = log["router_loss"].dropna()
     if len(routers):
         factor = f"{run.model.router_loss:g}"

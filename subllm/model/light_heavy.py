@@ -52,6 +52,11 @@ class Branch:
     computed: Tensor | None = None
     added: Tensor | None = None
 
+    @property
+    def change(self) -> Tensor | None:
+        """(B, T, D) what was added to the stream of each of the tokens; None for keys and values."""
+        return None if self.added is None else _add(torch.zeros_like(self.tokens.hidden_states), self)
+
     def record(self, width: int) -> RoutingRecord:
         """The record over the `width` new tokens of the pass; keys and values add nothing, and have no norms."""
         computed, added = self.computed, self.added

@@ -218,7 +218,7 @@ class SubllmModel(SubllmPreTrainedModel):
                 if output_routing or probe.record:
                     width = (outer[0] if outer else before).positions.shape[1]
                     records.update({branch.level: branch.record(width) for branch in branches})
-                event = Ran(step.index, self.structure.block_levels[step.index], before, tokens)
+                event = Ran(step.index, self.structure.block_levels[step.index], before, tokens, tuple(branches))
                 del branches
             else:
                 if collected is not None:

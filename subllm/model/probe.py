@@ -5,6 +5,7 @@ from dataclasses import dataclass, field
 
 from ..routing import Override
 from .levels import Snapshot, Tokens
+from .light_heavy import Branch
 
 
 @dataclass(frozen=True)
@@ -31,12 +32,15 @@ class Ran:
         level: level of the tokens that it processed; 0 for the whole sequence.
         before: tokens with the stream that went in.
         after: the same tokens with the stream that came out.
+        branches: what the routers of a light/heavy block decided and added, in the order of their levels; () for a
+            LLaMA block.
     """
 
     block: int
     level: int
     before: Tokens
     after: Tokens
+    branches: tuple[Branch, ...] = ()
 
 
 @dataclass(frozen=True)

@@ -41,8 +41,8 @@ class Blocks(torch.utils.data.Dataset[dict[str, Tensor]]):
         self.available = sum(blocks)
         if not self.available:
             raise DataError(
-                f"The part {split!r} of {packed.folder} has {packed.splits[split].tokens:,} tokens, less than one "
-                f"block of {length:,}; give more text or shorter blocks."
+                f"The part {split!r} of {packed.folder} has no shard with the {length:,} tokens of one block (tokens "
+                f"in all: {packed.splits[split].tokens:,}); give more text or shorter blocks."
             )
         self._length, self._seed = length, seed
         self._count = self.available if count is None else count

@@ -2,6 +2,7 @@
 
 import io
 import json
+import re
 import shutil
 import zipfile
 from dataclasses import replace
@@ -14,7 +15,7 @@ import pytest
 from streamlit.testing.v1 import AppTest
 
 from analysis.corpus.aggregate import aggregate
-from analysis.corpus.cells import groups
+from analysis.corpus.cells import BANDS, FREQUENCIES, groups
 from analysis.corpus.schema import DOCUMENTS, Skipped
 from analysis.corpus.summary import Summary
 from analysis.figures import corpus as figures
@@ -22,7 +23,7 @@ from analysis.report import corpus_tables
 from analysis.report.corpus import corpus_report
 from app.settings import Settings
 from app.state import Session
-from app.strings import say, table
+from app.strings import LANGUAGES, say, table
 from app.views.corpus import parts
 from app.views.corpus.cells import Cell
 from app.views.corpus.page import _PARTS, _zipped
@@ -290,3 +291,23 @@ def test_a_result_in_which_nothing_was_tested_says_so(results):
         assert f"{summary.about.tests:,}" in corpus_tables.intervals(summary, words)
         untested = replace(summary, about=replace(summary.about, tests=0))
         assert none in corpus_tables.intervals(untested, words) and none in corpus_report(untested, language=language)
+
+
+def test_what_half_of_the_documents_means_is_said_with_their_number(results):
+    summary = Summary.read(results / "one")
+    for language, said, number in (("en", "at least 64 tokens", "30 of 30."), ("zh", "至少有 64 个词元", "有 30 个。")):
+        spread = corpus_tables.document_spread(summary, 1, table(language))
+        assert said in spread and spread.endswith(number)
+        older = replace(summary, about=replace(summary.about, long_documents={}))  # which does not know it
+        assert spread.startswith(corpus_tables.document_spread(older, 1, table(language)))
+        assert not corpus_tables.document_spread(older, 1, table(language)).endswith(number)
+
+
+def test_a_band_of_frequency_ends_where_the_next_one_begins():
+    names = [figures.cell_name("frequency", cell, table("en")) for cell in FREQUENCIES]
+    assert names[0] == "10,000 per million or more" and names[-1] == "fewer than 10 per million"
+    numbers = [[int(n.replace(",", "")) for n in re.findall(r"[\d,]+", name)] for name in names]
+    assert numbers == [[first, *([10 * first - 1] if first < BANDS[0] else [])] for first in BANDS] + [[BANDS[-1]]]
+    for language in LANGUAGES:
+        own = [figures.cell_name("frequency", cell, table(language)) for cell in FREQUENCIES]
+        assert all(name != cell and re.findall(r"[\d,]+", name) for name, cell in zip(own, FREQUENCIES, strict=True))

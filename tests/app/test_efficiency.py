@@ -3,11 +3,13 @@
 import json
 import re
 import shutil
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 from streamlit.testing.v1 import AppTest
 
+import app.views.efficiency.measured as measured_view
 import app.views.efficiency.predicted as predicted_view
 from analysis.cost.sweep import from_parquet
 from app.settings import DEMO
@@ -274,6 +276,13 @@ def test_a_checkpoint_that_changed_begins_a_sweep_of_its_own(opened, tiny_checkp
     measure(opened)
     assert measured(opened).facts["checkpoint"] != before.facts["checkpoint"]
     assert [row.tokens for row in measured(opened).sorted()] == [64]
+
+
+def test_memory_of_the_process_that_is_not_known_is_a_dash():
+    _, (row, *_) = from_parquet((ASSETS / "benchmarks" / "cpu-float32.parquet").read_bytes())
+    rows = [replace(row, resident_bytes=sizes) for sizes in ([6, 4], [0, 4], [6, 0], [])]
+    assert [*measured_view._table(rows)[table("en")["measured_resident"]]] == ["1.50×", "–", "–", "–"]
+    assert table("en")["measured_resident"] not in measured_view._table(rows[1:])
 
 
 def test_a_model_too_small_for_the_hardware_is_said_with_its_way_out(opened):

@@ -244,6 +244,37 @@ def test_traces_are_known_by_everything_that_changes_them(folders):
         assert run(**changes) is not first, changes
 
 
+def test_a_run_that_was_not_wholly_compared_is_made_again_for_whoever_has_more_time(folders, monkeypatch):
+    recipe, options = recipe_of(folders[0]), RunOptions(0, True)
+
+    def run():
+        *_, (trace, _) = engine.run(recipe, options, silent, truncate=False, limit=512)
+        return trace
+
+    left = iter([9.0, 9.0, 9.0, 0.0])  # enough for the measurement of time, and for nothing after it
+    with monkeypatch.context() as patched:
+        patched.setattr("analysis.run.seconds_left", lambda progress: next(left))
+        hurried = run()
+    assert hurried.costs is not None and hurried.agreement is None
+    whole = run()
+    assert whole.agreement is not None and run() is whole
+
+
+def test_an_edited_run_and_a_patched_one_know_where_the_answer_begins(folders):
+    recipe = recipe_of(folders[0])
+    *_, (trace, _) = engine.run(recipe, RunOptions(3, False), silent, truncate=False, limit=512)
+    ids = trace.continuation.ids.tolist()
+    answered, again = engine.run_with_answer(recipe, trace, trace.prompt, ids, (), silent, limit=512)
+    first = answered.provenance.answer_from
+    assert first == trace.num_tokens
+    *_, edited = engine.edited(recipe.model, answered, "", [Edit("dense", 1)], silent, 512)
+    _, (patched, *_) = engine.patched(again, answered, engine.Place(0, "the dog", 0), "", silent, 512)
+    assert edited.trace.provenance.answer_from == patched.trace.provenance.answer_from == first
+    alone = replace(answered, provenance=replace(answered.provenance, answer_from=0))
+    *_, edited = engine.edited(recipe.model, alone, "", [Edit("dense", 1)], silent, 512)
+    assert edited.trace.provenance.answer_from == 0, "the same text, all of which a person wrote"
+
+
 def test_what_an_engine_keeps_of_a_model_goes_with_the_model(folders):
     recipe = recipe_of(folders[0])
     *_, (trace, _) = engine.run(recipe, RunOptions(0, False), silent, truncate=False, limit=512)

@@ -191,9 +191,9 @@ def test_a_link_without_a_prompt_to_a_checkpoint_that_is_not_offered_says_so_and
     assert "nowhere" in page.run().error[0].value, "not only for one pass of the script"
 
 
-def test_what_a_link_of_a_newer_version_asked_for_is_said_beside_its_run(tiny_checkpoint, monkeypatch):
+def test_what_a_link_of_another_version_asked_for_is_said_beside_its_run(tiny_checkpoint, monkeypatch):
     monkeypatch.setenv("SUBLLM_ROOTS", str(tiny_checkpoint.parent))
     page, run = linked(checkpoint="tiny", prompt="the cat", v="9", edits="drop 1@1", made="drop 1@1")
     for each in (page, page.run()):
         (error,) = each.error
-        assert "newer version" in error.value and run.trace.provenance.edits == ()
+        assert "another version" in error.value and run.trace.provenance.edits == ()

@@ -7,6 +7,7 @@ import math
 import threading
 from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 
@@ -99,7 +100,7 @@ def test_every_kind_of_work_ends_when_the_visitors_hour_is_used_up(kind, spec, t
     account = Account()
     account.add(Use(seconds=10))
     work = Work(replace(UNLIMITED, hourly_seconds=10), account, silent)
-    with pytest.raises(RunStopped, match=r"10 seconds of computing\. Try again in 60 minutes"):
+    with pytest.raises(RunStopped, match=r"10 seconds of computing\)\. Try again in 60 min"):
         KINDS[kind](spec, trace, work, unique(kind))
 
 
@@ -133,6 +134,69 @@ def test_every_kind_of_work_can_be_stopped_at_any_report_and_leaves_the_device_f
             KINDS[kind](spec, trace, Work(UNLIMITED, Account(), stop), unique(kind))
         with turn("cpu", silent):
             pass
+
+
+@pytest.fixture
+def clock(monkeypatch):
+    """The time in seconds, which a test sets."""
+    now = SimpleNamespace(seconds=0.0)
+    monkeypatch.setattr("app.engine.work.time", SimpleNamespace(monotonic=lambda: now.seconds))
+    return now
+
+
+def test_a_refusal_says_when_enough_is_free_again(clock):
+    account = Account()
+    work = Work(replace(UNLIMITED, hourly_tokens=1000), account, silent)
+    for minute, tokens in ((0, 100), (10, 300), (20, 500)):
+        clock.seconds = 60 * minute
+        work.admit(tokens)
+    clock.seconds = 60 * 30
+    for more, minutes in ((150, 30), (200, 30), (201, 40), (500, 40), (501, 50), (1000, 50)):
+        with pytest.raises(RunStopped, match=rf"1,000 tokens\)\. Try again in {minutes} min"):
+            work.admit(more)
+        assert account.minutes("tokens", more, 1000) == minutes
+    clock.seconds = 60 * 80  # the time that was said last
+    work.admit(1000)
+
+
+def test_what_no_waiting_makes_possible_is_said(clock):
+    work = Work(replace(UNLIMITED, hourly_tokens=1000, hourly_texts=100), Account(), silent)
+    with pytest.raises(RunStopped, match=r"more than a visitor can use in an hour: 1,000 tokens\. Ask for less"):
+        work.admit(1001)
+    with pytest.raises(RunStopped, match=r"in an hour: 100 texts\. Ask for less"):
+        work.admit(1, texts=101)
+    work.admit(1000, texts=100)
+
+
+def test_seconds_of_the_work_that_was_stopped_count_when_it_is_begun_again(clock):
+    account = Account()
+    account.add(Use(seconds=81))
+    clock.seconds = 60 * 10
+    work = Work(replace(UNLIMITED, hourly_seconds=180), account, silent)
+    with turn("cpu", work):
+        clock.seconds += 100  # with the 81 from before, more than the hour has
+        with pytest.raises(RunStopped, match=r"again in 60 min"):  # 81 s, free in 49 minutes, are too little
+            work.check()
+    assert work.clock() == 100 and account.left(work.limits).seconds == -1
+    other = Work(replace(UNLIMITED, hourly_seconds=90), Account(), silent)
+    with turn("cpu", other):
+        clock.seconds += 100
+        with pytest.raises(RunStopped, match=r"an hour: 90 seconds of computing\. Ask for less"):
+            other.check()
+
+
+def test_a_small_corpus_counts_the_tokens_and_documents_that_it_reads(spec):
+    texts, account = {f"{number}": f"{TEXT} {number}" for number in range(101)}, Account()
+    limits = replace(UNLIMITED, hourly_tokens=20_000, hourly_texts=100)
+    work = Work(limits, account, silent)
+    found = engine.read_corpus(spec, dict(list(texts.items())[:3]), 20_000, work)
+    assert work.tokens == found.about.tokens < 1000
+    assert account.left(limits) == Use(math.inf, 20_000 - work.tokens, 97)
+    part = Work(limits, account, silent)
+    assert engine.read_corpus(spec, texts, work.tokens, part).about.documents == 3
+    assert part.tokens == work.tokens and account.left(limits).texts == 94
+    with pytest.raises(RunStopped, match=r"an hour: 100 texts\. Ask for less"):
+        engine.read_corpus(spec, texts, 20_000, Work(limits, Account(), silent))
 
 
 def test_tokens_are_counted_by_each_work_and_seconds_only_on_the_device(spec, trace):

@@ -59,6 +59,20 @@ def test_no_token_is_kept_or_dropped_by_hand_and_no_decision_is_searched(merging
     assert "router merges tokens" in page.error[0].value
 
 
+def test_a_token_merged_at_an_outer_level_is_called_so_and_nothing_offers_to_keep_it(tmp_path, monkeypatch):
+    tokenizer = byte_tokenizer()
+    fields = {"vocab_size": len(tokenizer), "bos_token_id": 0, "eos_token_id": 0}
+    model = tiny_model("T(T(T)T)T", router=["stride", "subllm"], retention_ratio=0.5, **fields)
+    model.save_pretrained(tmp_path / "merging")
+    tokenizer.save_pretrained(tmp_path / "merging")
+    monkeypatch.setenv("SUBLLM_ROOTS", str(tmp_path))
+    page = linked(DEBUG, edits="keep 3@2")
+    assert not page.error
+    (warning,) = page.warning
+    assert warning.value == plain(table("en")["edit_absent_merging"].format(tokens="3"))
+    assert table("en")["edit_reach"] not in [each.label for each in page.button]
+
+
 def test_text_is_written_and_taken_back(merging):
     page = linked(DEBUG)
     page.session_state["debug"] = "Step by step"

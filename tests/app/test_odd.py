@@ -29,7 +29,7 @@ def recorded(folder):
 def test_flags_are_listed_in_the_language_of_the_page(odd_checkpoints):
     trace: Trace = recorded(odd_checkpoints / "everything")
     page = shown(trace)
-    assert page.expander[0].label == "Odd things to look at: 4"
+    assert page.expander[0].label == "Worth a look: 4"
     assert page.markdown[0].value.splitlines()[0] == "- Level 1 keeps every token that reaches it\\."
     assert "第 1 级保留了到达它的全部词元" in shown(trace, "zh").markdown[0].value
     nothing = shown(recorded(odd_checkpoints / "nothing"))

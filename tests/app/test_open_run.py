@@ -120,6 +120,22 @@ def test_ones_own_run_keeps_its_model_when_it_is_opened_again_and_takes_the_file
     assert "was opened from a file" not in said(page)
 
 
+def test_a_note_about_a_run_from_a_file_stays_when_the_run_is_made_here(page):
+    page.selectbox(key="checkpoint").set_value("tiny")
+    page.text_area(key="prompt").set_value("the cat sat on the mat")
+    next(button for button in page.button if button.label == "Run").click().run()
+    trace = session(page).run().trace
+    other = AppTest.from_file(MAIN, default_timeout=60).run()
+    opened(other, saved(trace))
+    other.text_area(key=f"note {trace.run}").set_value("mine").run()
+    other.selectbox(key="checkpoint").set_value("tiny")
+    other.text_area(key="prompt").set_value("the cat sat on the mat")
+    next(button for button in other.button if button.label == "Run").click().run()
+    (run,) = session(other).runs
+    assert run.has_model and run.trace.run == trace.run
+    assert other.text_area(key=f"note {trace.run}").value == run.trace.note == "mine"
+
+
 @pytest.mark.parametrize("data", [b"no zip", saved(make_trace())[:-200]])
 def test_what_is_no_run_is_said_and_the_run_before_stays(page, data):
     before = session(page).run()

@@ -10,6 +10,8 @@ from dataclasses import replace
 import numpy as np
 import pandas as pd
 import pytest
+from tokenizers import processors
+from transformers import AutoTokenizer
 
 from analysis import Trace
 from analysis.corpus.run import run_corpus
@@ -27,7 +29,7 @@ from analysis.run import RunOptions, record_trace
 from analysis.trace.tokenize import read_prompt
 from app import command, reproduce
 from app.engine import ModelSpec, Place, Recipe
-from app.settings import DEMO, SHIPPED_RUN, checkpoint_option
+from app.settings import DEMO, SHIPPED_RUN, Settings, checkpoint_option
 from app.settings import SHIPPED as SHIPPED_IDS
 from subllm.assets import ASSETS
 from subllm.checkpoints.config import read_config
@@ -147,18 +149,27 @@ def test_an_edited_run_is_made_again(recipe, checkpoint, tmp_path):
         np.testing.assert_allclose(found.routing.scores, trace.routing.scores, atol=1e-5)
 
 
-def test_an_attribution_is_made_again(recipe):
-    options = {"method": "conductance", "held": "kept", "baseline": "zero", "steps": 8}
+@pytest.mark.parametrize("words", [True, False])
+def test_an_attribution_is_made_again(words, recipe, checkpoint):
+    options = {"method": "conductance", "held": "kept", "baseline": "zero", "steps": 8, "words": words}
+    text = "the cat sat on themat and then thedog"
+    prompt = prompt_of(checkpoint, text, False)
+    features = 8 if words else len(prompt)
+    assert len(prompt) > 8
     values = []
     for asked, texts, edits in (
         ((4, None), (" dog", " cat"), ()),
         ((4, None), (" dog", " cat"), parse_edits("keep 0-4@*; bypass 0.25@1")),
         ((4, 1), ("", "2"), ()),
     ):
-        code = reproduce.explained(recipe(TEXTS["plain"][0]), asked, texts, edits, **options)
+        code = reproduce.explained(recipe(text), asked, texts, edits, **options)
         by_command, by_python = executed(code)
         values.append(float(by_python.split()[0]))
         assert float(re.search(r": (-?[\d.]+); with", by_command)[1]) == pytest.approx(values[-1], abs=1e-3)
+        found = [float(each) for each in by_python.partition("[")[2].strip(" \n]").split()]
+        assert len(found) == features
+        strongest = re.search(r"^ +([+-][\d.]+)  '", by_command, re.MULTILINE)[1]
+        assert float(strongest) == pytest.approx(max(found, key=abs), abs=1e-4)
     assert values[0] != values[1], "edits are in force"
 
 
@@ -196,13 +207,56 @@ def test_a_measurement_is_made_again(recipe, tmp_path):
     assert by_python.count("Setting(") == 2 and list((tmp_path / "results").glob("*.parquet"))
 
 
-@pytest.mark.parametrize("checkpoint_id", ["tiny", DEMO])
-def test_a_prediction_is_made_again(checkpoint_id, recipe, checkpoint, monkeypatch):
+@pytest.fixture
+def hub(tiny_checkpoint, monkeypatch):
+    """The name of a checkpoint on the hub, which tests do not reach."""
+    monkeypatch.setenv("SUBLLM_HUB_MODELS", "someone/tiny")
+    for place in ("subllm.checkpoints.load", "analysis.commands.arguments", "app.settings"):
+        monkeypatch.setattr(f"{place}.fetch_checkpoint", {"someone/tiny": tiny_checkpoint}.__getitem__)
+    return "someone/tiny"
+
+
+def test_a_run_of_a_checkpoint_on_the_hub_is_made_again(hub, recipe, tiny_checkpoint, checkpoint, tmp_path):
+    text = TEXTS["plain"][0]
+    model = ModelSpec(hub, tiny_checkpoint, "cpu", "float32")
+    code = reproduce.edited(replace(recipe(text), model=model), [], "")
+    executed(code)
+    found = Trace.load(tmp_path / "edited.npz")
+    assert found.provenance.digest == checkpoint.digest
+    (tmp_path / "someone").mkdir()
+    with contextlib.redirect_stderr(io.StringIO()) as out:
+        assert command.main(shlex.split(code.command)[1:]) == 1
+    assert "no such folder" in out.getvalue(), "a folder is meant"
+
+
+def test_a_chat_of_a_tokenizer_that_begins_texts_is_made_again_from_its_report(copied_checkpoint, tmp_path):
+    tokenizer = AutoTokenizer.from_pretrained(copied_checkpoint)
+    tokenizer.backend_tokenizer.post_processor = processors.TemplateProcessing(
+        single="<eos> $A", special_tokens=[("<eos>", tokenizer.eos_token_id)]
+    )
+    tokenizer.chat_template = "<eos><|im_start|>user\n{{ messages[0].content }}<|im_end|>\n<|im_start|>assistant\n"
+    tokenizer.save_pretrained(copied_checkpoint)
+    checkpoint = load_checkpoint(copied_checkpoint, "cpu", "float32")
+    for chat in (True, False):
+        text = "the cat" if chat else "<|im_start|>user\nthe cat<|im_end|>\n"  # which a person typed
+        trace = record_trace(checkpoint, prompt_of(checkpoint, text, chat), RunOptions(0, False))
+        _, *arguments = shlex.split(commands(trace)[0].replace(FOLDER, str(copied_checkpoint)))
+        with contextlib.redirect_stdout(io.StringIO()), contextlib.chdir(tmp_path):
+            assert not command.main(arguments)
+        found = Trace.load(tmp_path / "trace.npz")
+        assert found.prompt.token_ids.tolist() == trace.prompt.token_ids.tolist()
+        assert trace.prompt.token_ids.tolist().count(tokenizer.eos_token_id) == 1
+
+
+@pytest.mark.parametrize("checkpoint_id", ["tiny", "someone/tiny", *SHIPPED_IDS])
+def test_a_prediction_is_made_again(checkpoint_id, recipe, hub, tiny_checkpoint, monkeypatch):
     recipe("")
-    monkeypatch.setattr("analysis.commands.arguments.folder_of", lambda chosen: SHIPPED)
+    monkeypatch.setenv("SUBLLM_ROOTS", str(tiny_checkpoint.parent))
+    config = Settings.read().configuration(checkpoint_id) or read_config(tiny_checkpoint)
+    if checkpoint_id.startswith("shipped:"):
+        monkeypatch.chdir(ASSETS.parent)
     hardware = load_hardware()[0]
     scenario = Scenario(hardware, 4096, 2, next(iter(hardware.operations)), graphs=True)
-    config = read_config(SHIPPED["demo"]) if checkpoint_id == DEMO else checkpoint.model.config
     structure = str(config.structure)
     code = reproduce.predicted(checkpoint_id, structure, 0.5, scenario, own_hardware=False)
     with contextlib.redirect_stdout(io.StringIO()) as out:

@@ -1,6 +1,7 @@
 """The page that shows training runs, run by Streamlit's own test runner on a run's files."""
 
 import json
+import shutil
 from dataclasses import replace
 
 import numpy as np
@@ -74,6 +75,26 @@ def test_the_command_for_a_run_is_shown_where_there_is_none(tmp_path, monkeypatc
     page = AppTest.from_string(SCRIPT, default_timeout=60).run()
     assert not page.exception
     assert "subllm train" in page.code[0].value
+
+
+def test_the_losses_of_a_training_and_of_a_conversion_are_told_apart(page, tmp_path):
+    def captions():
+        return [each.value for each in page.caption if "running mean" in each.value]
+
+    (training,) = captions()
+    assert training.startswith("Nats per token.")
+    about = json.loads((tmp_path / "runs" / "one" / "run.json").read_text())
+    about["config"] |= {"converted": True, "hidden_weight": 2.0}
+    shutil.copytree(tmp_path / "runs" / "one", tmp_path / "runs" / "con_verted")
+    (tmp_path / "runs" / "con_verted" / "run.json").write_text(json.dumps(about))
+    page.run()
+    page.multiselect(key="watched beside one").set_value(["con_verted"]).run()
+    assert not page.exception and not page.error
+    converted = "The line is the training loss as a running mean: the divergence from"
+    assert captions()[0] == f"one: {training}"
+    assert captions()[1].startswith(f"con\\_verted: {converted} the dense model, in nats per token, plus")
+    page.selectbox(key="watched").set_value("con_verted").run()
+    assert [each.startswith(converted) for each in captions()] == [True]
 
 
 def test_a_run_without_routing_is_said(page):

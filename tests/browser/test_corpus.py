@@ -40,7 +40,7 @@ def test_every_part_is_drawn(corpus):
         ("Paths", "Does the token or its context decide?"),
         ("Scores", "AUC is the chance"),
         ("Types that flip", "closest to a coin toss"),
-        ("Documents", "Half of the documents"),
+        ("Documents", "Of the documents of which at least 64 tokens reach the level"),
         ("Other rules", "subllm corpus-rivals"),
     ):
         corpus.get_by_role("radio", name=part, exact=True).click()

@@ -23,6 +23,7 @@ export class RoutingData {
     return this.levels[level - 1]?.words[key] ?? this.labels[key];
   }
 
+  // What a choice of colours means; the first channel where there is none of that key.
   channel(key) {
     return this.channels.find((c) => c.key === key) ?? this.channels[0];
   }
@@ -90,6 +91,12 @@ export class RoutingData {
 
   value(channel, index, token) {
     return this.row(channel, index)[token];
+  }
+
+  // A number of a token at a level; NaN where the trace has no channel of that key.
+  at(key, level, token) {
+    const channel = this.channels.find((c) => c.key === key);
+    return channel ? this.value(channel, level, token) : NaN;
   }
 
   // (tokens) which fifth each value of a row is in, the highest where they are equal; 0 where there is none.

@@ -509,14 +509,14 @@ export class RoutingView {
     }
     data.levels.forEach(({ level, name: levelName, threshold }) => {
       const state = data.state(level, token);
-      const at = (key) => data.value(data.channel(key), level, token);
+      const at = (key) => data.at(key, level, token);
       this.token.append(`\n${levelName}: ${this.stateInWords(level, token)}${data.isEdited(level, token) ? ` (${labels.edited})` : ""}`);
       if (state === "absent") return;
       if (threshold !== null) {
         const rank = labels.rank.replace("{rank}", data.rank(level, token).toLocaleString()).replace("{n}", data.countReached(level).toLocaleString());
         this.token.append(", ", term("score", "score", level), ` ${at("score").toFixed(3)} (${labels.threshold} ${short(threshold)}, ${rank})`);
       }
-      if (state === "kept" && data.levels[level - 1].skipped !== "merged") {
+      if (state === "kept" && data.levels[level - 1].skipped !== "merged" && !Number.isNaN(at("weight"))) {
         this.token.append(", ", term("weight", "weight", level), ` ${at("weight").toFixed(3)}`);
       }
       if ((state !== "kept" && state !== "merged") || Number.isNaN(at("bypass"))) return;

@@ -4,6 +4,7 @@ import pandas as pd
 import streamlit as st
 
 from analysis.corpus.aggregate import MOST_SOURCES
+from analysis.corpus.paths import MOST_PATHS
 from analysis.corpus.summary import Summary
 from analysis.figures import corpus as figures
 from analysis.figures.terms import place_name
@@ -55,7 +56,7 @@ def paths(summary: Summary, level: int) -> None:
     rows = summary.of("path", 0)
     cells = [Cell("path", cell, 0) for cell in rows["cell"]]
     choose(shown(rows, summary, against=False), cells, f"corpus paths {language()}")
-    st.caption(say("corpus_paths_help"))
+    st.caption(say("corpus_paths_help", most=MOST_PATHS))
     _entropies(summary)
 
 

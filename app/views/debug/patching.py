@@ -10,6 +10,7 @@ from analysis.figures import debug as debug_figures
 from analysis.figures.quoted import quoted
 from analysis.figures.routing_view.data import Shown
 from analysis.figures.terms import level_name
+from analysis.report.again import MOST_CHARACTERS
 from app import engine, reproduce
 from app.engine import Place
 from app.messages import ProgressBar, plain, plot, show_error, sortable
@@ -46,7 +47,8 @@ def show(run: Run, settings: Settings) -> None:
             own.found["patched"] = (key, found)
         except (SubllmError, AnalysisError) as error:
             show_error(error)
-    if run.recipe.again and place.other.strip() and "\0" not in place.other and len(place.other) <= reproduce.LONGEST:
+    in_command = place.other.strip() and "\0" not in place.other and len(place.other) <= MOST_CHARACTERS
+    if run.recipe.again and in_command:
         again.show(reproduce.patched(run.recipe, place, own.answer))
     known = own.recall("patched", key)
     if known is not None:

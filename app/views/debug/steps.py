@@ -242,7 +242,7 @@ def _tokens(run: Run, texts: Sequence[Text], progress: ProgressBar) -> None:
     left, right = st.columns(2)
     plot(left, debug_figures.token_times(ours, dense, words), "token times")
     left.caption(say("steps_times"))
-    plot(right, debug_figures.level_growth(ours, dense, words), "level growth")
+    plot(right, debug_figures.level_growth(run.trace, ours, dense, words), "level growth")
     right.caption(say("growth_help"))
 
 

@@ -15,7 +15,7 @@ from analysis.debug.search import Effects
 from analysis.figures import debug as debug_figures
 from analysis.figures.quoted import quoted
 from analysis.figures.routing_view.data import Shown
-from analysis.figures.terms import level_name
+from analysis.figures.terms import level_name, level_words, stopping_level
 from analysis.trace.parts import Likelihood
 from app import engine, reproduce
 from app.edit_list import EditList
@@ -263,16 +263,24 @@ def _in_words(edit: Edit, trace: Trace) -> str:
 
 
 def _warnings(outcome: Outcome, known: EditList, edits: Sequence[Edit]) -> None:
-    untouched, words = outcome.unedited.routing, table(language())
-    if outcome.absent:
-        cells = ", ".join(str(token) for _, token in outcome.absent[:_NAMED])
-        st.warning(plain(say("edit_absent", tokens=cells)))
-        wanted = reachable(edits, outcome.absent, untouched.parents.tolist())
+    trace, untouched, words = outcome.trace, outcome.unedited.routing, table(language())
+    said: dict[str, list[str]] = {}
+    for level, token in outcome.absent:
+        stopped = stopping_level(trace.routing, level, trace.routing.reached[:, token].tolist())
+        said.setdefault(level_words(trace, stopped, words)["edit_absent"], []).append(str(token))
+    for text, tokens in said.items():
+        st.warning(plain(text.format(tokens=", ".join(tokens[:_NAMED]))))
+    wanted = reachable(edits, outcome.absent, trace.routing)
+    if wanted != list(edits):
         st.button(say("edit_reach"), on_click=known.change, args=(wanted,))
-    emptied = [level for level in outcome.emptied if untouched.kept[level - 1].any()]
-    if emptied:
-        names = [level_name(outcome.trace, level, words) for level in emptied]
-        st.warning(say("edit_emptied", levels=say("comma").join(names)))
+    said = {}
+    for level in outcome.emptied:
+        if untouched.kept[level - 1].any():
+            # no branch runs in a light/heavy block that no token reaches
+            own = level_words(trace, level, words) if trace.routing.reached[level - 1].any() else words
+            said.setdefault(own["edit_emptied"], []).append(level_name(trace, level, words))
+    for text, names in said.items():
+        st.warning(text.format(levels=say("comma").join(names)))
 
 
 def _next_tokens(outcome: Outcome) -> None:
@@ -287,6 +295,7 @@ def _flips(outcome: Outcome) -> None:
     before, after = outcome.unedited.routing, outcome.trace.routing
     for level in after.levels:
         name = level_name(outcome.trace, level, table(language()))
+        words = level_words(outcome.trace, level, table(language()))
         for token in np.flatnonzero(outcome.flipped[level - 1])[:_FLIPS]:
             kept = outcome.flipped[level - 1, token] > 0
             rows.append(
@@ -296,7 +305,7 @@ def _flips(outcome: Outcome) -> None:
                     say("flip_text"): quoted(str(outcome.trace.prompt.pieces[token])),
                     say("flip_before"): float(before.scores[level - 1, token]),
                     say("flip_after"): float(after.scores[level - 1, token]),
-                    say("flip_now"): say("view_keptState" if kept else "view_droppedState"),
+                    say("flip_now"): words["view_keptState" if kept else "view_droppedState"],
                 }
             )
     count = int(np.abs(outcome.flipped).sum())

@@ -68,6 +68,7 @@ def _attribution(run: Run, token: int, settings: Settings) -> None:
             show_error(error)
     if run.recipe.again:
         given = {name: options[name] for name in ("method", "held", "baseline", "steps")}
+        given["words"] = options["groups"] is not None
         edits = read_edits(trace.provenance.edits)
         again.show(reproduce.explained(run.recipe, asked, texts, edits, **given))
     known = own.recall("attribution", trace.run)
@@ -172,18 +173,24 @@ def _decisions(trace: Trace, level: int, tokens: tuple[int, ...]) -> None:
 
 def _past_levels(trace: Trace, found: Conductance) -> None:
     """A table of what bypassed each level, for dropped and for kept tokens, and of what the level added."""
-    words = table(language())
-    names = {level: level_name(trace, level, words) for level in trace.routing.levels}
-    if not names:
+    if not trace.routing.num_levels:
         return
+    words = table(language())
     st.markdown(f"**{say('past_title')}**", help=common_word(trace, "past_help", words, "\n\n"))
+    passed = [level for level in trace.routing.levels if not np.isnan(found.added[level - 1]).any()]
+    if not passed:
+        st.caption(say("past_none"))
+        return
+    names = {level: level_name(trace, level, words) for level in passed}
     kept = trace.routing.kept[:, : found.carried.shape[1]]
     parts = {
         "figure_unchanged_dropped": (found.carried * ~kept).sum(1),
         "figure_unchanged_kept": (found.carried * kept).sum(1),
         "figure_level_added": found.added.sum(1),
     }
-    columns = {common_word(trace, name, words): [f"{value:+.4f}" for value in part] for name, part in parts.items()}
+    columns = {
+        common_word(trace, name, words): [f"{part[level - 1]:+.4f}" for level in passed] for name, part in parts.items()
+    }
     st.table(pd.DataFrame(columns, list(names.values())))
     level = one_of(say("edit_level"), list(names), names.__getitem__, "past level")
     plot(st, debug_figures.past_level(trace, found, level, words), "why past level")

@@ -14,6 +14,7 @@ from analysis.cost.roofline import Scenario, speedup
 from analysis.cost.sizes import level_tokens, prefill_bytes
 from analysis.cost.sweep import LENGTHS, facts_of, from_parquet, settings_of, to_parquet
 from analysis.figures import cost as cost_figures
+from analysis.figures.terms import place_name
 from app import engine, reproduce
 from app.limits import Feature
 from app.messages import ProgressBar, plain, plot, show_error
@@ -24,7 +25,7 @@ from app.views import again
 from app.views.boxes import one_of, several_of
 from app.views.chooser import Choice
 from app.visitors import working
-from subllm import SubllmConfig, SubllmError
+from subllm import SubllmConfig, SubllmError, parse_structure
 from subllm.assets import ASSETS
 
 _BATCHES = (1, 2, 4, 8, 16, 32, 64)
@@ -273,6 +274,7 @@ def _check(config: SubllmConfig, choice: Choice, rows: Sequence[Comparison], set
 
 def _table(rows: Sequence[Comparison]) -> pd.DataFrame:
     energy = any(sum(row.joules["subllm"]) for row in rows)  # files of earlier versions have zeros
+    resident = any(row.resident_ratio is not None for row in rows)
     entries = []
     for row in rows:
         entry = {
@@ -287,8 +289,8 @@ def _table(rows: Sequence[Comparison]) -> pd.DataFrame:
             say("measured_cache"): f"{row.cache_bytes[0] / row.cache_bytes[1]:.2f}×",
             say("measured_peak"): f"{row.peak_bytes[0] / row.peak_bytes[1]:.2f}×",
         }
-        if len(row.resident_bytes) == 2 and row.resident_bytes[1]:
-            entry[say("measured_resident")] = f"{row.resident_bytes[0] / row.resident_bytes[1]:.2f}×"
+        if resident:
+            entry[say("measured_resident")] = "–" if row.resident_ratio is None else f"{row.resident_ratio:.2f}×"
         if energy:
             spent = [sum(row.joules[name]) for name in ("subllm", "dense")]
             entry[say("measured_energy")] = f"{spent[0] / spent[1]:.2f}×" if all(spent) else "–"
@@ -297,9 +299,11 @@ def _table(rows: Sequence[Comparison]) -> pd.DataFrame:
 
 
 def _levels(row: Comparison) -> pd.DataFrame:
+    structure, words = parse_structure(row.structure), table(language())
+    names = [say("outside"), *(place_name(structure, site.level, words) for site in structure.sites)]
     entries = [
-        {say("level_cache"): say("level", n=level) if level else say("outside"), "MiB": f"{size / 2**20:,.2f}"}
-        for level, size in enumerate(row.level_bytes)
+        {say("level_cache"): name, "MiB": f"{size / 2**20:,.2f}"}
+        for name, size in zip(names, row.level_bytes, strict=True)
     ]
     entries.append({say("level_cache"): say("dense"), "MiB": f"{row.cache_bytes[1] / 2**20:,.2f}"})
     return pd.DataFrame(entries).set_index(say("level_cache"))

@@ -24,7 +24,7 @@ from app.state import session
 from app.strings import language, say, table
 from app.views import again
 from app.visitors import working
-from subllm import SubllmConfig, SubllmError
+from subllm import SubllmConfig, SubllmError, parse_structure
 
 _LENGTHS = [2**n for n in range(4, 21)]
 _MOST_CHARACTERS = 500  # of a structure: a prediction takes up to three seconds of a core
@@ -60,12 +60,6 @@ def show(config: SubllmConfig, checkpoint: str, settings: Settings) -> None:
         say("structure"), own_structure, key=f"structure {own_structure} of {checkpoint}", persist_state="session",
         help=say("structure_help"),
     )  # fmt: skip
-    own_percent = min(max(round(100 * fmean(own_shares)), 5), 100)
-    percent = middle.slider(
-        say("retention_slider"), 5, 100, own_percent, format="%d%%", key=f"share of {checkpoint}",
-        persist_state="session",
-    )  # fmt: skip
-    retention = None if (structure, percent) == (own_structure, own_percent) else percent / 100  # its own are finer
     tokens = right.select_slider(
         say("context"), _LENGTHS, 8192, key="context", persist_state="session", format_func=lambda n: f"{n:,}"
     )
@@ -77,6 +71,15 @@ def show(config: SubllmConfig, checkpoint: str, settings: Settings) -> None:
             characters=len(structure),
             most=_MOST_CHARACTERS,
         )
+    retention = None
+    if parse_structure(structure).brackets:  # the levels of a light/heavy block keep what the model says
+        own_percent = min(max(round(100 * fmean(own_shares)), 5), 100)
+        percent = middle.slider(
+            say("retention_slider"), 5, 100, own_percent, format="%d%%", key=f"share of {checkpoint}",
+            persist_state="session",
+        )  # fmt: skip
+        if (structure, percent) != (own_structure, own_percent):  # its own are finer
+            retention = percent / 100
     config = changed(config, structure, retention)
     _own_hardware(own, dtype, settings)
     st.caption(plain(say("hardware_source", name=hardware.name, source=hardware.source)))

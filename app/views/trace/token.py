@@ -47,7 +47,7 @@ def show(run: Run, shown: Shown, settings: Settings) -> None:
     left, right = st.columns(2)
     plot(left, figures.lens(found, pieces, words(language())), "lens")
     left.caption(say("lens_caption"))
-    if np.nan_to_num(trace.routing.contribution_norm[:, token]).any():
+    if np.nan_to_num(found.contributions).any():
         plot(right, figures.contribution_histogram(trace, found, words(language())), "channels")
         right.caption(say("depth_channels"))
     elif trace.routing.num_levels:

@@ -17,7 +17,7 @@ from analysis.corpus.cells import COLUMNS
 from analysis.corpus.schema import DOCUMENTS, TOKENS, CorpusRun
 from analysis.corpus.shards import read_shards
 from analysis.corpus.statistics import mixed, resample_weights
-from analysis.corpus.summary import Summary
+from analysis.corpus.summary import MEASURES, Summary
 from analysis.errors import CorpusError
 from tests.analysis.corpus.simulated import simulate
 
@@ -76,6 +76,28 @@ def test_paths_are_shares_of_all_tokens(summary, tokens):
     assert rows["value"].sum() == pytest.approx(1)
     assert _value(summary, "path", 0, "path", "1 2")["value"] == pytest.approx(tokens["kept_2"].mean())
     assert _value(summary, "path", 0, "path", "0")["value"] == pytest.approx((tokens["kept"] == 0).mean())
+
+
+def test_shares_of_paths_are_of_all_tokens_also_where_there_are_more_than_are_listed(tmp_path, monkeypatch):
+    monkeypatch.setattr("analysis.corpus.paths.MOST_PATHS", 2)  # of three
+    simulate(tmp_path, 25, 100)
+    aggregate(tmp_path)
+    found = Summary.read(tmp_path)
+    rows = found.of("path", 0)
+    assert len(rows) == 2 and rows["tokens"].sum() < found.about.tokens
+    np.testing.assert_allclose(rows["value"], rows["tokens"] / found.about.tokens)
+    assert (rows["low"] < rows["value"]).all() and (rows["value"] < rows["high"]).all()
+    assert all(len(found.examples_of("path", cell, 0)) for cell in rows["cell"])
+
+    path, share = tmp_path / "summary" / "measures.parquet", rows["tokens"].sum() / found.about.tokens
+    table = pq.read_table(path).to_pandas()  # as older versions wrote it
+    own, numbers = table["measure"] == "path", ["value", "low", "high", "error"]
+    table.loc[own, numbers] /= share
+    table.loc[own, "resampled"] = table.loc[own, "resampled"].map(lambda each: each / share)
+    pq.write_table(pa.Table.from_pandas(table, MEASURES, preserve_index=False), path)
+    again = Summary.read(tmp_path).of("path", 0)
+    np.testing.assert_allclose(again[numbers], rows[numbers])
+    np.testing.assert_allclose(np.stack(again["resampled"]), np.stack(rows["resampled"]), rtol=2e-3)
 
 
 def test_entropies_tell_a_level_that_decides_by_type_from_one_that_decides_by_context(summary):
@@ -219,6 +241,12 @@ def test_worst_documents_are_those_with_the_smallest_share(summary, tokens):
     rows = summary.documents[summary.documents["level"] == 1]
     assert rows["share"].tolist() == pytest.approx(shares.sort_values().head(20).tolist())
     assert summary.about.quantiles["1"][2] == pytest.approx(shares.median(), abs=0.01)
+
+
+def test_quantiles_are_of_the_documents_of_which_enough_tokens_reach_a_level(folder, summary, tokens):
+    reached = tokens.groupby("document")["kept_1"].sum()
+    assert summary.about.long_documents == {"1": 60, "2": int((reached >= 64).sum())}
+    assert 0 < summary.about.long_documents["2"] < 60
 
 
 def test_the_same_shards_give_the_same_bytes(folder, tmp_path, summary):

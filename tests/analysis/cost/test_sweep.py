@@ -225,6 +225,21 @@ def test_what_cannot_be_measured_is_refused(checkpoint, monkeypatch):
         compare(checkpoint.model, small, prompt_of(checkpoint, 8), 1)
 
 
+@pytest.mark.parametrize(
+    ("sizes", "ratio"), [([6, 4], 1.5), ([0, 4], None), ([6, 0], None), ([6], None), ([], None)], ids=str
+)
+def test_the_memory_of_the_process_is_compared_where_both_sizes_are_known(sizes, ratio):
+    row = replace(comparison({"subllm": [1.0], "dense": [2.0]}), resident_bytes=sizes)
+    assert row.resident_ratio == ratio
+
+
+def test_a_file_whose_levels_are_not_those_of_its_structure_is_refused(checkpoint):
+    row = compare(checkpoint.model, baseline(checkpoint, "llama"), prompt_of(checkpoint, 16), 1)
+    for wrong in (replace(row, level_bytes=row.level_bytes[1:]), replace(row, structure="T(T")):
+        with pytest.raises(AnalysisError, match="not a Parquet file of measurements"):
+            from_parquet(to_parquet({}, [wrong]))
+
+
 def test_measurements_survive_a_parquet_file(checkpoint):
     facts = facts_of(checkpoint, "llama", 1)
     rows = [

@@ -9,6 +9,7 @@ from analysis import AnalysisError, TraceError
 from analysis.debug.answer import edits_with_answer, with_answer
 from analysis.debug.edits import parse_edits
 from analysis.debug.generation import Generation
+from analysis.debug.named_tokens import find_tokens
 from analysis.run import RunOptions, answer_stages, record_trace
 from analysis.trace.trace import Trace
 
@@ -55,6 +56,14 @@ def test_a_text_that_is_tokenised_alike_stands_for_the_run_and_any_other_keeps_i
     assert not found.again and found.prompt.token_ids[-3:].tolist() == letters
     assert found.prompt.text == trace.prompt.text + "cat"
     assert found.prompt.pieces[-3:].tolist() == ["c", "a", "t"]
+
+
+def test_parts_of_characters_in_an_answer_are_no_digits_or_capitals(checkpoint, trace):
+    llama = checkpoint.tokenizer("🦙", add_special_tokens=False)["input_ids"]
+    found = with_answer(trace.prompt, [*llama, *llama[:2]], checkpoint.tokenizer)
+    assert not found.again and found.prompt.text == trace.prompt.text + "🦙\ufffd\ufffd"
+    assert [*find_tokens("digits", found.prompt), *find_tokens("capitals", found.prompt)] == []
+    assert find_tokens("'🦙'", found.prompt)[-4:] == tuple(range(trace.num_tokens, trace.num_tokens + 4))
 
 
 def test_without_an_answer_there_is_nothing_to_read_back(checkpoint, trace):

@@ -194,7 +194,22 @@ def test_a_level_that_adds_nothing_carries_everything():
 def test_a_score_asked_inside_of_a_level_flows_past_none(model):
     token = int(np.flatnonzero(kept_at(model, 1))[-1])
     found = attribute(model, IDS, Question(token, level=2), "conductance").conductance
-    assert not found.carried.any() and not found.added.any() and found.carried.shape == (2, token + 1)
+    assert np.isnan(found.carried).all() and np.isnan(found.added).all() and found.carried.shape == (2, token + 1)
+
+
+@pytest.mark.parametrize("held", ["kept", "routing"])
+def test_what_comes_past_each_choice_of_a_light_heavy_block_is_all_there_is(held):
+    model = tiny_model("CT(C)", window=8)
+    with torch.no_grad():
+        model.model.layers[0].routers["mlp"].threshold.fill_(-10)  # a heavy branch that takes all tokens
+    found = attribute(model, IDS, Question(9), "conductance", held, steps=128)
+    queries, keys, mlp, level, *inner = (found.conductance.carried + found.conductance.added).sum(1)
+    whole = found.value - found.baseline
+    assert [queries, mlp, level] == pytest.approx([whole] * 3, rel=0.02)
+    assert np.isnan([keys, inner[1]]).all(), "keys and values add nothing to the stream"
+    kept = kept_at(model, 1)
+    assert np.abs(found.conductance.added[0][~kept]).max() == 0 < np.abs(found.conductance.added[0][kept]).max()
+    assert np.abs(found.conductance.added[2]).min() > 0
 
 
 def test_words_are_features_of_several_tokens(model):
@@ -274,5 +289,5 @@ def test_what_cannot_be_explained_is_refused(model, monkeypatch):
 def test_conductance_of_a_score_that_no_block_comes_before_has_no_ways():
     model = tiny_model("(T)T")
     found = attribute(model, np.arange(1, 9), Question(5, level=1), "conductance", steps=4)
-    assert not found.conductance.blocks.any() and not found.conductance.added.any()
+    assert not found.conductance.blocks.any() and np.isnan(found.conductance.added).all()
     assert found.values.sum() == pytest.approx(found.value - found.baseline, abs=1e-3)

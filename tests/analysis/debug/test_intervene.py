@@ -24,6 +24,7 @@ from subllm import Probe
 from subllm.checkpoints.load import Checkpoint
 from subllm.structure import BLOCK
 from tests.analysis.debug.conftest import prompt_of
+from tests.analysis.trace.test_trace import make_trace
 from tests.conftest import byte_tokenizer, run_command, tiny_model
 
 STRUCTURE = "T(T(TT)T)(T)T"
@@ -257,7 +258,7 @@ def test_a_token_that_an_outer_level_dropped_is_said_and_can_be_kept_there_too(u
     edits = [Edit("keep", 2, str(dropped))]
     outcome = intervene(unedited, edits)
     assert outcome.absent == [(2, dropped)]
-    mended = intervene(unedited, reachable(edits, outcome.absent, unedited.trace.routing.parents.tolist()))
+    mended = intervene(unedited, reachable(edits, outcome.absent, outcome.trace.routing))
     assert mended.absent == []
     assert mended.trace.routing.kept[:2, dropped].all()
     assert intervene(unedited, [Edit("drop", None, str(dropped))]).absent == []
@@ -265,7 +266,22 @@ def test_a_token_that_an_outer_level_dropped_is_said_and_can_be_kept_there_too(u
 
 def test_keeping_many_tokens_in_outer_levels_too_is_one_edit_per_level():
     absent = [(3, token) for token in range(5)] + [(2, 7)]
-    assert reachable([], absent, [0, 1, 2]) == [Edit("keep", 2, "0-4"), Edit("keep", 1, "0-4,7")]
+    routing = make_trace(tokens=8).routing
+    nested = replace(
+        routing, parents=np.asarray([0, 1, 2]), reached=np.asarray([[True], [False], [False]]).repeat(8, 1),
+        kept=np.zeros((3, 8), dtype=bool),
+    )  # fmt: skip
+    assert reachable([], absent, nested) == [Edit("keep", 2, "0-4"), Edit("keep", 1, "0-4,7")]
+    merging = replace(nested, strides=np.asarray([1, 2, 1]))
+    assert reachable([], absent, merging) == [Edit("keep", 1, "0-4,7")]
+
+
+def test_no_edit_keeps_a_token_that_an_outer_level_merges():
+    model = tiny_model("T(T(T)T)T", router=["stride", "subllm"], retention_ratio=0.5)
+    edits = [Edit("keep", 2, "3")]
+    outcome = intervene(run_unedited(checkpoint_of(model), prompt_of(range(1, 11))), edits)
+    assert outcome.absent == [(2, 3)] and outcome.trace.routing.merged[0, 3]
+    assert reachable(edits, outcome.absent, outcome.trace.routing) == edits
 
 
 def test_edits_are_written_down_and_read(checkpoint):

@@ -57,6 +57,16 @@ def test_a_token_dropped_by_the_second_of_two_levels_shows_what_the_first_made_o
     assert lens.probabilities[2] != pytest.approx(lens.probabilities[3]), "the bypass mixed in what was before"
 
 
+def test_what_heavy_branches_add_to_a_token_is_the_routings():
+    model, ids = tiny_model("C(C)T", window=8), np.arange(1, 41)
+    with torch.inference_mode():
+        records = model(torch.tensor(ids)[None], output_routing=True).routing
+    for token in (20, 38, 39):
+        norms = np.linalg.norm(logit_lens(model, ids, token).contributions, axis=1)
+        np.testing.assert_allclose(norms, [record.contribution_norm[0, token] for record in records], atol=1e-4)
+        assert np.isnan(norms[1])
+
+
 def test_confidence_is_what_the_lens_reads_off_every_token(trace, checkpoint):
     seen = []
     found = confidence(

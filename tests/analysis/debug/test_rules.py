@@ -4,13 +4,16 @@ import json
 
 import numpy as np
 import pytest
+import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from analysis import AnalysisError
 from analysis.debug.edits import Edit, EditKind, LevelKind, parse_edits
+from analysis.debug.named_tokens import find_tokens
 from analysis.debug.rules import LONGEST_NAME, MOST_BYTES, Rule, load_rule
 from analysis.trace.parts import Prompt
+from analysis.trace.tokenize import read_prompt
 from subllm.assets import ASSETS
 
 SHIPPED = sorted((ASSETS / "rules").glob("*.json"))
@@ -52,6 +55,15 @@ def test_a_rule_names_the_tokens_of_the_prompt_that_it_is_applied_to():
     )
     edits = rule.on(prompt_of(CHAT), LEVELS)
     assert named(edits, CHAT) == ["Be brief.", "Which Gate is 12?", "12", "<|im", "ant\n"]
+
+
+@pytest.mark.parametrize("text", ["今天天气很好。" * 9, "Cat 12 🦙 你好 Ж é, 4 cats"])
+def test_a_rule_on_ids_alone_names_the_tokens_that_it_names_on_the_page(text, checkpoint):
+    rule = load_rule(ASSETS / "rules" / "protect-capitals-and-numbers.json")
+    prompt = read_prompt(text, checkpoint.tokenizer, 500)
+    override = rule.override(checkpoint, torch.tensor(prompt.token_ids)[None])
+    for edit in rule.edits:
+        assert [find_tokens(edit.tokens, each) for each in override.prompts] == [find_tokens(edit.tokens, prompt)]
 
 
 def test_edits_that_find_nothing_in_a_prompt_are_left_out_and_numbers_end_with_it():

@@ -7,7 +7,9 @@ import pytest
 
 from analysis import AnalysisError
 from analysis.debug.conductance import Conductance
+from analysis.debug.generation import NewToken
 from analysis.figures import debug as debug_figures
+from analysis.figures.terms import level_name
 from analysis.trace.pairs import pair
 from tests.analysis.trace.test_trace import make_trace
 
@@ -41,6 +43,20 @@ def test_what_came_past_a_level_is_told_apart_by_whether_the_level_kept_the_toke
     np.testing.assert_array_equal(dropped.x, np.where(own, 0, flow.carried[level - 1, tokens]))
     np.testing.assert_array_equal(kept.x, np.where(own, flow.carried[level - 1, tokens], 0))
     np.testing.assert_array_equal(added.x, flow.added[level - 1, tokens])
+
+
+def test_the_growth_of_a_cache_names_levels_as_the_page_does():
+    trace = make_trace("T(T(T)T)(T)", tokens=6)
+    trace = replace(
+        trace,
+        routing=replace(
+            trace.routing, site_kinds=np.asarray(["query", "level", "level"]), site_blocks=np.asarray([1, -1, -1])
+        ),
+    )
+    written = [NewToken(5, True, (), (True,) * 3, (True,) * 3, (1.0,) * 3, (None,) * 3, 3, 0.1, (4, 3, 2, 1))]
+    figure = debug_figures.level_growth(trace, written, ())
+    assert [line.name for line in figure.data][1:] == [level_name(trace, level) for level in (1, 2, 3)]
+    assert figure.data[1].name == "Block 1 · queries"
 
 
 def test_attention_is_drawn_of_blocks_that_processed_each_token():

@@ -90,7 +90,7 @@ def test_held_out_text_comes_from_packed_folders_and_from_files(loaded, tmp_path
             with pytest.raises(AnalysisError, match=f"on {count} blocks of {length} tokens; .* of 2 to 512 tokens"):
                 held_out_blocks(checkpoint, texts, length, count)
     (tmp_path / "short.txt").write_text("three cats")
-    with pytest.raises(AnalysisError, match="less than one block"):
+    with pytest.raises(AnalysisError, match="of the 512 tokens of one block"):
         held_out_blocks(checkpoint, [tmp_path / "short.txt"], 512, 1)
 
 

@@ -2,8 +2,10 @@
 
 import numpy as np
 import pytest
+from tokenizers import processors
 
-from analysis.trace.tokenize import decode_pieces, read_answer, read_prompt
+from analysis.debug.named_tokens import find_tokens
+from analysis.trace.tokenize import decode_pieces, joined, prompt_of_ids, read_answer, read_prompt
 from subllm import PromptError, PromptTooLongError
 from subllm.checkpoints import confined
 from tests.conftest import byte_tokenizer, sentencepiece_tokenizer
@@ -83,7 +85,7 @@ def test_an_answer_has_to_fit_behind_the_prompt():
     assert read_answer("", TOKENIZER, 0) == []
     ids = TOKENIZER(" the mat")["input_ids"]
     assert read_answer(" the mat", TOKENIZER, len(ids)) == ids
-    with pytest.raises(PromptError, match=f"answer has {len(ids)} tokens; {len(ids) - 1} fit after the prompt"):
+    with pytest.raises(PromptError, match=f"Tokens of the answer: {len(ids)}; {len(ids) - 1} fit after the prompt"):
         read_answer(" the mat", TOKENIZER, len(ids) - 1)
     with pytest.raises(PromptError, match=r"The answer has half of a surrogate pair"):
         read_answer("\ud800", TOKENIZER, 10)
@@ -137,6 +139,52 @@ def test_an_id_that_the_tokenizer_does_not_have_is_shown_as_one(tokenizer):
 def test_the_mark_before_a_text_does_not_take_its_first_character():
     prompt = read_prompt("🦙 cat", sentencepiece_tokenizer(), 50)
     assert prompt.pieces.tolist() == ["▁", "🦙 1/4", "🦙 2/4", "🦙 3/4", "🦙 4/4", " cat"]
+
+
+MANY_SCRIPTS = "Cat 12 🦙 你好 Ж مرحبا é, 4 cats"
+
+
+def with_beginning():
+    """A tokenizer that begins every text with a special token."""
+    tokenizer = sentencepiece_tokenizer()
+    beginning = tokenizer.bos_token_id
+    tokenizer.backend_tokenizer.post_processor = processors.TemplateProcessing(
+        single="<s> $A", special_tokens=[("<s>", beginning)]
+    )
+    return tokenizer
+
+
+@pytest.mark.parametrize("tokenizer", [TOKENIZER, sentencepiece_tokenizer(), with_beginning()])
+@pytest.mark.parametrize("text", [MANY_SCRIPTS, "你好" * 20, "<user>the cat"])
+def test_ids_alone_are_read_as_their_text_is(tokenizer, text):
+    read = read_prompt(text, tokenizer, 500)
+    found = prompt_of_ids(read.token_ids, tokenizer)
+    assert found.text == text and found.pieces.tolist() == read.pieces.tolist()
+    np.testing.assert_array_equal([found.starts, found.ends], [read.starts, read.ends])
+
+
+@pytest.mark.parametrize("tokenizer", [TOKENIZER, sentencepiece_tokenizer()])
+def test_several_tokens_of_one_character_stand_at_its_place_in_any_text(tokenizer):
+    whole = tokenizer(MANY_SCRIPTS)["input_ids"]
+    found = joined(np.asarray(whole), tokenizer)
+    covered = [found.text[start:end] for start, end in zip(found.starts.tolist(), found.ends.tolist(), strict=True)]
+    assert found.text.strip() == MANY_SCRIPTS and covered.count("🦙") == 4
+    for name, characters in {"digits": "124", "capitals": "Cat"}.items():
+        assert {*"".join(covered[token] for token in find_tokens(name, found))} - {" "} == {*characters}
+
+
+def test_a_part_of_a_character_has_no_digits_or_capitals_in_it():
+    ids = np.asarray(TOKENIZER("🦙 12")["input_ids"])[1:]
+    found = prompt_of_ids(ids, TOKENIZER)
+    assert found.text == "\ufffd\ufffd\ufffd 12" and found.pieces[0].startswith("⟨")
+    assert not find_tokens("capitals", found)
+    assert [found.pieces[token].strip() for token in find_tokens("digits", found)] == ["1", "2"]
+
+
+def test_a_text_that_has_its_special_tokens_in_it_gets_no_others():
+    text = "<s> cat"
+    twice, once = (read_prompt(text, with_beginning(), 50, special_tokens=each).token_ids for each in (True, False))
+    assert twice.tolist() == [twice[0], *once.tolist()] and twice[0] == once[0]
 
 
 TEMPLATES = [

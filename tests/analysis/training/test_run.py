@@ -2,6 +2,7 @@
 
 import json
 import os
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -18,6 +19,7 @@ from analysis.figures.training import (
     work_curves,
 )
 from analysis.figures.words import ENGLISH
+from analysis.trace.token_classes import KINDS, kinds_of
 from analysis.training.run import load_snapshots, read_run, routing_history, snapshot_trace
 from subllm.routing import routing_arrays
 from subllm.runs.routing_snapshot import RoutingSnapshot
@@ -102,8 +104,7 @@ def test_history_counts_what_the_snapshots_keep(run):
     snapshots = load_snapshots(found)
     history = routing_history(found, snapshots)
     assert history.steps.tolist() == [0, 10, 20]
-    assert (history.to_last[-1] == 1).all() and np.isnan(history.to_before[0]).all()
-    np.testing.assert_allclose(history.to_before[-1], history.to_last[-2])
+    assert (history.to_last[-1] == 1).all()
     for k, snapshot in enumerate(snapshots):
         np.testing.assert_allclose(history.retention[k, 0], snapshot.kept[0].mean())
         inner = snapshot.kept[1].sum() / max(snapshot.kept[0].sum(), 1)
@@ -127,6 +128,26 @@ def test_history_counts_what_the_snapshots_keep(run):
     assert kept.y.tolist() == history.retention.mean(1).tolist()
     assert kept.x.tolist() == (history.steps * found.config["batch_size"] * found.config["length"]).tolist()
     assert ENGLISH["figure_step"] == figures_made[1].layout.xaxis.title.text
+    converted = replace(found, config=found.config | {"converted": True})
+    titles = [loss_curves(each).layout.yaxis.title.text for each in ({"a": found}, {"a": found, "b": converted})]
+    assert titles == ["loss, nats per token", "loss"]
+
+
+def test_shares_of_kinds_are_of_the_tokens_that_reach_the_level(run):
+    found, _ = run
+    snapshots = load_snapshots(found)
+    history = routing_history(found, snapshots)
+    for k, snapshot in enumerate(snapshots):
+        traces = [snapshot_trace(found, snapshot, number) for number in range(len(PROMPTS))]
+        for level in range(2):
+            decisions = {kind: [] for kind in KINDS}
+            for trace in traces:
+                for token, kind in enumerate(kinds_of(trace.prompt.pieces.tolist())):
+                    if trace.routing.reached[level, token]:
+                        decisions[kind].append(trace.routing.kept[level, token])
+            expected = [np.mean(each) if each else np.nan for each in decisions.values()]
+            np.testing.assert_allclose(history.by_kind[k, level], expected)
+    assert (history.by_kind[:, 1] > 0).any() and not snapshots[0].reached[1].all()
 
 
 ABOUT = {

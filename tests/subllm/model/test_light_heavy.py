@@ -61,7 +61,10 @@ def test_every_decision_and_sum_of_a_block(block):
         CLOSE(record.weights, block[f"{kind}.weight"])
         CLOSE(record.threshold, block[f"{kind}.threshold"])
     queries, keys, mlp = output.routing
-    for record, name in ((queries, "heavy_attn"), (mlp, "heavy_mlp")):
+    changes = [branch.change for branch in events[0].branches]
+    assert changes[1] is None
+    for record, name, change in ((queries, "heavy_attn", changes[0]), (mlp, "heavy_mlp", changes[2])):
+        CLOSE(change, block[name] * (record.kept * record.weights)[..., None])
         norms = block[name].norm(dim=-1) * record.kept
         CLOSE(record.difference_norm, norms)
         CLOSE(record.contribution_norm, norms * record.weights)

@@ -27,7 +27,7 @@ def test_blocks_cover_the_text_once_per_round_in_an_order_of_their_own(corpus, t
 
 def test_text_shorter_than_a_block_is_refused(corpus, tokenizer, tmp_path):
     packed = pack([corpus], tokenizer, tmp_path / "packed", held_out=0.1)
-    with pytest.raises(DataError, match="less than one block"):
+    with pytest.raises(DataError, match="tokens of one block"):
         Blocks(packed, "held_out", 10_000)
 
 
