@@ -189,12 +189,12 @@ class Work(Limit):
         what = "seconds of computing" if name == "seconds" else name
         if more > most:
             raise RunStopped(
-                "This is more than a visitor can use in an hour: {most:,.0f} {what}. Ask for less.",
+                "This is more than a visitor can use in an hour ({what}: {most:,.0f}). Ask for less.",
                 most=most,
                 what=what,
             )
         raise RunStopped(
-            "Too little is left of what you can use in an hour ({most:,.0f} {what}). Try again in {minutes} min, or "
+            "Too little is left of what you can use in an hour ({what}: {most:,.0f}). Try again in {minutes} min, or "
             "ask for less.",
             most=most,
             what=what,
