@@ -146,7 +146,7 @@ class Place:
     """What an address showed when it was written.
 
     Attributes:
-        run: name (`Trace.run`) of the run.
+        run: name (`Trace.run`) of the run; "" where several runs have this address.
         shown: as `Session.shown`.
         edits: in What if.
         answer: text whose probability was measured.
@@ -302,14 +302,16 @@ class Session:
             address: its fields.
             run: that is shown.
         """
-        key = frozenset(address.items())
-        self.places.pop(key, None)
+        key, name = frozenset(address.items()), run.trace.run
+        known = self.places.pop(key, None)
+        if known is not None and known.run != name:
+            name = ""  # of several runs, such as those of long prompts: nobody can tell which one is asked for
         edits = self.edits_of(run.trace).edits
-        self.places[key] = Place(run.trace.run, self.shown, edits, self.answer, self.lesson.stop)
+        self.places[key] = Place(name, self.shown, edits, self.answer, self.lesson.stop)
         self.places = dict([*self.places.items()][-_PLACES:])
 
     def return_to(self, address: Mapping[str, str]) -> None:
-        """Show again what an address showed. Nothing changes if its run is gone, or the address is not the session's.
+        """Show again what an address showed. Nothing changes if its run is gone, or several have this address, or none.
 
         Args:
             address: its fields.

@@ -285,7 +285,8 @@ class SubllmConfig(LlamaConfig):
                 contradict each other.
         """
         old = "structure" in config_dict
-        config_dict = config_dict | {name: kwargs.pop(name) for name in OWN_FIELDS if name in kwargs}  # to be checked
+        known = {*LlamaConfig.__annotations__, *SubllmConfig.__annotations__}  # transformers sets others unchecked
+        config_dict = config_dict | {name: kwargs.pop(name) for name in known & kwargs.keys()}
         if config_dict.get("structure") is None:
             raise ConfigurationError(
                 "The configuration has no 'structure'; a SUBLLM checkpoint needs one, such as 'TT(TT)TT'. "

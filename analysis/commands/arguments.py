@@ -5,7 +5,7 @@ from functools import partial
 from pathlib import Path
 from typing import NamedTuple
 
-from subllm import SubllmError
+from subllm import CheckpointError, SubllmError
 from subllm.assets import DEMOS
 from subllm.atomic import full_disk_reported, written_whole
 from subllm.checkpoints.load import Checkpoint, fetch_checkpoint, load_checkpoint
@@ -80,8 +80,13 @@ def load(arguments: argparse.Namespace) -> Checkpoint:
 def folder_of(arguments: argparse.Namespace) -> Path:
     """Folder of that checkpoint; a demo is built, and one on the hub fetched, if it is not there yet."""
     name = arguments.checkpoint
-    if name is not None and _on_hub(name):
-        return fetch_checkpoint(name.as_posix())
+    if name is not None and _may_be_on_hub(name):
+        try:
+            return fetch_checkpoint(name.as_posix())
+        except CheckpointError as error:
+            raise CheckpointError(
+                f"{name} is no folder here, and no reachable name on the Hugging Face hub: {error}"
+            ) from error
     if name is not None and (str(name) not in DEMOS or name.exists()):
         return Path(name)
     from subllm.demo import build_demo  # noqa: PLC0415 - needs more packages than a checkpoint of one's own
@@ -89,9 +94,10 @@ def folder_of(arguments: argparse.Namespace) -> Path:
     return build_demo() if name is None else build_demo(name=str(name))
 
 
-def _on_hub(name: Path) -> bool:
-    """Whether a checkpoint is named as on the hub, owner/name, and no folder on this machine can be meant."""
-    return not name.is_absolute() and len(name.parts) == 2 and not name.parent.exists()
+def _may_be_on_hub(name: Path) -> bool:
+    """Whether a checkpoint is named as on the hub, owner/name, and there is no folder `owner` here."""
+    here = name.is_absolute() or name.parts[:1] in (("..",), ("~",)) or name.parent.exists()
+    return not here and len(name.parts) == 2
 
 
 def prompt_of(arguments: argparse.Namespace, checkpoint: Checkpoint) -> Prompt:

@@ -167,7 +167,7 @@ class Comparison:
 
     @property
     def resident_ratio(self) -> float | None:
-        """Memory that the process took, SUBLLM over dense; None where one is not told, or took what was free."""
+        """Memory that the process took, SUBLLM over dense; None where one is unknown, or took no new memory."""
         known = len(self.resident_bytes) == 2 and all(self.resident_bytes)
         return self.resident_bytes[0] / self.resident_bytes[1] if known else None
 

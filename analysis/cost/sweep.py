@@ -126,7 +126,7 @@ def from_parquet(data: bytes) -> tuple[dict[str, str], list[Comparison]]:
         report(facts, rows)  # takes everything that is shown
         for row in rows:
             if len(row.level_bytes) != 1 + parse_structure(row.structure).num_levels:
-                raise ValueError(f"{row.structure!r:.40} has not the {len(row.level_bytes)} levels of its cache")
+                raise ValueError(f"the cache has {len(row.level_bytes)} levels, not those of {row.structure!r:.40}")
         if not rows:
             raise ValueError("it has no rows")
     except (

@@ -27,8 +27,8 @@ class Conductance:
     Attributes:
         blocks: (L,) through each block's output; 0 for blocks after what is asked.
         carried: (S, T) through the stream that passes the level unchanged; in a light/heavy block, through all but
-            what the heavy branch adds. NaN at levels that what is asked does not lie behind, and at those of keys and
-            values, which add nothing to the stream.
+            what the heavy branch adds. NaN at levels that do not end before what is asked (those of a light/heavy
+            block end with it), and at those of keys and values, which add nothing to the stream.
         added: (S, T) through what the level added to it; NaN as above. At an outermost level, the sums of `carried` and
             `added` make up the whole difference from the baseline.
     """

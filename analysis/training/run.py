@@ -232,7 +232,7 @@ class RoutingHistory:
         thresholds: (K, S) that scores were compared with; NaN where the router does not score.
         scales: (K, S, Q) quantiles of the bypass scale over channels.
         to_last: (K, S) Jaccard index of the kept set with the last snapshot's.
-        by_kind: (K, S, C) the same of the tokens of each of `KINDS`; NaN where none reached it.
+        by_kind: (K, S, C) share kept of the tokens of each of `KINDS` that reached the level; NaN where none did.
         work: (K,) share of the dense model's work that was done, mean over blocks and tokens.
     """
 

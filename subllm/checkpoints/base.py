@@ -19,6 +19,7 @@ from .tokenizer import load_tokenizer
 from .weights import check_finite, load_model
 
 _NOT_COPIED = ("architectures", "dtype", "model_type", "transformers_version")
+_OWN = (".subsamplers.", ".bypasses.", ".routers.")  # parts of the names of what a LLaMA does not have
 
 
 def load_base(name: str, dtype: torch.dtype = torch.bfloat16) -> tuple[LlamaForCausalLM, PreTrainedTokenizerBase]:
@@ -98,9 +99,9 @@ def from_llama(
     shared = dense.state_dict()
     with torch.device("meta"):
         empty = SubllmForCausalLM(config).state_dict()
-    own: dict[str, Tensor] = {}  # what a LLaMA does not have
+    own: dict[str, Tensor] = {}
     for name, tensor in empty.items():
-        if name not in shared:
+        if name not in shared and any(part in name for part in _OWN):
             make = torch.ones if name.endswith(".scale") else torch.zeros
             own[name] = make(tensor.shape, dtype=tensor.dtype, device=dense.device)
     model = sharing_weights(SubllmForCausalLM, config, shared | own, dense.device)

@@ -46,7 +46,7 @@ class Level:
 
     @property
     def rows(self) -> tuple[int, ...]:
-        """Cached tokens of each row; empty before the first forward pass."""
+        """Cached tokens of each row; empty before the first forward pass begins."""
         return () if self.lengths is None else self.lengths.rows
 
     @property

@@ -60,8 +60,9 @@ class LightHeavyRouter(LinearRouter):
             self.register_buffer(name, torch.zeros((), dtype=dtype))
 
     def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> "LightHeavyRouter":
+        means = self.threshold, self.water_level
         super()._apply(fn, recurse)
-        self.threshold, self.water_level = self.threshold.float(), self.water_level.float()  # they move in small steps
+        self.threshold, self.water_level = map(_in_float32, means, (self.threshold, self.water_level))
         return self
 
     @property
@@ -140,6 +141,11 @@ class LightHeavyRouter(LinearRouter):
 
     def _with_first(self, tokens: LevelTokens, kept: Tensor) -> Tensor:
         return kept | (tokens.indices == 0) if self.kind == "key_value" else kept
+
+
+def _in_float32(before: Tensor, moved: Tensor) -> Tensor:
+    """A running mean where it was moved to, not rounded: it moves in small steps."""
+    return moved.float() if before.is_meta or moved.is_meta else before.to(moved.device, torch.float32)
 
 
 def router_class(name: str) -> type[Router]:

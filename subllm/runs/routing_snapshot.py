@@ -121,7 +121,7 @@ class RoutingSnapshot:
                 arrays["bypass_scale"] = np.full((levels, width), np.nan, dtype=np.float16)
             found = cls(**(arrays | {"step": int(arrays["step"])}))
             found._check()
-        except (*_UNREADABLE, KeyError, TypeError, ValueError, AttributeError) as error:
+        except (*_UNREADABLE, LookupError, TypeError, ValueError, AttributeError) as error:
             raise DataError("{path} is not a routing snapshot: {error}", path=path, error=error) from error
         return found
 

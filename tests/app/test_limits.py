@@ -181,7 +181,7 @@ def test_seconds_of_the_work_that_was_stopped_count_when_it_is_begun_again(clock
     other = Work(replace(UNLIMITED, hourly_seconds=90), Account(), silent)
     with turn("cpu", other):
         clock.seconds += 100
-        with pytest.raises(RunStopped, match=r"an hour: 90 seconds of computing\. Ask for less"):
+        with pytest.raises(RunStopped, match=r"an hour \(seconds of computing: 90\)\. Ask for less"):
             other.check()
 
 
@@ -195,7 +195,7 @@ def test_a_small_corpus_counts_the_tokens_and_documents_that_it_reads(spec):
     part = Work(limits, account, silent)
     assert engine.read_corpus(spec, texts, work.tokens, part).about.documents == 3
     assert part.tokens == work.tokens and account.left(limits).texts == 94
-    with pytest.raises(RunStopped, match=r"an hour: 100 texts\. Ask for less"):
+    with pytest.raises(RunStopped, match=r"an hour \(texts: 100\)\. Ask for less"):
         engine.read_corpus(spec, texts, 20_000, Work(limits, Account(), silent))
 
 

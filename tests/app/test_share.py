@@ -8,6 +8,8 @@ from urllib.parse import parse_qs, urlsplit
 import pytest
 from streamlit.testing.v1 import AppTest
 
+from analysis.debug.edits import parse_edits
+from app.state import Elsewhere, Session
 from app.strings import LANGUAGES, table
 from app.views.share import frame
 from tests.analysis.trace.test_trace import make_trace
@@ -30,6 +32,31 @@ def shared(page):
     """The link and the line of the section."""
     link, line = [code.value for code in page.code if "?v=" in code.value or "<iframe" in code.value][-2:]
     return link, line
+
+
+def test_an_address_leads_back_to_what_it_showed_unless_several_runs_have_it():
+    own, (first, second) = Session(), (make_trace("T(T)T"), make_trace("TT"))
+    for trace in (first, second):
+        own.remember(trace, Elsewhere.FILE)
+    one, other = own.runs[::-1]
+    own.choose(one.trace.run)
+    own.shown = {"level": "1", "selected": "2"}
+    own.note_place({"prompt": "a"}, one)
+    own.edits_of(first).change(parse_edits("drop 1@1"))
+    own.note_place({"prompt": "a", "edits": "drop 1@1"}, one)
+    own.choose(other.trace.run)
+    own.note_place({"long": "1"}, one)
+    own.note_place({"long": "1"}, other)
+    own.note_place({"long": "1"}, other)
+    own.return_to({"long": "1"})
+    assert own.run() is other
+    own.return_to({"prompt": "a"})
+    assert own.run() is one and own.shown == {"level": "1", "selected": "2"}
+    assert [*map(str, own.edits_of(first).edits)] == [*first.provenance.edits]
+    own.edits_of(first).undo()
+    assert [*map(str, own.edits_of(first).edits)] == ["drop 1@1"]
+    own.return_to({"prompt": "of another session"})
+    assert own.run() is one
 
 
 def test_the_link_and_the_frame_name_the_run_that_is_shown(page):

@@ -25,9 +25,11 @@ def test_fields_given_at_loading_replace_those_of_the_checkpoint_and_are_checked
     tiny_config("T(TT)T").save_pretrained(tmp_path)
     loaded = SubllmConfig.from_pretrained(tmp_path, structure="TC(T)T", retention_ratio=0.3, router="even")
     assert (loaded.routers, loaded.retention_ratios[3], loaded.light_heads) == (["colt5"] * 3 + ["even"], 0.3, 2)
+    assert SubllmConfig.from_pretrained(tmp_path, structure="T(T)T", num_hidden_layers=3).num_hidden_layers == 3
     for fields, message in [
         ({"router": "nonsense"}, "no router 'nonsense'"),
         ({"retention_ratio": 5.0}, "5.0"),
+        ({"num_hidden_layers": 3}, "number of blocks in the structure 'T.TT.T' is 4, but num_hidden_layers is 3"),
         ({"structure": "T(T)T"}, "number of blocks in the structure 'T.T.T' is 3, but num_hidden_layers is 4"),
     ]:
         with pytest.raises(ConfigurationError, match=message):

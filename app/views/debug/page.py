@@ -39,7 +39,7 @@ def show() -> None:
     if run is None:
         st.info(say("debug_nothing"), icon=":material/info:")
         return
-    elsewhere.label(run)
+    elsewhere.label(run, debug=True)
     answers.show(run.trace)
     views = {"whatif": whatif.show, "why": why.show, "steps": steps.show, "patching": patching.show}
     if not run.has_model:

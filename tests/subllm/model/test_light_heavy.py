@@ -338,7 +338,11 @@ def test_routers_are_trained_beside_an_adapter_if_peft_is_asked_to():
 
 
 def test_the_running_means_of_a_model_in_bfloat16_move_in_small_steps():
-    router = divided("C").to(torch.bfloat16).model.layers[0].routers["mlp"]
+    model = divided("C")
+    router = model.model.layers[0].routers["mlp"]
+    router.threshold.fill_(0.1234567)
+    model.to(torch.bfloat16)
+    assert router.weight.dtype == torch.bfloat16 and router.threshold.equal(torch.tensor(0.1234567, device=DEVICE))
     zeros = torch.zeros(1, 20, 32, dtype=torch.bfloat16, device=DEVICE)
     selected = router.select(LevelTokens(zeros, torch.arange(20)[None], None, Lengths.even(0, 1)), training=True)
     for mean in [1.0] * 20 + [1.05] * 400:
