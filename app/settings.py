@@ -48,7 +48,7 @@ SHIPPED_RUN = "shipped:run"
 SHIPPED_CORPUS = "shipped:corpus"
 _CORPUS = ASSETS / "corpus" / "demo"
 _BESIDE = (
-    "llama", "subllm-other-seed", "llama-other-seed", "no-bypass", "stride",
+    "llama", "subllm-other-seed", "llama-other-seed", "no-bypass", "stride", "random", "mod",
     "subllm-short", "llama-short", "no-bypass-short", "stride-short", "random-short",
 )  # fmt: skip
 SHIPPED_BESIDE = {kind: f"shipped:{kind}" for kind in _BESIDE}
