@@ -254,6 +254,8 @@ def main() -> int:
     parser.add_argument("--repeats", type=int, default=3, help="how often the page is opened per length")
     parser.add_argument("--out", type=Path, help="folder for the table and the JSON file")
     arguments = parser.parse_args()
+    if arguments.out:
+        arguments.out.mkdir(parents=True, exist_ok=True)  # before anything is measured
     rows = {}
     with tempfile.TemporaryDirectory() as folder, sync_playwright() as playwright:
         tokenizer = make_checkpoint(Path(folder) / "roots" / "bench", max(arguments.lengths))

@@ -196,6 +196,8 @@ def main() -> int:
     parser.add_argument("--sizes", type=int, nargs="*", default=_SIZES, help="tokens of the second pass")
     parser.add_argument("--out", type=Path, help="folder for the table")
     arguments = parser.parse_args()
+    if arguments.out:
+        arguments.out.mkdir(parents=True, exist_ok=True)  # before anything is measured
     torch.set_num_threads(1)
     os.environ["OMP_NUM_THREADS"] = "1"
     checkpoint = load_checkpoint(build_demo(), "cpu", "float32")

@@ -272,6 +272,8 @@ def main() -> int:
     parser.add_argument("--repeats", type=int, default=3, help="of every measurement")
     parser.add_argument("--out", type=Path, help="folder for the table")
     arguments = parser.parse_args()
+    if arguments.out:
+        arguments.out.mkdir(parents=True, exist_ok=True)  # before anything is measured
     checkpoint = load_checkpoint(build_demo(), "cpu", "float32")
     edited, rates, length, version = in_browser(checkpoint, arguments.repeats)
     print(edited, rates, file=sys.stderr)  # noqa: T201
