@@ -12,6 +12,7 @@ from .style import DROPPED, FROM_ZERO, KEPT, LAYOUT, NEUTRAL, line, marker
 from .words import ENGLISH, Words
 
 _SMOOTHED = 15  # lines of the log
+_MOST_IN_LEGEND = 12  # levels
 _LAYOUT = LAYOUT | {
     "height": 380,
     "legend": {"orientation": "h", "y": -0.3, "yanchor": "top", "x": 0, "tracegroupgap": 0},
@@ -78,9 +79,14 @@ def level_curves(
     nominal: Sequence[float] = (),
     words: Words = ENGLISH,
 ) -> go.Figure:
-    """One number (K, S) of every level over the steps; `nominal` are its targets, drawn as thin lines."""
+    """One number (K, S) of every level over the steps; `nominal` are its targets, drawn as thin lines.
+
+    Many levels have no legend, which would take the figure's room: a line says its name under the pointer.
+    """
     figure = _lines({name: (history.steps, values[:, n]) for n, name in enumerate(names)}, title, words)
     figure.update_yaxes(**FROM_ZERO)
+    if len(names) > _MOST_IN_LEGEND:  # such as the three of every light/heavy block
+        figure.update_layout(showlegend=False)
     for value in sorted(set(nominal)):
         figure.add_hline(
             value,
@@ -180,7 +186,7 @@ def _lines(series: Mapping[str, tuple[np.ndarray, np.ndarray]], title: str, word
             mode="lines+markers",
             line=line(number),
             marker=marker(number, 6),
-            hovertemplate="%{x:,}: %{y:.3f}<extra></extra>",
+            hovertemplate="%{x:,}: %{y:.3f}<extra>%{fullData.name}</extra>",
         )
     figure.update_layout(**_LAYOUT, xaxis_title=words["figure_step"], yaxis_title=title)
     return figure

@@ -21,6 +21,7 @@ from analysis.figures.training import (
 from analysis.figures.words import ENGLISH
 from analysis.trace.token_classes import KINDS, kinds_of
 from analysis.training.run import load_snapshots, read_run, routing_history, snapshot_trace
+from subllm.assets import TRAINED
 from subllm.routing import routing_arrays
 from subllm.runs.routing_snapshot import RoutingSnapshot
 from tests.conftest import byte_tokenizer, tiny_model
@@ -124,6 +125,7 @@ def test_history_counts_what_the_snapshots_keep(run):
     np.testing.assert_array_equal(lines, [history.thresholds[:, 0]] if found.routers[0] == "subllm" else [])
     assert all(figure.data for figure in figures_made)
     assert "<b>" not in str(figures_made[0].data[0].name)
+    assert figures_made[3].layout.showlegend is None
     (kept,) = kept_curves({"a": found}, {"a": history}).data
     assert kept.y.tolist() == history.retention.mean(1).tolist()
     assert kept.x.tolist() == (history.steps * found.config["batch_size"] * found.config["length"]).tolist()
@@ -233,3 +235,13 @@ def test_a_pipe_among_the_files_of_a_run_is_not_waited_for(run, tmp_path):
     os.mkfifo(tmp_path / "run.json")
     with pytest.raises(AnalysisError, match="it is not a regular file"):
         read_run(tmp_path)
+
+
+def test_many_levels_have_no_legend_and_say_their_names_under_the_pointer():
+    run = read_run(TRAINED["colt5"])
+    history = routing_history(run, load_snapshots(run))
+    names = [f"<{number}>" for number in range(36)]
+    figure = level_curves(history, history.retention, names, "share")
+    assert figure.layout.showlegend is False and len(figure.data) == 36
+    assert all("%{fullData.name}" in line.hovertemplate for line in figure.data)
+    assert not any("<" in line.name for line in figure.data)
