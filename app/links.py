@@ -35,9 +35,9 @@ def open_link(settings: Settings) -> None:
     """Read the link that opened the session; `Session.take_asked` says whether it asks for a run.
 
     Call this before the widgets are made. Later the address follows the page, and is read only after Back or Forward in
-    the browser, to show again what it showed. A
-    link to a checkpoint that is not offered is refused; its prompt is filled in nevertheless. A link with a checkpoint
-    but no prompt asks for the first example. What a link asks for and does not get is noted in `Session.refused`.
+    the browser, to show again what it showed. A link to a checkpoint that is not offered is refused; its prompt is
+    filled in nevertheless. A link with a checkpoint but no prompt asks for the first example. What a link asks for and
+    does not get is noted in `Session.refused`.
 
     Args:
         settings: what the operator allows.

@@ -230,7 +230,7 @@ class Session:
         if (noted := self.named(trace.run)) is not None and noted.trace.note and not trace.note:
             trace = replace(trace, note=noted.trace.note)
         self.runs = [run for run in self.runs if run.origin is not Elsewhere.SHIPPED]
-        known = next((run for run in self.runs if run.trace.run == trace.run), None)
+        known = self.named(trace.run)
         if known is None:
             self.made += 1
         elif known.has_model and isinstance(origin, Recipe):  # never with what another machine measured
@@ -284,7 +284,7 @@ class Session:
         Args:
             name: of its trace, `Trace.run`.
         """
-        before, chosen = self.run(), next((run for run in self.runs if run.trace.run == name), None)
+        before, chosen = self.run(), self.named(name)
         if chosen is None:
             return
         self.shown_run, self.failure = name, None

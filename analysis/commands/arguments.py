@@ -23,13 +23,18 @@ from ..trace.trace import Trace
 analysis_command = partial(command, SubllmError, AnalysisError)
 
 
-def add_checkpoint(parser: argparse.ArgumentParser) -> None:
-    """Options `--checkpoint`, `--device` and `--dtype`."""
+def add_folder(parser: argparse.ArgumentParser) -> None:
+    """Option `--checkpoint`, which `folder_of` reads."""
     parser.add_argument(
         "--checkpoint",
         type=Path,
         help="folder of the checkpoint, demo, deep, or owner/name on the Hugging Face hub (default: demo)",
     )
+
+
+def add_checkpoint(parser: argparse.ArgumentParser) -> None:
+    """Options `--checkpoint`, `--device` and `--dtype`."""
+    add_folder(parser)
     parser.add_argument("--device", help="such as cpu or cuda:0 (default: the best one)")
     parser.add_argument("--dtype", help="float32, float16 or bfloat16 (default: the device's best)")
 

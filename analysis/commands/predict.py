@@ -19,7 +19,7 @@ from ..cost.paper import SHARES, Range, papers
 from ..cost.predict import HERE, LONGEST, LaunchBound, break_even, changed, launch_bound, predict
 from ..cost.roofline import PHASES, Scenario
 from ..cost.sizes import BYTES
-from .arguments import analysis_command, folder_of
+from .arguments import add_folder, analysis_command, folder_of
 
 
 @analysis_command()
@@ -28,11 +28,7 @@ def main(arguments: Arguments) -> None:
     parser = argparse.ArgumentParser(
         prog="subllm predict", description="Predict time and memory against the dense model, on any hardware."
     )
-    parser.add_argument(
-        "--checkpoint",
-        type=Path,
-        help="folder of the checkpoint, demo, deep, or owner/name on the Hugging Face hub (default: demo)",
-    )
+    add_folder(parser)
     parser.add_argument("--hardware", default=HERE, help="a name in the table (default: this machine, measured)")
     parser.add_argument("--table", type=Path, default=HARDWARE, help="hardware table, JSON")
     parser.add_argument("--dtype", default="bfloat16", choices=sorted(BYTES), help="default: bfloat16")

@@ -40,11 +40,6 @@ class Level:
         self._slots: Tensor | None = None
 
     @property
-    def cached(self) -> Lengths | None:
-        """Cached tokens per row; None before a forward pass has ended."""
-        return None if self.positions is None else self.lengths
-
-    @property
     def rows(self) -> tuple[int, ...]:
         """Cached tokens of each row; empty before the first forward pass begins."""
         return () if self.lengths is None else self.lengths.rows
@@ -61,6 +56,10 @@ class Level:
             return self.max_length
         return (self.lengths + self.counts).longest
 
+    def past(self, rows: int) -> Lengths:
+        """Cached tokens of each row; none of so many rows before a forward pass has ended."""
+        return Lengths.even(0, rows) if self.lengths is None or self.positions is None else self.lengths
+
     def begin(self, counts: Lengths, positions: Tensor) -> Lengths:
         """Announce the new tokens of this forward pass.
 
@@ -71,7 +70,7 @@ class Level:
         Returns:
             The tokens that each row had before.
         """
-        self.lengths = Lengths.even(0, len(counts.rows)) if self.cached is None else self.cached
+        self.lengths = self.past(len(counts.rows))
         self.counts, self._new_positions, self._slots = counts, positions, None
         self._new_carried = None
         return self.lengths

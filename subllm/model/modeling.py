@@ -266,8 +266,7 @@ class SubllmModel(SubllmPreTrainedModel):
         """Level 0 with the real tokens of the input, packed; and the (B, T) mask to unpack them, if any moved."""
         batch, length = embeddings.shape[:2]
         level = None if cache is None else cache.levels[WHOLE]
-        cached = None if level is None else level.cached
-        past = Lengths.even(0, batch) if cached is None else cached
+        past = Lengths.even(0, batch) if level is None else level.past(batch)
         if len(past.rows) != batch:
             raise ValueError(f"The cache holds {len(past.rows)} rows but the input has {batch}; they must be equal.")
         if position_ids is not None and position_ids.shape not in ((1, length), (batch, length)):

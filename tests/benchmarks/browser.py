@@ -203,6 +203,13 @@ def measure(new_page: Callable[[], Page], address: str, texts: list[str], log: P
     return found
 
 
+def tables_folder(text: str) -> Path:
+    """A folder for tables, as an option names it; made before anything is measured."""
+    path = Path(text)
+    path.mkdir(parents=True, exist_ok=True)
+    return path
+
+
 def cell(values: list[float], digits: int = 0) -> str:
     """Median, least and most.
 
@@ -252,10 +259,8 @@ def main() -> int:
     parser = argparse.ArgumentParser(prog="python -m tests.benchmarks.browser", description=__doc__.splitlines()[0])
     parser.add_argument("--lengths", type=int, nargs="+", default=list(LENGTHS), help="prompt lengths, in tokens")
     parser.add_argument("--repeats", type=int, default=3, help="how often the page is opened per length")
-    parser.add_argument("--out", type=Path, help="folder for the table and the JSON file")
+    parser.add_argument("--out", type=tables_folder, help="folder for the table and the JSON file")
     arguments = parser.parse_args()
-    if arguments.out:
-        arguments.out.mkdir(parents=True, exist_ok=True)  # before anything is measured
     rows = {}
     with tempfile.TemporaryDirectory() as folder, sync_playwright() as playwright:
         tokenizer = make_checkpoint(Path(folder) / "roots" / "bench", max(arguments.lengths))

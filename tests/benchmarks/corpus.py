@@ -32,7 +32,7 @@ from analysis.guard import silent
 from subllm.assets import ASSETS
 from subllm.checkpoints.load import Checkpoint, load_checkpoint
 from subllm.demo import build_demo
-from tests.benchmarks.browser import cell
+from tests.benchmarks.browser import cell, tables_folder
 
 _SMALL = ASSETS / "small" / "final"
 _CHARACTERS = 25_000  # of the texts of the plain loop
@@ -194,10 +194,8 @@ def main() -> int:
     parser = argparse.ArgumentParser(prog="python -m tests.benchmarks.corpus", description=__doc__.splitlines()[0])
     parser.add_argument("--repeats", type=int, default=3, help="of every measurement")
     parser.add_argument("--sizes", type=int, nargs="*", default=_SIZES, help="tokens of the second pass")
-    parser.add_argument("--out", type=Path, help="folder for the table")
+    parser.add_argument("--out", type=tables_folder, help="folder for the table")
     arguments = parser.parse_args()
-    if arguments.out:
-        arguments.out.mkdir(parents=True, exist_ok=True)  # before anything is measured
     torch.set_num_threads(1)
     os.environ["OMP_NUM_THREADS"] = "1"
     checkpoint = load_checkpoint(build_demo(), "cpu", "float32")

@@ -31,7 +31,7 @@ from analysis.trace.tokenize import read_prompt
 from app.strings import table
 from subllm.checkpoints.load import Checkpoint, load_checkpoint
 from subllm.demo import build_demo
-from tests.benchmarks.browser import cell
+from tests.benchmarks.browser import cell, tables_folder
 from tests.browser.server import FLAGS, executable, serve
 
 _EDITED, _EXPLAINED, _CONTINUED, _WRITTEN = 2048, 512, 512, 100  # tokens
@@ -270,10 +270,8 @@ def main() -> int:
     """Command line."""
     parser = argparse.ArgumentParser(prog="python -m tests.benchmarks.debug", description=__doc__.splitlines()[0])
     parser.add_argument("--repeats", type=int, default=3, help="of every measurement")
-    parser.add_argument("--out", type=Path, help="folder for the table")
+    parser.add_argument("--out", type=tables_folder, help="folder for the table")
     arguments = parser.parse_args()
-    if arguments.out:
-        arguments.out.mkdir(parents=True, exist_ok=True)  # before anything is measured
     checkpoint = load_checkpoint(build_demo(), "cpu", "float32")
     edited, rates, length, version = in_browser(checkpoint, arguments.repeats)
     print(edited, rates, file=sys.stderr)  # noqa: T201
